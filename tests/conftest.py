@@ -1,0 +1,19 @@
+"""Fixtures that several rooms share."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope='session')
+def shared() -> Path:
+    """The folder of reference data beside the checkout; tests that need it are skipped where it is absent."""
+    folder = Path(__file__).resolve().parents[2] / 'shared'
+    if not (folder / 'upstream').is_dir():
+        pytest.skip('the folder of reference data (../shared) is not beside this checkout')
+    return folder
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

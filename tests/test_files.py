@@ -1,0 +1,59 @@
+"""Files appear whole or not at all, whoever else writes them."""
+import os
+import stat
+import threading
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from timm_ofa.files import replacing, save_tensors, write_text
+
+
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
+    path = tmp_path / 'new' / 'a.txt'
+    write_text(path, 'old é')
+    with pytest.raises(RuntimeError, match='stop'), replacing(path) as temporary:
+        temporary.write_text('half')
+        raise RuntimeError('stop')
+    assert path.read_text(encoding='utf-8') == 'old é' and list(path.parent.iterdir()) == [path]
+
+
+def test_two_writers_do_not_share_a_temporary_file(tmp_path):
+    path = tmp_path / 'a.txt'
+    with replacing(path) as first, replacing(path) as second:
+        assert first != second and first.parent == path.parent
+        first.write_text('first')
+        second.write_text('second')
+    assert path.read_text() == 'first' and list(tmp_path.iterdir()) == [path]
+
+
+def test_readers_never_see_a_part(tmp_path):
+    path = tmp_path / 'a.txt'
+    texts = [letter * 10**5 for letter in 'ab']
+    write_text(path, texts[0])
+    writers = [
+        threading.Thread(target=lambda t=t: [write_text(path, t) for _ in range(30)]) for t in texts]
+    for writer in writers:
+        writer.start()
+    seen = {path.read_text() for _ in range(60)}
+    for writer in writers:
+        writer.join()
+    assert seen <= set(texts) and list(tmp_path.iterdir()) == [path]
+
+
+def test_tensors_are_written_as_they_are_and_for_all_users(tmp_path):
+    path = tmp_path / 'w.safetensors'
+    base = torch.arange(12.0).reshape(3, 4)
+    tensors = {'a': base.t(), 'b': base, 'c': torch.nn.Parameter(base[:, :2]), 'd': torch.tensor(3)}
+    save_tensors(path, tensors)
+    loaded = load_file(path)
+    assert all(torch.equal(loaded[k], v) for k, v in tensors.items()) and loaded.keys() == tensors.keys()
+    with safe_open(path, 'pt') as file:
+        assert file.metadata() == {'format': 'pt'}
+    (tmp_path / 'plain').touch()
+    assert stat.S_IMODE(os.stat(path).st_mode) == stat.S_IMODE(os.stat(tmp_path / 'plain').st_mode)
+    first = path.read_bytes()
+    save_tensors(path, dict(reversed(tensors.items())))
+    assert path.read_bytes() == first

@@ -1,0 +1,178 @@
+"""Data that anybody may have written -> dataclasses: one strict reader for JSON and YAML.
+
+A dataclass says what it takes: the kind by its annotations, the bounds by `text`, `number` or `choice` in place of
+`dataclasses.field`. What does not fit is an `InputError` that names the field and the value.
+"""
+from __future__ import annotations
+
+import functools
+import numbers
+import re
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, field, fields, is_dataclass
+from typing import Any
+
+from .errors import InputError, listed
+
+SLUG = re.compile(r'[a-z0-9]+([.-][a-z0-9]+)*')
+MAX_TEXT, MAX_LONG_TEXT = 200, 4000  # characters: of a line, of a text that may have lines
+MAX_ITEMS = 30000  # entries of a list or an object
+MAX_NUMBER = 2**53  # the largest up to which every whole number is exact in JSON
+
+# ---- bounds: for the fields of a dataclass ------------------------------------------------------------------------
+
+
+def text(pattern: str = '', limit: int = MAX_TEXT, **kwargs) -> Any:
+    """Up to `limit` characters, all of them if a `pattern` is given by it; above MAX_TEXT there may be lines."""
+    return field(metadata=dict(pattern=pattern, limit=limit), **kwargs)
+
+
+def number(low: float = 0, high: float = MAX_NUMBER, **kwargs) -> Any:
+    """From `low` to `high`; so is each entry of a list."""
+    return field(metadata=dict(low=low, high=high), **kwargs)
+
+
+def choice(*values: Any, **kwargs) -> Any:
+    """One of a few values."""
+    return field(metadata=dict(choices=values), **kwargs)
+
+
+# ---- both ways ----------------------------------------------------------------------------------------------------
+
+
+def read(cls: type, data: Any, where: str) -> Any:
+    """A dataclass from a mapping: known fields only, none missing, each of its annotated kind and within its bounds.
+
+    Kinds: str, bool, int, float, `int | float` (whole numbers stay int), lists and objects of these as `tuple[...]`
+    and `dict[str, ...]`, dataclasses, and `... | None`. A field without bounds takes any line of text, any number.
+    Where the metadata of a field hold a 'reader', `reader(value, where)` reads it instead. `where` opens each error.
+    """
+    known = _known(cls)
+    if not isinstance(data, Mapping):
+        raise InputError(f'{where}: {data!r:.60} is not an object; give the fields {listed(known)}')
+    for name in data:
+        if name not in known:
+            raise InputError(f'{where}: field {name!r:.60} is unknown; choose from {listed(known, 40)}')
+    for name, (_, _, required) in known.items():
+        if required and name not in data:
+            raise InputError(f'{where}: field {name!r} is missing; add it')
+    values = {}
+    for name, value in data.items():
+        kind, bounds, _ = known[name]
+        values[name] = read_value(kind, value, f'{where}: {name}', **bounds)
+    return cls(**values)
+
+
+def read_value(kind: Any, value: Any, where: str, **bounds: Any) -> Any:
+    """A value of one annotated kind within its bounds."""
+    kind, optional, parts = _resolve(kind)
+    if optional and value is None:
+        return None
+    if 'reader' in bounds:
+        return bounds['reader'](value, where)
+    if kind is tuple:
+        return _read_list(parts, value, where, bounds)
+    if kind is dict:
+        return _read_object(parts, value, where, bounds)
+    if kind not in _SCALARS:
+        return read(kind, value, where)
+    choices = bounds.pop('choices', None)
+    found = _SCALARS[kind](value, where, **bounds)
+    if choices is not None and found not in choices:
+        raise InputError(f'{where}: {value!r:.60} is unknown; choose from {listed(choices)}')
+    return found
+
+
+def plain(value: Any) -> Any:
+    """JSON-ready, for `read`: dataclasses as dict, tuples as list; dicts by key."""
+    if isinstance(value, (tuple, list)):
+        return [plain(v) for v in value]
+    if isinstance(value, dict):
+        return {k: plain(value[k]) for k in sorted(value)}
+    return {f.name: plain(getattr(value, f.name)) for f in fields(value)} if is_dataclass(value) else value
+
+
+# ---- kinds --------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _known(cls: type) -> dict[str, tuple[Any, Mapping[str, Any], bool]]:
+    """Name of each field -> kind, bounds, whether it is required."""
+    kinds = typing.get_type_hints(cls)
+    return {
+        f.name: (kinds[f.name], f.metadata, f.default is MISSING and f.default_factory is MISSING)
+        for f in fields(cls)}
+
+
+@functools.cache
+def _resolve(kind: Any) -> tuple[Any, bool, tuple]:
+    """Kind -> the kind without None, whether there was None, and the kinds of entries of a `tuple` or a `dict`."""
+    optional = type(None) in typing.get_args(kind)
+    kind = typing.get_args(kind)[0] if optional else kind
+    origin = typing.get_origin(kind)
+    return (origin, optional, typing.get_args(kind)) if origin in (tuple, dict) else (kind, optional, ())
+
+
+def _read_list(kinds: tuple, value: Any, where: str, bounds: Mapping) -> tuple:
+    if not isinstance(value, (list, tuple)) or len(value) > MAX_ITEMS:
+        raise InputError(f'{where}: {value!r:.60} is not a list of up to {MAX_ITEMS} entries; write [..]')
+    if kinds[-1] is not Ellipsis and len(value) != len(kinds):
+        raise InputError(f'{where}: {value!r:.60} needs {len(kinds)} entries; write so many')
+    wheres = [f'{where}[{i}]' if is_dataclass(kinds[0]) else where for i in range(len(value))]
+    return tuple(read_value(kinds[0], v, here, **bounds) for v, here in zip(value, wheres))
+
+
+def _read_object(kinds: tuple, value: Any, where: str, bounds: Mapping) -> dict:
+    if not isinstance(value, Mapping) or len(value) > MAX_ITEMS:
+        raise InputError(f'{where}: {value!r:.60} is not an object of up to {MAX_ITEMS} entries; write {{..}}')
+    return {_read_text(k, where): read_value(kinds[1], v, f'{where}: {k}', **bounds) for k, v in value.items()}
+
+
+def _read_text(value: Any, where: str, pattern: str = '', limit: int = MAX_TEXT) -> str:
+    if not isinstance(value, str) or len(value) > limit:
+        raise InputError(f'{where}: {value!r:.60} is not a text of up to {limit} characters; change it')
+    if not (value.replace('\n', '') if limit > MAX_TEXT else value).isprintable():
+        raise InputError(
+            f'{where}: {value!r:.60} is not one line of text, or holds characters that cannot be shown; remove them')
+    if pattern and not re.fullmatch(pattern, value, re.ASCII):
+        raise InputError(f'{where}: {value!r:.60} does not match {pattern}; change it')
+    return value
+
+
+def _read_bool(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f'{where}: {value!r:.60} is not true or false; change it')
+    return value
+
+
+def _read_number(kind: Any, value: Any, where: str, low: float = -MAX_NUMBER, high: float = MAX_NUMBER) -> float:
+    is_number = isinstance(value, (int, float, numbers.Real)) and not isinstance(value, bool)
+    in_range = is_number and low <= value <= high
+    whole = in_range and value == int(value)
+    if not in_range or (kind is int and not whole):
+        what = f'{"whole " if kind is int else ""}number from {low:g} to {high:g}'
+        hint = ': out of range' if is_number and not in_range else ''
+        raise InputError(f'{where}: {value!r:.40} is not a {what}{hint}; change it')
+    return int(value) if whole and kind is not float else float(value)
+
+
+_SCALARS: dict[Any, Callable] = {
+    str: _read_text, bool: _read_bool,
+    **{kind: functools.partial(_read_number, kind) for kind in (int, float, int | float)}}
+
+
+# ---- slugs: what may stand in a tag or a file name ----------------------------------------------------------------
+
+
+def slug(words: str, otherwise: str = 'unknown') -> str:
+    """Lower-case letters and digits, joined by '-' or '.'; `otherwise` where none is left."""
+    return '-'.join(re.findall(r'[a-z0-9]+(?:\.[a-z0-9]+)*', words.lower())) or otherwise
+
+
+def check_slug(value: Any, where: str) -> str:
+    """The value itself if it is a slug; else `InputError`."""
+    if not isinstance(value, str) or len(value) > MAX_TEXT or not SLUG.fullmatch(value):
+        raise InputError(
+            f"{where}: {value!r:.60} is not a slug; use lower case letters, digits, '-' and '.', like 'samsung-note10'")
+    return value
