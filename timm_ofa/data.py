@@ -1,0 +1,302 @@
+"""Images: from a name or a folder to batches, and every random choice a function of (seed, step).
+
+Images are decoded once to squares of one side and kept as bytes (where they fit in memory); cropping, flipping,
+normalizing and resizing happen on whole batches, on the training device.
+"""
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from .errors import InputError, listed
+from .fields import choice, number
+from .space import SearchSpace
+
+IMAGES_DIR = Path(__file__).parent / 'images'  # what ships with the package, one folder a data set
+BUILT_IN = 'fashion-mnist-12k'
+TEST_SPLITS = ('test', 'validation', 'valid', 'val', 'dev')
+MEMORY_LIMIT = 4 * 2**30  # bytes of decoded images; larger sets are decoded again each time
+
+
+class ImageSet(Dataset):
+    """Square images of one side (px) with labels; `fetch` gives bytes (B, 3, side, side)."""
+
+    def __init__(self, rows, labels: Sequence[int], side: int, title: str):
+        """`rows`: anything indexable that gives a PIL image."""
+        self.rows, self.side, self.title = rows, side, title
+        self.labels = torch.as_tensor(labels, dtype=torch.long)
+        self._pixels: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def decode(self) -> ImageSet:
+        """Decode everything into memory now if it fits; returns itself."""
+        if self._pixels is None and len(self) * 3 * self.side**2 <= MEMORY_LIMIT:
+            pixels = torch.empty(len(self), 3, self.side, self.side, dtype=torch.uint8)
+            for i in tqdm(range(len(self)), desc=f'decode {self.title}', unit='img', leave=False, delay=5):
+                pixels[i] = self._load(i)
+            self._pixels = pixels
+        return self
+
+    def _load(self, i: int) -> torch.Tensor:
+        image = self.rows[i].convert('RGB')
+        width, height = image.size
+        if (width, height) != (self.side, self.side):
+            scale = self.side / min(width, height)
+            width, height = max(self.side, round(width * scale)), max(self.side, round(height * scale))
+            left, top = (width - self.side) // 2, (height - self.side) // 2
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+            image = image.crop((left, top, left + self.side, top + self.side))
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+    def fetch(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
+        """Bytes (B, 3, side, side) of some images."""
+        self.decode()
+        if self._pixels is not None:
+            return self._pixels[torch.as_tensor(indices)]
+        return torch.stack([self._load(int(i)) for i in indices])
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.fetch([i])[0], self.labels[i]
+
+    def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.fetch(indices), self.labels[torch.as_tensor(indices)]
+
+    def subset(self, indices: Sequence[int], title: str) -> ImageSet:
+        """Some of the images, as a set of their own."""
+        part = ImageSet(_Picked(self.rows, indices), self.labels[torch.as_tensor(indices)], self.side, title)
+        if self._pixels is not None:
+            part._pixels = self._pixels[torch.as_tensor(indices)]
+        return part
+
+
+class _Picked:
+    """A selection from something indexable."""
+
+    def __init__(self, rows, indices: Sequence[int]):
+        self.rows, self.indices = rows, indices
+
+    def __getitem__(self, i: int):
+        return self.rows[int(self.indices[i])]
+
+
+class _Column:
+    """The image column of a Hugging Face dataset, one decoded PIL image at a time."""
+
+    def __init__(self, dataset, column: str):
+        self.dataset, self.column = dataset, column
+
+    def __getitem__(self, i: int) -> Image.Image:
+        return self.dataset[i][self.column]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set: `train` to learn from, `holdout` (taken out of training) to compare subnets on, `test` for the
+    accuracy that is reported at the end."""
+    name: str
+    class_names: tuple[str, ...]
+    train: ImageSet
+    holdout: ImageSet
+    test: ImageSet
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+def stored_side(space: SearchSpace) -> int:
+    """The side (px) at which images are kept for a space: enough for its largest resolution."""
+    return int(np.ceil(max(space.resolutions) / space.crop_pct))
+
+
+def load_data(source: str, side: int, *, holdout: float = 0.1, limit: int | None = None, seed: int = 0) -> Data:
+    """Images by name or place.
+
+    Args:
+        source: A Hub data set id, a folder of images by class, a folder of parquet files, 'digits', or the built-in
+            'fashion-mnist-12k'.
+        side: Side of the stored squares, px.
+        holdout: Share of the training images that is held out.
+        limit: At most so many training images (the first ones).
+        seed: Draws the held-out images.
+    """
+    name, parts, class_names = _digits() if source == 'digits' else _hf_dataset(source)
+    train_rows, train_labels = parts[0]
+    n = min(len(train_labels), limit or len(train_labels))
+    order = np.random.default_rng([seed, n]).permutation(n)
+    if parts[1] is None:  # no test part: a fifth of the training images serves
+        cut = max(1, n // 5)
+        test_indices, order = order[:cut], order[cut:]
+        test_labels = [train_labels[i] for i in test_indices]
+        test = ImageSet(_Picked(train_rows, test_indices), test_labels, side, f'{name} test')
+    else:
+        test = ImageSet(parts[1][0], parts[1][1], side, f'{name} test')
+    cut = max(1, round(len(order) * holdout))
+    if len(order) <= cut:
+        raise InputError(f'data {source!r:.120} has only {n} training images; give at least 10')
+    train_all = ImageSet(train_rows, train_labels, side, f'{name} train')
+    return Data(
+        name, tuple(class_names), train_all.subset(sorted(order[cut:].tolist()), f'{name} train'),
+        train_all.subset(sorted(order[:cut].tolist()), f'{name} holdout'), test)
+
+
+def _digits():
+    """scikit-learn's 8x8 digits: 1,437 + 360 images, for tests."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise InputError("data 'digits' needs scikit-learn; pip install 'timm_ofa[digits]'") from None
+    digits = load_digits()
+    images = [Image.fromarray((image * 255 / 16).astype(np.uint8)) for image in digits.images]
+    order = np.random.default_rng(0).permutation(len(images))
+    labels = digits.target[order].tolist()
+    images = [images[i] for i in order]
+    return 'digits', [(images[360:], labels[360:]), (images[:360], labels[:360])], [str(i) for i in range(10)]
+
+
+def _hf_dataset(source: str):
+    """(name, [train, test or None], class names) of a folder or Hub data set, each part (images, labels)."""
+    import datasets
+
+    folder = IMAGES_DIR / source if source == BUILT_IN else Path(source)
+    if not folder.is_dir() and (source.count('/') > 1 or source.startswith(('.', '/', '~')) or not source):
+        raise InputError(f'data {source!r:.120} is not a folder; give a folder of images by class or of parquet files')
+    if folder.is_dir() and not any(p.is_file() and not p.name.startswith('.') for p in folder.rglob('*')):
+        raise InputError(f'data folder {source!r:.120} holds no files; put images by class or parquet files there')
+    disable = datasets.utils.logging.is_progress_bar_enabled() and not os.isatty(2)
+    if disable:
+        datasets.disable_progress_bars()
+    try:
+        loaded = datasets.load_dataset(str(folder) if folder.is_dir() else source)
+    except Exception as error:  # whatever the reader or the network raises is one line to the user
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f'data {source!r:.120} cannot be loaded ({reason:.200}); give a Hub data set id, a folder of images by '
+            f"class, a folder of parquet files, or '{BUILT_IN}'") from None
+    finally:
+        if disable:
+            datasets.enable_progress_bars()
+    if 'train' not in loaded:
+        raise InputError(f"data {source!r:.120} has the splits {listed(loaded)}; one must be called 'train'")
+    features = loaded['train'].features
+    image = next((name for name, f in features.items() if isinstance(f, datasets.Image)), None)
+    label = next((name for name, f in features.items() if isinstance(f, datasets.ClassLabel)), None)
+    if image is None or label is None:
+        raise InputError(
+            f'data {source!r:.120} has the columns {listed(features)}; an image and a class-label are needed')
+    test = next((name for name in TEST_SPLITS if name in loaded), None)
+    parts = [
+        None if part is None else (_Column(loaded[part].select_columns([image]), image), loaded[part][label][:])
+        for part in ('train', test)]
+    name = source if not folder.is_dir() else folder.resolve().name
+    return name, parts, features[label].names
+
+
+# ---- batches: bytes in, normalized floats out ---------------------------------------------------------------------
+
+def normalize(pixels: torch.Tensor, space: SearchSpace) -> torch.Tensor:
+    """Bytes (B, 3, S, S) -> floats with the space's mean and standard deviation."""
+    mean = torch.tensor(space.mean, device=pixels.device).view(1, 3, 1, 1)
+    std = torch.tensor(space.std, device=pixels.device).view(1, 3, 1, 1)
+    return pixels.float().div_(255).sub_(mean).div_(std)
+
+
+def resize(x: torch.Tensor, side: int) -> torch.Tensor:
+    """Floats (B, 3, S, S) -> (B, 3, side, side), bilinear with anti-aliasing, as an image library does."""
+    if x.shape[-1] == side:
+        return x
+    return F.interpolate(x, (side, side), mode='bilinear', align_corners=False, antialias=True)
+
+
+def eval_batch(pixels: torch.Tensor, space: SearchSpace, resolution: int) -> torch.Tensor:
+    """Bytes (B, 3, S, S) -> floats (B, 3, resolution, resolution): resize, then the center."""
+    side = int(np.ceil(resolution / space.crop_pct))
+    margin = (side - resolution) // 2
+    x = resize(normalize(pixels, space), side)
+    return x[..., margin:margin + resolution, margin:margin + resolution].contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What training does to images. Every batch draws from its own generator."""
+    crop: str = choice('shift', 'area', default='shift')  # move by up to `shift` of the side; random-resized crop
+    shift: float = number(0, 1, default=0.125)  # share of the side
+    scale: tuple[float, float] = number(1e-6, 1, default=(0.08, 1.0))  # 'area': share of the image
+    flip: bool = True
+    brightness: float = number(default=0.0)  # factor drawn from 1 - b to 1 + b; the original: 32 / 255
+    saturation: float = number(default=0.0)  # the original: 0.5
+    erase: float = number(0, 1, default=0.0)  # probability of erasing a rectangle
+
+    def __call__(
+            self,
+            pixels: torch.Tensor,
+            space: SearchSpace,
+            resolution: int,
+            rng: np.random.Generator,
+    ) -> torch.Tensor:
+        """Bytes (B, 3, S, S) -> floats (B, 3, resolution, resolution)."""
+        batch, side = len(pixels), pixels.shape[-1]
+        x = normalize(pixels, space)
+        if self.brightness or self.saturation:
+            factors = rng.uniform(-1, 1, (2, batch, 1, 1, 1)).astype(np.float32)
+            brightness, saturation = torch.from_numpy(factors).to(x.device)
+            zero = -torch.tensor(space.mean, device=x.device).view(1, 3, 1, 1) / torch.tensor(
+                space.std, device=x.device).view(1, 3, 1, 1)  # black
+            x = zero + (x - zero) * (1 + self.brightness * brightness)
+            gray = x.mean(1, keepdim=True)
+            x = gray + (x - gray) * (1 + self.saturation * saturation)
+        width = height = np.ones(batch)
+        if self.crop == 'area':
+            area, ratio = rng.uniform(*self.scale, batch), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), batch))
+            width, height = np.sqrt(area * ratio).clip(max=1), np.sqrt(area / ratio).clip(max=1)
+            center = rng.uniform(-1, 1, (2, batch)) * (1 - np.stack([width, height]))
+        else:
+            reach = int(self.shift * side)
+            center = rng.integers(-reach, reach + 1, (2, batch)) * 2 / side
+        if self.flip:
+            width = width * rng.choice([-1, 1], batch)
+        theta = np.zeros((batch, 2, 3), dtype=np.float32)
+        theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = width, height, center.T
+        grid = F.affine_grid(torch.from_numpy(theta).to(x.device), [batch, 3, side, side], align_corners=False)
+        x = resize(F.grid_sample(x, grid, align_corners=False), resolution)
+        if self.erase:
+            self._erase(x, rng)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def _erase(self, x: torch.Tensor, rng: np.random.Generator) -> None:
+        """Fill a rectangle of 2 to 33 % of some images with the mean color, in place."""
+        side = x.shape[-1]
+        for i in np.flatnonzero(rng.random(len(x)) < self.erase):
+            area, ratio = rng.uniform(0.02, 0.33), np.exp(rng.uniform(np.log(0.3), np.log(1 / 0.3)))
+            h = min(side, max(1, round(side * np.sqrt(area * ratio))))
+            w = min(side, max(1, round(side * np.sqrt(area / ratio))))
+            top, left = rng.integers(0, side - h + 1), rng.integers(0, side - w + 1)
+            x[i, :, top:top + h, left:left + w] = 0
+
+
+def calibration_batches(
+        images: ImageSet,
+        space: SearchSpace,
+        resolution: int,
+        *,
+        augment: Augment,
+        n: int = 2000,
+        batch_size: int = 200,
+        seed: int = 0,
+) -> list[torch.Tensor]:
+    """Augmented training batches (B, 3, resolution, resolution) for BatchNorm recalibration; the same for a seed."""
+    rng = np.random.default_rng([seed, resolution])
+    chosen = np.random.default_rng(seed).permutation(len(images))[:n]
+    batches = [chosen[i:i + batch_size] for i in range(0, len(chosen), batch_size)]
+    return [augment(images.fetch(batch), space, resolution, rng) for batch in batches if len(batch) > 1]
