@@ -1,0 +1,13 @@
+#!/usr/bin/env python3
+"""Train an elastic supernet by progressive shrinking, from the largest network to the smallest choices.
+
+    accelerate launch train.py --config hub_configs/ofa_mbv3_fashion_supernet.yaml --output out/supernet
+
+One command runs all phases; `--resume` goes on after an interruption; `--set key=value` overrides the config.
+"""
+import sys
+
+from timm_ofa.__main__ import main
+
+if __name__ == '__main__':
+    sys.exit(main(['train', *sys.argv[1:]]))
