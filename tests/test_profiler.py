@@ -1,0 +1,101 @@
+"""Measuring: the arithmetic with a fake runtime and clock, then one small real profile."""
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from timm_ofa import profiler
+from timm_ofa.errors import InputError
+from timm_ofa.latency import SLUG, load_profile
+from timm_ofa.profiler import is_warm, measure, measure_network, profile_space, this_device
+from timm_ofa.space import load_space
+
+SPACE = load_space('ofa_mbv3_tiny')
+START_MS = 0.25
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """A runtime on which every row costs its MACs and a bit for its map, on a clock that only runs advance."""
+    now_s = [0.0]
+
+    def row_ms(row):
+        return row.size**2 * row.in_chs * 1e-6 if row.kind == 'mean' else row.macs * 1e-6 + 0.01
+
+    def load(rows, **kwargs):
+        def run():
+            now_s[0] += (START_MS + sum(map(row_ms, rows))) / 1e3
+        return run
+
+    kit = SimpleNamespace(NAME='fake', PRECISION='fp32', REQUIRES='', version=lambda: '1', load=load)
+    monkeypatch.setattr(profiler, 'load_runtime', lambda name: kit)
+    monkeypatch.setattr(profiler, 'time', SimpleNamespace(process_time=lambda: now_s[0], perf_counter=lambda: now_s[0]))
+    return SimpleNamespace(network_ms=lambda rows: START_MS + sum(map(row_ms, rows)))
+
+
+def test_on_an_additive_device_the_profile_is_exact(fake, rng):
+    profile = profile_space(SPACE, 'fake', device='toy', sweeps=3, progress=False)
+    archs = SPACE.sample(rng, 30)
+    expected_ms = [fake.network_ms(SPACE.rows(arch)) for arch in archs]
+    np.testing.assert_allclose(profile.latency_ms(SPACE, archs), expected_ms, rtol=1e-3)
+    assert profile.scale == pytest.approx(1, abs=1e-3) and profile.overhead_ms == pytest.approx(START_MS, abs=1e-4)
+    assert profile.check['mape_pct'] < 0.1 and profile.check['n'] == 12
+    assert profile.resolutions(SPACE) == SPACE.resolutions
+
+
+def test_resolutions_and_classes_are_those_asked_for(fake):
+    profile = profile_space(SPACE, 'fake', resolutions=[24], num_classes=7, sweeps=2, check_nets=2, progress=False)
+    assert profile.resolutions(SPACE) == (24,) and profile.num_classes == 7
+    assert '3x3x240/head_c320_nhs_7' in profile.table
+
+
+def test_a_measured_network_costs_what_the_fake_says(fake):
+    rows = SPACE.rows(SPACE.max_arch(32))
+    result = measure_network(rows, 'fake', sweeps=3)
+    assert result['latency_ms'] == pytest.approx(fake.network_ms(rows), rel=1e-4)
+    assert result['p90_ms'] == pytest.approx(result['p50_ms']) and result['n'] == 3
+
+
+def test_random_sweeps_visit_every_runner_once_and_repeat_with_the_seed():
+    def order(seed):
+        seen = []
+        measure([lambda i=i: seen.append(i) for i in range(5)], warm=False, sweeps=4, seed=seed, progress=False)
+        return np.reshape(seen[10:], (4, 5))
+
+    sweeps = order(1)
+    assert (np.sort(sweeps) == np.arange(5)).all()
+    assert (sweeps == order(1)).all() and (sweeps != order(2)).any()
+
+
+def test_small_networks_are_timed_warm_and_large_ones_cold():
+    large = load_space('ofa_mbv3_w10')
+    assert is_warm(SPACE.rows(SPACE.max_arch())) and not is_warm(large.rows(large.min_arch()))
+
+
+@pytest.mark.parametrize('kwargs, message', [
+    (dict(resolutions=[33]), 'resolution 33 is not searched in ofa_mbv3_tiny; choose from 20'),
+    (dict(threads=0), 'threads 0 is too small'),
+    (dict(check_nets=0), 'check_nets 0 is too small'),
+    (dict(device='My Phone'), "device: 'My Phone' is not a slug"),
+    (dict(runtime='tensorrt'), "runtime 'tensorrt' is not known"),
+])
+def test_a_wrong_input_is_refused_before_anything_is_measured(monkeypatch, kwargs, message):
+    monkeypatch.setattr(profiler, 'measure', lambda *args, **kwargs: pytest.fail('measured'))
+    with pytest.raises(InputError, match=message):
+        profile_space(SPACE, **kwargs)
+
+
+def test_this_device_is_a_slug_and_a_name():
+    slug, name = this_device()
+    assert SLUG.fullmatch(slug) and name
+
+
+def test_a_real_profile_is_saved_loaded_and_orders_networks(tmp_path):
+    profile = profile_space(SPACE, resolutions=[32], sweeps=20, check_nets=6, progress=False)
+    profile.save(tmp_path / 'mine.json')
+    assert load_profile(tmp_path / 'mine.json') == profile
+    assert profile.check['kendall_tau'] > 0.3  # wide: other work may share the machine
+    small_ms, large_ms = profile.latency_ms(SPACE, [SPACE.min_arch(32), SPACE.max_arch(32)])
+    assert 0 < 1.3 * small_ms < large_ms
+    measured = measure_network(SPACE.rows(SPACE.max_arch(32)), sweeps=20)
+    assert large_ms / 2 < measured['latency_ms'] < 2 * large_ms
