@@ -1,0 +1,183 @@
+"""Accuracy predictors: good with few samples, honest about their error, safe to load; the released one reproduced."""
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from timm_ofa.errors import InputError
+from timm_ofa.latency import kendall_tau
+from timm_ofa.predictor import AccuracyPredictor, load_predictor, load_upstream_predictor
+from timm_ofa.space import Arch, load_space
+
+
+@pytest.fixture(scope='module')
+def space():
+    return load_space('ofa_mbv3_tiny')
+
+
+def top1_of(space, archs):
+    """A made-up truth: larger is better, kernels of the last stage matter, with a little noise."""
+    noise = np.random.default_rng(5).normal(0, 0.1, len(archs))
+    return np.array([5 * np.log(space.macs(a)) - 20 + 0.3 * sum(a.kernel_size[-1]) for a in archs]) + noise
+
+
+@pytest.fixture(scope='module')
+def archs(space):
+    return space.sample(np.random.default_rng(1), 160)
+
+
+@pytest.fixture(scope='module')
+def predictor(space, archs):
+    return AccuracyPredictor.fit(space, archs[:80], top1_of(space, archs)[:80])
+
+
+def test_eighty_samples_rank_the_other_networks(space, archs, predictor):
+    expected, predicted = top1_of(space, archs)[80:], predictor.predict(archs[80:])
+    assert predicted.shape == (80,)
+    assert kendall_tau(predicted, expected) > 0.9
+    assert np.sqrt(np.mean((predicted - expected) ** 2)) < 0.35
+
+
+def test_the_check_is_the_error_on_networks_that_were_held_out(space, archs, predictor):
+    assert (predictor.check['n'], predictor.check['folds']) == (80, 5)
+    error = np.sqrt(np.mean((predictor.predict(archs[80:]) - top1_of(space, archs)[80:]) ** 2))
+    assert 0.5 * error < predictor.check['rmse_pct'] < 2 * error
+    noise = np.random.default_rng(0).uniform(60, 80, 80)
+    hopeless = AccuracyPredictor.fit(space, archs[:80], noise)
+    assert abs(hopeless.check['kendall_tau']) < 0.3 and hopeless.check['rmse_pct'] > 0.8 * noise.std()
+
+
+def test_the_same_data_give_the_same_predictor(space, archs, predictor):
+    again = AccuracyPredictor.fit(space, archs[:80], top1_of(space, archs)[:80])
+    assert again.check == predictor.check
+    np.testing.assert_array_equal(again.predict(archs), predictor.predict(archs))
+
+
+def test_codes_of_a_restricted_space_mean_the_same_networks(space, predictor, rng):
+    small = space.restrict(depths=[1, 2], kernel_sizes=[5], expand_ratios=[2, 4], resolutions=[24, 32])
+    archs = small.sample(rng, 40)
+    np.testing.assert_allclose(predictor.predict_codes(small.encode(archs), small), predictor.predict(archs))
+
+
+def test_only_resolutions_that_were_seen_are_judged(space, archs):
+    seen = [replace(arch, resolution=24 if i % 2 else 32) for i, arch in enumerate(archs[:30])]
+    predictor = AccuracyPredictor.fit(space, seen, top1_of(space, seen))
+    assert predictor.resolutions(space) == (24, 32)
+    assert predictor.resolutions(space.restrict(resolutions=[28, 32])) == (32,)
+
+
+def test_another_space_is_refused(predictor, rng):
+    other = load_space('ofa_mbv3_w10')
+    with pytest.raises(InputError, match="predictor of 'ofa_mbv3_tiny' cannot judge 'ofa_mbv3_w10'"):
+        predictor.predict_codes(other.encode(other.sample(rng, 3)), other)
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda t: t[:-1], 'give one value an arch'),
+    (lambda t: t / 100, 'looks like a fraction; give percent'),
+    (lambda t: np.where(np.arange(len(t)) == 3, np.nan, t), 'is not percent'),
+    (lambda t: t + 100, 'is not percent'),
+    (lambda t: -t, 'is not percent'),
+])
+def test_accuracies_that_cannot_be_meant_are_refused(space, archs, change, message):
+    with pytest.raises(InputError, match=message):
+        AccuracyPredictor.fit(space, archs, change(np.linspace(50, 70, len(archs))))
+
+
+def test_too_few_networks_are_refused(space, archs):
+    with pytest.raises(InputError, match='9 evaluated networks are too few'):
+        AccuracyPredictor.fit(space, archs[:9], [70.0] * 9)
+
+
+def test_save_and_load_are_inverse(predictor, archs, space, tmp_path):
+    predictor.save(tmp_path / 'new' / 'p.safetensors')
+    assert sorted(p.name for p in (tmp_path / 'new').iterdir()) == ['p.json', 'p.safetensors']
+    loaded = load_predictor(tmp_path / 'new' / 'p.safetensors', space)
+    np.testing.assert_array_equal(loaded.predict(archs), predictor.predict(archs))
+    assert loaded.check == predictor.check and loaded.space == predictor.space
+    assert loaded.resolutions(space) == predictor.resolutions(space)
+    with pytest.raises(InputError, match="is of 'ofa_mbv3_tiny', not of 'ofa_mbv3_w10'"):
+        load_predictor(tmp_path / 'new' / 'p.safetensors', load_space('ofa_mbv3_w10'))
+
+
+@pytest.mark.parametrize('field, value', [
+    ('format', 99), ('space', {}), ('space', 'ofa_mbv3_w10'), ('check', 3), ('mean_pct', 'x'),
+    ('mean_pct', float('nan')), ('strengths', {}), ('strengths', []),
+    ('strengths', {'length': 0, 'smooth': 1, 'ridge': 1}),
+])
+def test_a_predictor_file_with_a_wrong_field_is_refused(predictor, tmp_path, field, value):
+    predictor.save(tmp_path / 'p')
+    about = json.loads((tmp_path / 'p.json').read_text())
+    (tmp_path / 'p.json').write_text(json.dumps({**about, field: value}))
+    with pytest.raises(InputError):
+        AccuracyPredictor.load(tmp_path / 'p')
+
+
+@pytest.mark.parametrize('change', [
+    lambda a: {**a, 'codes': a['codes'] + 100}, lambda a: {**a, 'codes': a['codes'][:, :-1]},
+    lambda a: {**a, 'codes': a['codes'] * 0}, lambda a: {'codes': a['codes']},
+    lambda a: {'codes': a['codes'][:0], 'alpha': a['alpha'][:0]},
+    lambda a: {**a, 'alpha': a['alpha'] * np.nan}, lambda a: {**a, 'alpha': a['alpha'][:-1]},
+])
+def test_a_predictor_file_with_wrong_arrays_is_refused(predictor, tmp_path, change):
+    from safetensors.numpy import load_file, save_file
+    predictor.save(tmp_path / 'p')
+    save_file(change(load_file(tmp_path / 'p.safetensors')), tmp_path / 'p.safetensors')
+    with pytest.raises(InputError):
+        AccuracyPredictor.load(tmp_path / 'p')
+
+
+def test_a_missing_or_broken_file_is_refused_in_one_line(predictor, tmp_path):
+    with pytest.raises(InputError, match='cannot be read'):
+        AccuracyPredictor.load(tmp_path / 'nothing')
+    predictor.save(tmp_path / 'p')
+    (tmp_path / 'p.safetensors').write_bytes(b'junk')
+    with pytest.raises(InputError, match='cannot be read') as error:
+        AccuracyPredictor.load(tmp_path / 'p')
+    assert '\n' not in str(error.value)
+
+
+def test_the_released_predictor_gives_the_published_numbers(shared):
+    space = load_space('ofa_mbv3_w12')
+    predictor = load_upstream_predictor(shared / 'upstream' / 'acc_predictor.pth', space)
+    vectors = json.loads((shared / 'upstream' / 'parity' / 'ref_predictor_mbv3.json').read_text())['vectors']
+    known = [v for v in vectors if v['arch']['r'] in predictor.resolutions(space)]
+    assert len(known) >= 20
+    archs = [space.from_upstream({**v['arch'], 'r': [v['arch']['r']]}) for v in known]
+    expected = [100 * v['predicted_acc'] for v in known]
+    np.testing.assert_allclose(predictor.predict(archs), expected, atol=1e-4, rtol=0)
+    small = space.restrict(resolutions=predictor.resolutions(space)[2:])
+    inside = [a for a in archs if a.resolution in small.resolutions]
+    np.testing.assert_allclose(
+        predictor.predict_codes(small.encode(inside), small), predictor.predict(inside), atol=1e-4, rtol=0)
+
+
+def test_the_released_predictor_refuses_what_it_was_not_trained_for(shared):
+    space, path = load_space('ofa_mbv3_w12'), shared / 'upstream' / 'acc_predictor.pth'
+    predictor = load_upstream_predictor(path, space)
+    assert predictor.resolutions(space) == (160, 176, 192, 208, 224)
+    with pytest.raises(InputError, match='resolution 164 is untrained'):
+        predictor.predict([space.max_arch(164)])
+    with pytest.raises(InputError, match='is of ofa_mbv3_w12, not of'):
+        load_upstream_predictor(path, load_space('ofa_mbv3_w10'))
+
+
+@pytest.mark.parametrize('content', [b'junk', {}, {'0.weight': torch.zeros(2, 2)}, [1, 2]])
+def test_any_other_checkpoint_is_not_taken_for_the_released_predictor(tmp_path, content):
+    path = tmp_path / 'acc_predictor.pth'
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(InputError, match=r'released acc_predictor\.pth'):
+        load_upstream_predictor(path, load_space('ofa_mbv3_w12'))
+
+
+def test_real_accuracies_are_predicted_from_a_hundred_of_them(shared):
+    space = load_space('ofa_mbv3_w10')
+    lines = (shared / 'archives' / 'ofa_mbv3_w1.0_imagenet_top1.jsonl').read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    archs = [Arch.from_dict({k: r[k] for k in ('resolution', 'kernel_size', 'expand_ratio')}) for r in records]
+    top1 = np.array([r['top1_pct'] for r in records])
+    predicted = AccuracyPredictor.fit(space, archs[:100], top1[:100]).predict(archs[100:])
+    assert kendall_tau(predicted, top1[100:]) > 0.852
+    assert np.sqrt(np.mean((predicted - top1[100:]) ** 2)) < 0.303

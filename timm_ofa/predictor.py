@@ -1,0 +1,285 @@
+"""How accurate a network will be, learned from some dozens of evaluations: `AccuracyPredictor`.
+
+A Gaussian process whose mean is linear in descriptive features (which block has which kernel and width, what a stage
+adds up to, cost and resolution) plus a smooth part. Few samples are enough because the features say what matters; the
+strengths are chosen by leave-one-out error, in closed form. `UpstreamPredictor` reads the released predictor of the
+original code. Knows no torch network.
+
+Legend: N networks, D features.
+"""
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from .errors import InputError, listed
+from .files import replacing, write_text
+from .latency import kendall_tau
+from .space import Arch, CostTable, SearchSpace, load_space
+
+MIN_SAMPLES = 10
+LENGTHS = (1.0, 2.0, 4.0)  # of the smooth part, in standardized features
+SMOOTHS = (0.0, 0.3, 1.0, 3.0)  # weight of the smooth part against the linear one
+RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # noise
+FOLDS = 5
+FORMAT = 1
+
+
+class _Codes:
+    """Shared by predictors: archs to codes, and codes of a restricted space to those of the own one."""
+    space: SearchSpace
+
+    def predict(self, archs: Iterable[Arch]) -> np.ndarray:
+        """Top-1 (N,) in percent."""
+        return self.predict_codes(self.space.encode(archs), self.space)
+
+    def _own(self, codes: np.ndarray, space: SearchSpace) -> np.ndarray:
+        """Codes (N, 1 + P) of `space`, a restriction of the predictor's, in the predictor's own numbering."""
+        if space == self.space:
+            return codes
+        if space.name != self.space.name:
+            raise InputError(f'predictor of {self.space.name!r} cannot judge {space.name!r:.60}; fit one for it')
+        own = np.zeros((len(codes), 1 + len(self.space.positions)), dtype=np.int64)
+        known = {r: i for i, r in enumerate(self.space.resolutions)}
+        own[:, 0] = np.array([known.get(r, -1) for r in space.resolutions])[codes[:, 0]]
+        if (own[:, 0] < 0).any():
+            raise InputError(f'resolutions {listed(space.resolutions)}: some were not seen in fitting; restrict them')
+        column = {position: p for p, position in enumerate(self.space.positions, 1)}
+        for p, (stage, j) in enumerate(space.positions, 1):
+            own_choices = {choice: c for c, choice in enumerate(self.space.choices(stage), 1)}
+            mapping = np.array([0, *(own_choices[choice] for choice in space.choices(stage))])
+            own[:, column[stage, j]] = mapping[codes[:, p]]
+        return own
+
+
+def feature_groups(space: SearchSpace, codes: np.ndarray) -> list[np.ndarray]:
+    """Features of codes (N, 1 + P), four groups (N, D_i): the choices of every position, their numbers, sums of every
+    stage, and cost and resolution of the whole."""
+    active = codes[:, 1:] > 0
+    numbers = np.zeros((2, *active.shape))  # kernel size, expand ratio
+    for p, (stage, _) in enumerate(space.positions):
+        numbers[:, :, p] = np.array([(0, 0), *space.choices(stage)], dtype=float)[codes[:, 1 + p]].T
+    kernels, ratios = numbers
+    options = [sorted({v for s in space.stages for v in getattr(s, n)}) for n in ('kernel_sizes', 'expand_ratios')]
+    choices = [active, *(kernels == k for k in options[0]), *(ratios == e for e in options[1])]
+    sums = []
+    for stage in range(len(space.stages)):
+        inside = [p for p, (s, _) in enumerate(space.positions) if s == stage]
+        depth, kernel, ratio = (x[:, inside].sum(1) for x in (active, kernels, ratios))
+        sums += [depth, np.log(depth), kernel, ratio, np.sqrt(ratio), np.log(ratio)]
+    macs, params = (np.log(table(codes)) for table in _cost_tables(space))
+    whole = [macs, macs**2, params, np.log(np.array(space.resolutions, dtype=float)[codes[:, 0]])]
+    return [
+        np.concatenate(choices, 1).astype(float), np.concatenate([active, kernels, ratios], 1), np.stack(sums, 1),
+        np.stack(whole, 1)]
+
+
+@lru_cache(maxsize=16)
+def _cost_tables(space: SearchSpace) -> tuple[CostTable, CostTable]:
+    """MACs and parameters; a search asks hundreds of times."""
+    return space.cost_table(lambda row: row.macs), space.cost_table(lambda row: row.params)
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """What leave-one-out error decides."""
+    length: float  # of the smooth part
+    smooth: float  # its weight
+    ridge: float  # noise
+
+
+class AccuracyPredictor(_Codes):
+    """Top-1 of any network of a space, in percent. `check` holds the error on held-out folds."""
+
+    def __init__(self, space: SearchSpace, codes: np.ndarray, alpha: np.ndarray, mean_pct: float,
+                 strengths: Strengths, check: dict):
+        """Made by `fit` or `load`: training codes (N, 1 + P), dual weights (N,)."""
+        self.space, self.codes, self.alpha, self.mean_pct = space, codes, alpha, mean_pct
+        self.strengths, self.check = strengths, check
+        groups = feature_groups(space, codes)
+        self._center = [g.mean(0) for g in groups]
+        self._scale = [np.where(g.std(0) > 1e-9, g.std(0), np.inf) * np.sqrt(g.shape[1]) for g in groups]
+        self._known = self._features(codes)
+
+    def _features(self, codes: np.ndarray) -> np.ndarray:
+        """Standardized features (N, D), each group with the same weight."""
+        groups = zip(feature_groups(self.space, codes), self._center, self._scale)
+        return np.concatenate([(g - center) / scale for g, center, scale in groups], 1)
+
+    @classmethod
+    def fit(cls, space: SearchSpace, archs: Iterable[Arch], top1_pct: Sequence[float], *, seed: int = 0,
+            ) -> AccuracyPredictor:
+        """Learn from evaluated networks.
+
+        Args:
+            archs: N networks; a few dozen do, 100 to 500 are good.
+            top1_pct: (N,) percent.
+            seed: Draws the folds of the check.
+        """
+        codes, top1 = space.encode(archs), np.asarray(top1_pct, dtype=float)
+        if top1.shape != (len(codes),):
+            raise InputError(f'top1_pct has the shape {top1.shape}, archs are {len(codes)}; give one value an arch')
+        if len(codes) < MIN_SAMPLES:
+            raise InputError(f'{len(codes)} evaluated networks are too few; collect at least {MIN_SAMPLES}')
+        if not np.isfinite(top1).all() or top1.min() < 0 or top1.max() > 100:
+            raise InputError(f'top1_pct from {top1.min()} to {top1.max()} is not percent; give 0 to 100')
+        if top1.max() <= 1:
+            raise InputError(f'top1_pct up to {top1.max()} looks like a fraction; give percent, e.g. 76.5')
+        predicted = np.empty_like(top1)
+        for test in np.array_split(np.random.default_rng(seed).permutation(len(top1)), FOLDS):
+            train = np.setdiff1d(np.arange(len(top1)), test)
+            predicted[test] = cls._solve(space, codes[train], top1[train], {}).predict_codes(codes[test], space)
+        check = {
+            'kendall_tau': round(kendall_tau(predicted, top1), 4),
+            'rmse_pct': round(float(np.sqrt(np.mean((predicted - top1) ** 2))), 4), 'n': len(top1), 'folds': FOLDS}
+        return cls._solve(space, codes, top1, check)
+
+    @classmethod
+    def _solve(cls, space: SearchSpace, codes: np.ndarray, top1: np.ndarray, check: dict) -> AccuracyPredictor:
+        """Strengths with the least leave-one-out error, and their dual weights, from one eigendecomposition each."""
+        mean = float(top1.mean())
+        blank = cls(space, codes, np.zeros(len(codes)), mean, Strengths(1.0, 0.0, 1.0), check)
+        x, best = blank._known, (np.inf, None, None)
+        for length, smooth in itertools.product(LENGTHS, SMOOTHS):
+            values, vectors = np.linalg.eigh(_kernel(x, x, Strengths(length, smooth, 0.0)))
+            projected = vectors.T @ (top1 - mean)
+            for ridge in RIDGES:
+                weights = 1 / (values.clip(0) + ridge)
+                alpha = vectors @ (weights * projected)
+                error = np.mean((alpha / (vectors**2 @ weights)) ** 2)
+                if error < best[0]:
+                    best = error, alpha, Strengths(length, smooth, ridge)
+        return cls(space, codes, best[1], mean, best[2], check)
+
+    def predict_codes(self, codes: np.ndarray, space: SearchSpace) -> np.ndarray:
+        """Top-1 (N,) in percent of codes (N, 1 + P) of `space`, which is the predictor's or a restriction of it."""
+        x = self._features(self._own(codes, space))
+        return self.mean_pct + _kernel(x, self._known, self.strengths) @ self.alpha
+
+    def resolutions(self, space: SearchSpace) -> tuple[int, ...]:
+        """Those of the space's resolutions (px) that were seen in fitting."""
+        seen = {self.space.resolutions[i] for i in np.unique(self.codes[:, 0])}
+        return tuple(r for r in space.resolutions if r in seen)
+
+    def save(self, path: str | Path) -> None:
+        """Write `path` (.safetensors) and a readable .json beside it."""
+        from safetensors.numpy import save
+
+        path = Path(path).with_suffix('.safetensors')
+        with replacing(path) as temporary:
+            temporary.write_bytes(save({'codes': self.codes, 'alpha': self.alpha}))
+        write_text(path.with_suffix('.json'), json.dumps({
+            'format': FORMAT, 'space': self.space.to_dict(), 'mean_pct': self.mean_pct, 'check': self.check,
+            'strengths': vars(self.strengths)}, indent=1))
+
+    @classmethod
+    def load(cls, path: str | Path) -> AccuracyPredictor:
+        """The inverse of `save`; raises `InputError` for anything that `save` would not have written."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        path = Path(path).with_suffix('.safetensors')
+        try:
+            about = json.loads(path.with_suffix('.json').read_text())
+            arrays = load_file(path)
+            space = SearchSpace.from_dict(about['space'], f'predictor {path.name}: space')
+            codes, alpha, check = arrays['codes'], arrays['alpha'], dict(about['check'])
+            strengths = Strengths(**{k: float(v) for k, v in about['strengths'].items()})
+            mean_pct = float(about['mean_pct'])
+            legal = len(codes) > 0 and np.array_equal(space.encode(space.decode(codes)), codes)
+        except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f'predictor {str(path)!r:.120} cannot be read; give what `timm-ofa fit` wrote') from None
+        if about.get('format') != FORMAT or codes.dtype != np.int64 or not legal:
+            raise InputError(f'predictor {path.name!r:.120} does not fit its space {space.name!r}; fit it again')
+        numbers = [mean_pct, *vars(strengths).values(), *(check.get(k, 0) for k in ('kendall_tau', 'rmse_pct', 'n'))]
+        if alpha.shape != (len(codes),) or not np.isfinite([*alpha, *numbers]).all() or strengths.length <= 0:
+            raise InputError(f'predictor {path.name!r:.120} holds values out of range; fit it again')
+        return cls(space, codes, alpha.astype(float), mean_pct, strengths, check)
+
+
+def _kernel(a: np.ndarray, b: np.ndarray, strengths: Strengths) -> np.ndarray:
+    """Linear plus smooth covariance (N, M) of features (N, D) and (M, D)."""
+    linear = a @ b.T
+    if not strengths.smooth:
+        return linear
+    distance = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * linear
+    return linear + strengths.smooth * np.exp(-distance / (2 * strengths.length**2))
+
+
+class UpstreamPredictor(_Codes):
+    """The released predictor of the original code for MobileNetV3 of width 1.2: an MLP over one-hot choices.
+
+    Trained on 10,000 held-out training images: 4 to 5 points above the validation accuracy. It saw 160 to 224 px in
+    steps of 16; its inputs for smaller images were never trained, and are refused.
+    """
+    check = None
+
+    def __init__(self, space: SearchSpace, layers: Sequence[tuple[np.ndarray, np.ndarray]]):
+        """Layers: (weight (out, in), bias (out,)) from the first to the last."""
+        self.space, self.layers = space, layers
+        trained = range(160, 225, 16)
+        self._slot = {r: 120 + (r - 112) // 16 for r in trained if r in space.resolutions}
+
+    def resolutions(self, space: SearchSpace) -> tuple[int, ...]:
+        """Those of the space's resolutions (px) that it was trained for."""
+        return tuple(r for r in space.resolutions if r in self._slot)
+
+    def predict_codes(self, codes: np.ndarray, space: SearchSpace) -> np.ndarray:
+        """Top-1 (N,) in percent of codes (N, 1 + P) of `space`, which is the predictor's or a restriction of it."""
+        own = self._own(codes, space)
+        for r in {self.space.resolutions[i] for i in np.unique(own[:, 0])}:
+            if r not in self._slot:
+                raise InputError(f'resolution {r} is untrained in the released predictor; choose {listed(self._slot)}')
+        slots = np.array([self._slot.get(r, 0) for r in self.space.resolutions])[own[:, 0]]
+        choice = own[:, 1:] - 1  # kernel index * 3 + ratio index
+        (weight, bias), *rest = self.layers
+        table = np.vstack([weight.T, np.zeros_like(weight.T[:1])])  # the last row for inactive positions
+        position = 3 * np.arange(choice.shape[1])
+        kernel = np.where(choice < 0, len(table) - 1, position + choice // 3)
+        ratio = np.where(choice < 0, len(table) - 1, 60 + position + choice % 3)
+        x = np.zeros((len(own), len(table)), dtype=weight.dtype)
+        rows = np.arange(len(own))[:, None]
+        for index in (kernel, ratio, slots[:, None]):
+            x[rows, index] = 1
+        x = x @ table + bias
+        for weight, bias in rest:
+            x = np.maximum(x, 0) @ weight.T + bias
+        return 100 * x[:, 0].astype(float)
+
+
+def load_upstream_predictor(path: str | Path, space: str | SearchSpace) -> UpstreamPredictor:
+    """The released `acc_predictor.pth`, tensors only; raises `InputError` for any other file or space."""
+    import torch
+
+    space = load_space(space)
+    if space.name != 'ofa_mbv3_w12':
+        raise InputError(f'the released predictor is of ofa_mbv3_w12, not of {space.name!r:.60}; fit one for it')
+    try:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+        layers = [(state[f'{i}.weight'].numpy(), state[f'{i}.bias'].numpy()) for i in (0, 2, 4, 6)]
+    except Exception as error:  # unpickling what is no checkpoint raises nearly anything
+        raise InputError(
+            f'predictor {str(path)!r:.120} is not the released acc_predictor.pth ({type(error).__name__}); '
+            'download it again') from None
+    shapes = [weight.shape for weight, _ in layers]
+    if shapes != [(400, 128), (400, 400), (400, 400), (1, 400)] or len(state) != 8:
+        raise InputError(f'predictor {str(path)!r:.120} has layers of {shapes}; give the released acc_predictor.pth')
+    return UpstreamPredictor(space, layers)
+
+
+def load_predictor(path: str | Path, space: SearchSpace) -> AccuracyPredictor | UpstreamPredictor:
+    """What `timm-ofa fit` wrote, or a released predictor (.pth), for networks of `space`."""
+    if Path(path).suffix == '.pth':
+        return load_upstream_predictor(path, space)
+    predictor = AccuracyPredictor.load(path)
+    if predictor.space.name != space.name:
+        raise InputError(f'predictor {Path(path).name} is of {predictor.space.name!r}, not of {space.name!r}; fit one')
+    return predictor
