@@ -1,0 +1,274 @@
+"""A small Hub on localhost, for the real huggingface_hub client: enough of the API to publish, list and load models.
+
+Files above 10 KiB and safetensors travel as LFS, so clients need HF_HUB_DISABLE_XET=1 (see `env`).
+"""
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import yaml
+
+TOKENS = {  # token -> what whoami says of it
+    'hf_write': {'name': 'acme', 'orgs': [{'name': 'acme-lab'}], 'auth': {'accessToken': {'role': 'write'}}},
+    'hf_read': {'name': 'acme', 'orgs': [], 'auth': {'accessToken': {'role': 'read'}}},
+}
+
+
+COUNTER = itertools.count()  # no two commits of a process are the same
+
+
+@dataclass
+class Repo:
+    private: bool
+    commits: list[tuple[str, dict[str, bytes], str]] = field(default_factory=list)  # (sha, files, message), newest last
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def commit(self, files: dict[str, bytes], message: str) -> str:
+        sha = hashlib.sha1(f'commit {next(COUNTER)}'.encode()).hexdigest()
+        self.commits.append((sha, files, message))
+        return sha
+
+    def files(self, revision: str) -> dict[str, bytes] | None:
+        sha = self.tags.get(revision, self.commits[-1][0] if revision == 'main' else revision)
+        return next((files for s, files, _ in self.commits if s == sha), None)
+
+    def sha(self, revision: str) -> str:
+        return next(s for s, files, _ in self.commits if files is self.files(revision))
+
+
+def is_lfs(path: str, size: int) -> bool:
+    return path.endswith('.safetensors') or size > 10 * 1024
+
+
+def entry(path: str, data: bytes) -> dict:
+    """A file of a tree, as the API lists it."""
+    oid = hashlib.sha1(b'blob %d\0' % len(data) + data).hexdigest()
+    found = {'type': 'file', 'path': path, 'size': len(data), 'oid': oid}
+    if is_lfs(path, len(data)):
+        found['lfs'] = {'oid': hashlib.sha256(data).hexdigest(), 'size': len(data), 'pointerSize': 130}
+    return found
+
+
+class HubServer:
+    """`with HubServer() as hub:`; `hub.repos` is the state, `hub.lose_answers` counts commits to leave unanswered."""
+
+    def __init__(self) -> None:
+        self.repos: dict[str, Repo] = {}
+        self.blobs: dict[str, bytes] = {}
+        self.lose_answers: int
+        self.tamper: Callable[[str, bytes], bytes]  # of a file's path and content, on its way out
+        self.reset()
+        handler = type('Handler', (_Handler,), {'hub': self})
+        self.server = ThreadingHTTPServer(('127.0.0.1', 0), handler)
+        self.url = f'http://127.0.0.1:{self.server.server_address[1]}'
+
+    def __enter__(self) -> HubServer:
+        threading.Thread(target=self.server.serve_forever, kwargs={'poll_interval': 0.02}, daemon=True).start()
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def env(self, home: Path, token: str = 'hf_write') -> dict[str, str]:
+        """The variables of a client process."""
+        return {
+            'HF_ENDPOINT': self.url, 'HF_HOME': str(home), 'HF_TOKEN': token, 'HF_HUB_DISABLE_XET': '1',
+            'HF_HUB_DISABLE_PROGRESS_BARS': '1', 'HF_HUB_DISABLE_TELEMETRY': '1'}
+
+    def reset(self) -> None:
+        """An empty and honest Hub."""
+        self.repos.clear()
+        self.blobs.clear()
+        self.lose_answers, self.tamper = 0, lambda path, data: data
+
+    def info(self, repo_id: str, revision: str = 'main') -> dict:
+        repo = self.repos[repo_id]
+        files = repo.files(revision)
+        match = re.match(r'---\n(.*?)\n---', files.get('README.md', b'').decode(), re.DOTALL)
+        card = (yaml.safe_load(match[1]) if match else None) or {}
+        own = [card[k] for k in ('library_name', 'pipeline_tag') if k in card] + card.get('tags', [])
+        own += [f'dataset:{d}' for d in card.get('datasets', [])]
+        return {
+            'id': repo_id, 'modelId': repo_id, 'sha': repo.sha(revision), 'private': repo.private, 'cardData': card,
+            'tags': list(dict.fromkeys([*own, 'region:us'])), 'siblings': [{'rfilename': path} for path in files]}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: HubServer
+    protocol_version = 'HTTP/1.1'
+
+    def log_message(self, *args) -> None:
+        """Quiet."""
+
+    def reply(self, data, status: int = 200, headers: dict | None = None) -> None:
+        body = data if isinstance(data, bytes) else json.dumps(data).encode()
+        self.send_response(status)
+        for name, value in {'Content-Type': 'application/json', 'Content-Length': len(body), **(headers or {})}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        if self.command != 'HEAD':
+            self.wfile.write(body)
+
+    def missing(self, code: str) -> None:
+        self.reply({'error': code}, 404, {'X-Error-Code': code, 'X-Error-Message': code})
+
+    def handle_any(self) -> None:
+        url = urlsplit(self.path)
+        self.query = parse_qs(url.query)
+        self.body = self.rfile.read(int(self.headers.get('Content-Length') or 0))
+        self.user = TOKENS.get((self.headers.get('Authorization') or '').removeprefix('Bearer '))
+        path = unquote(url.path)
+        for method, pattern, answer in ROUTES:
+            match = re.fullmatch(pattern, path)
+            if method == self.command.replace('HEAD', 'GET') and match:
+                groups = match.groupdict()
+                if 'repo' in groups and groups['repo'] not in self.hub.repos:
+                    return self.missing('RepoNotFound')
+                return answer(self, **groups)
+        return self.reply({'error': f'no route {self.command} {path}'}, 501)
+
+    do_GET = do_HEAD = do_POST = do_PUT = handle_any
+
+    def whoami(self) -> None:
+        if self.user:
+            self.reply({'type': 'user', **self.user})
+        else:
+            self.reply({'error': 'Invalid username or password.'}, 401)
+
+    def may_write(self, namespace: str) -> bool:
+        spaces = [self.user['name'], *(o['name'] for o in self.user['orgs'])] if self.user else []
+        return namespace in spaces and self.user['auth']['accessToken']['role'] == 'write'
+
+    def create(self) -> None:
+        wanted = json.loads(self.body)
+        repo_id = f'{wanted.get("organization") or self.user["name"]}/{wanted["name"]}'
+        if not self.may_write(repo_id.split('/')[0]):
+            return self.reply({'error': 'forbidden'}, 403)
+        answer = {'url': f'{self.hub.url}/{repo_id}', 'name': repo_id, 'id': repo_id}
+        if repo_id in self.hub.repos:
+            return self.reply({**answer, 'error': 'You already created this model repo'}, 409)
+        repo = self.hub.repos[repo_id] = Repo(wanted.get('private', False) or wanted.get('visibility') == 'private')
+        repo.commit({'.gitattributes': b'*.safetensors filter=lfs\n'}, 'initial commit')
+        return self.reply(answer)
+
+    def validate(self) -> None:
+        match = re.match(r'---\n(.*?)\n---', json.loads(self.body)['content'], re.DOTALL)
+        valid = match and isinstance(yaml.safe_load(match[1]), dict)
+        self.reply({'errors': [] if valid else [{'message': 'no metadata'}], 'warnings': []}, 200 if valid else 400)
+
+    def preupload(self, repo: str, revision: str) -> None:
+        have = self.hub.repos[repo].files(revision)
+        found = []
+        for file in json.loads(self.body)['files']:
+            path, old = file['path'], have.get(file['path'])
+            oid = None if old is None else entry(path, old).get('lfs', entry(path, old))['oid']
+            mode = 'lfs' if is_lfs(path, file['size']) else 'regular'
+            found.append({'path': path, 'uploadMode': mode, 'shouldIgnore': False, 'oid': oid})
+        self.reply({'files': found})
+
+    def lfs_batch(self, repo: str) -> None:
+        objects = []
+        for wanted in json.loads(self.body)['objects']:
+            href = f'{self.hub.url}/lfs/{wanted["oid"]}'
+            actions = {'upload': {'href': href}, 'verify': {'href': f'{href}/verify'}}
+            have = wanted['oid'] in self.hub.blobs
+            objects.append({**wanted, **({} if have else {'actions': actions})})
+        self.reply({'transfer': 'basic', 'objects': objects}, headers={'Content-Type': 'application/vnd.git-lfs+json'})
+
+    def lfs_put(self, oid: str) -> None:
+        right = hashlib.sha256(self.body).hexdigest() == oid
+        if right:
+            self.hub.blobs[oid] = self.body
+        self.reply({}, 200 if right else 422)
+
+    def lfs_verify(self, oid: str) -> None:
+        self.reply({}, 200 if oid in self.hub.blobs else 404)
+
+    def commit(self, repo: str, revision: str) -> None:
+        if not self.may_write(repo.split('/')[0]):
+            return self.reply({'error': 'forbidden'}, 403)
+        lines = [json.loads(line) for line in self.body.splitlines()]
+        found = self.hub.repos[repo]
+        files, message = dict(found.files(revision)), ''
+        for key, value in ((line['key'], line['value']) for line in lines):
+            if key == 'header':
+                message = value['summary']
+                if value.get('parentCommit', found.sha(revision)) != found.sha(revision):
+                    return self.reply({'error': 'the branch has moved'}, 412)
+            elif key == 'file':
+                files[value['path']] = base64.b64decode(value['content'])
+            elif key == 'lfsFile':
+                files[value['path']] = self.hub.blobs[value['oid']]
+            elif key == 'deletedFile':
+                del files[value['path']]
+        sha = found.commit(files, message)
+        if self.hub.lose_answers:
+            self.hub.lose_answers -= 1
+            self.close_connection = True
+            return self.connection.close()
+        return self.reply({'success': True, 'commitOid': sha, 'commitUrl': f'{self.hub.url}/{repo}/commit/{sha}'})
+
+    def models(self) -> None:
+        wanted = set(self.query.get('filter', []))
+        found = (self.hub.info(repo_id) for repo_id in self.hub.repos)
+        self.reply([info for info in found if wanted <= set(info['tags'])])
+
+    def model(self, repo: str, revision: str = 'main') -> None:
+        if self.hub.repos[repo].files(revision) is None:
+            return self.missing('RevisionNotFound')
+        return self.reply(self.hub.info(repo, revision))
+
+    def tree(self, repo: str, revision: str) -> None:
+        self.reply([entry(path, data) for path, data in self.hub.repos[repo].files(revision).items()])
+
+    def refs(self, repo: str) -> None:
+        found = self.hub.repos[repo]
+        tags = [{'name': n, 'ref': f'refs/tags/{n}', 'targetCommit': sha} for n, sha in found.tags.items()]
+        main = {'name': 'main', 'ref': 'refs/heads/main', 'targetCommit': found.sha('main')}
+        self.reply({'branches': [main], 'converts': [], 'tags': tags})
+
+    def tag(self, repo: str, revision: str) -> None:
+        self.hub.repos[repo].tags[json.loads(self.body)['tag']] = self.hub.repos[repo].sha(revision)
+        self.reply({})
+
+    def resolve(self, repo: str, revision: str, path: str) -> None:
+        files = self.hub.repos[repo].files(revision)
+        if files is None or path not in files:
+            return self.missing('RevisionNotFound' if files is None else 'EntryNotFound')
+        listed = entry(path, files[path])
+        data = self.hub.tamper(path, files[path])
+        headers = {'X-Repo-Commit': self.hub.repos[repo].sha(revision), 'ETag': f'"{listed["oid"]}"'}
+        if 'lfs' in listed:
+            headers |= {'X-Linked-ETag': f'"{listed["lfs"]["oid"]}"', 'X-Linked-Size': listed['size']}
+        return self.reply(data, headers={**headers, 'Content-Type': 'application/octet-stream'})
+
+
+REPO = r'(?P<repo>[\w.-]+/[\w.-]+)'
+ROUTES = [
+    ('GET', '/api/whoami-v2', _Handler.whoami),
+    ('POST', '/api/repos/create', _Handler.create),
+    ('POST', '/api/validate-yaml', _Handler.validate),
+    ('POST', f'/api/models/{REPO}/preupload/(?P<revision>[^/]+)', _Handler.preupload),
+    ('POST', f'/{REPO}.git/info/lfs/objects/batch', _Handler.lfs_batch),
+    ('PUT', '/lfs/(?P<oid>[0-9a-f]{64})', _Handler.lfs_put),
+    ('POST', '/lfs/(?P<oid>[0-9a-f]{64})/verify', _Handler.lfs_verify),
+    ('POST', f'/api/models/{REPO}/commit/(?P<revision>[^/]+)', _Handler.commit),
+    ('GET', '/api/models', _Handler.models),
+    ('GET', f'/api/models/{REPO}', _Handler.model),
+    ('GET', f'/api/models/{REPO}/revision/(?P<revision>[^/]+)', _Handler.model),
+    ('GET', f'/api/models/{REPO}/tree/(?P<revision>[^/]+)', _Handler.tree),
+    ('GET', f'/api/models/{REPO}/refs', _Handler.refs),
+    ('POST', f'/api/models/{REPO}/tag/(?P<revision>[^/]+)', _Handler.tag),
+    ('GET', f'/{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)', _Handler.resolve),
+]

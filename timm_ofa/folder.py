@@ -1,0 +1,209 @@
+"""Finished networks as folders that timm loads.
+
+`save_folder` writes one and proves that it loads bit for bit; `check_folder` trusts nothing in one that came from
+elsewhere. Weights are safetensors only.
+"""
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .card import render_card
+from .errors import InputError, listed
+from .files import save_tensors
+from .models import data_cfg, model_args
+from .plots import plot_front
+from .record import Record
+
+CONFIG, WEIGHTS, CARD, PERF, PLOT = 'config.json', 'model.safetensors', 'README.md', 'perf.json', 'pareto.svg'
+FILES = (CONFIG, WEIGHTS, CARD, PERF, PLOT, 'model.onnx', 'LICENSE')  # nothing else is published or fetched
+REQUIRED = FILES[:4]
+BLOCK = 'timm_ofa'  # our key in config.json
+FORMAT = 1  # of that block and of perf.json
+ELSEWHERE = {PERF: ('measurements', 'front'), CONFIG: ('num_classes', 'class_names')}  # fields kept outside the block
+PICKLES = ('.bin', '.pth', '.pkl', '.pickle', '.pt', '.ckpt')
+BUILD_ARGS = {'num_classes', 'in_chans', 'global_pool', 'img_size'}  # that timm records beside ours
+MAX_JSON_BYTES = 16 * 2**20
+
+
+def save_folder(folder: str | Path, model: nn.Module, record: Record) -> Path:
+    """Write a folder that `timm.create_model('local-dir:...', pretrained=True)` loads, and check that it does.
+
+    Args:
+        folder: Made, or replaced if it is such a folder already.
+        model: A stock timm network of `record.arch`; its weights and BatchNorm statistics are what is saved.
+    """
+    folder, record = Path(folder), record.check()
+    if folder.exists() and not (folder.is_dir() and (is_ours(folder / CONFIG) or not any(folder.iterdir()))):
+        raise InputError(f'folder {str(folder)!r} holds something else; choose another, or remove it')
+    model = copy.deepcopy(model).cpu().eval()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f'.{folder.name}.') as around:
+        partial = Path(around) / 'new'
+        partial.mkdir()
+        save_tensors(partial / WEIGHTS, model.state_dict())
+        _write_config(partial / CONFIG, model, record)
+        _write_json(partial / PERF, {
+            'format': FORMAT, 'name': record.name, 'model_sha256': _sha256(partial / WEIGHTS),
+            **_subset(record.to_dict(), ELSEWHERE[PERF])})
+        if record.front:
+            plot_front(record, partial / PLOT)
+        (partial / CARD).write_text(render_card(record), encoding='utf-8')
+        check_folder(partial)
+        _check_same_logits(partial, model, record.arch.resolution)
+        if folder.exists():
+            folder.rename(Path(around) / 'old')
+        partial.rename(folder)
+    return folder
+
+
+def load_record(folder: str | Path) -> Record:
+    """The record of a folder, from `config.json` and `perf.json`, strictly checked; raises `InputError`."""
+    config, perf = (_read_json(Path(folder) / name) for name in (CONFIG, PERF))
+    block = config.get(BLOCK)
+    if not isinstance(block, dict):
+        raise InputError(f'{CONFIG} in {str(folder)!r} has no {BLOCK!r} block; give a folder that timm_ofa wrote')
+    if block.get('format') != FORMAT or perf.get('format') != FORMAT:
+        raise InputError(f'format {block.get("format")!r:.40} of {str(folder)!r} is not {FORMAT}; upgrade timm_ofa')
+    names = config.get('label_names', [])
+    record = Record.from_dict({
+        **{k: v for k, v in block.items() if k != 'format'}, **_subset(perf, ELSEWHERE[PERF]),
+        'num_classes': config.get('num_classes'), 'class_names': names})
+    if perf.get('name') != record.name:
+        raise InputError(f'{PERF} is of {perf.get("name")!r:.80}, {CONFIG} of {record.name!r}; save the folder again')
+    return record
+
+
+def check_folder(folder: str | Path) -> Record:
+    """Check a folder before anything in it is used: known files, a valid record, and an architecture and weights that
+    are those of the record's arch. Raises `InputError`; gives the record."""
+    folder = Path(folder)
+    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    for name in REQUIRED:
+        if name not in names:
+            raise InputError(f'folder {str(folder)!r} has no {name}; save it again')
+    refuse_pickles(names, folder)
+    record = load_record(folder)
+    _check_config(_read_json(folder / CONFIG), record)
+    _check_weights(folder / WEIGHTS, record)
+    if _read_json(folder / PERF).get('model_sha256') != _sha256(folder / WEIGHTS):
+        raise InputError(f'{WEIGHTS} in {str(folder)!r} is not that which {PERF} was written for; save it again')
+    return record
+
+
+def _write_config(path: Path, model: nn.Module, record: Record) -> None:
+    from timm.models._hub import save_config_for_hf
+
+    data = data_cfg(record.space, record.arch.resolution)
+    inside = {k: v for k, v in record.to_dict().items() if k not in (*ELSEWHERE[PERF], *ELSEWHERE[CONFIG])}
+    save_config_for_hf(
+        model, path,
+        model_config={
+            'pretrained_cfg': {
+                'architecture': _entry_point(record), 'tag': '', 'license': record.license, 'origin_url': '',
+                'notes': [f'{record.space.name} {record.arch}'], **data},
+            **({'label_names': list(record.class_names)} if record.class_names else {}),
+            BLOCK: {'format': FORMAT, **inside},
+        },
+        model_args=model_args(record.space, record.arch),
+        data_config={k: data[k] for k in ('input_size', 'crop_pct', 'interpolation', 'mean', 'std')})
+
+
+def _entry_point(record: Record) -> str:
+    return f'ofa_{record.space.family}'
+
+
+def _check_config(config: dict, record: Record) -> None:
+    """What timm would build is what the record says."""
+    expected = json.loads(json.dumps(model_args(record.space, record.arch)))
+    given = config.get('model_args')
+    name = config.get('architecture')
+    if name != _entry_point(record) or not isinstance(given, dict):
+        raise InputError(f'architecture {name!r:.60} of {CONFIG} is not {_entry_point(record)!r}; save it again')
+    for key in {*expected, *given} - BUILD_ARGS:
+        if key not in expected or given.get(key) != expected[key]:
+            raise InputError(f'model_args {key!r:.40} of {CONFIG} is not that of the arch {record.arch}; save it again')
+    if given.get('num_classes', record.num_classes) != record.num_classes or given.get('in_chans', 3) != 3:
+        raise InputError(
+            f'model_args of {CONFIG} are not for 3 channels and {record.num_classes} classes; save the folder again')
+
+
+def _check_weights(path: Path, record: Record) -> None:
+    """Names and shapes, read from the header alone, are those of the network."""
+    import timm
+    from safetensors import SafetensorError, safe_open
+
+    with torch.device('meta'):
+        network = timm.create_model(
+            _entry_point(record), num_classes=record.num_classes, **model_args(record.space, record.arch))
+    expected = {k: list(v.shape) for k, v in network.state_dict().items()}
+    try:
+        with safe_open(path, framework='pt') as file:
+            found = {k: file.get_slice(k).get_shape() for k in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise InputError(f'{path.name} cannot be read ({error!s:.80}); save the folder again') from None
+    wrong = [k for k in {**expected, **found} if found.get(k) != expected.get(k)]
+    if wrong:
+        raise InputError(
+            f'{path.name}: {wrong[0]!r:.80} has the shape {found.get(wrong[0])}, {record.arch} needs '
+            f'{expected.get(wrong[0])}; save the folder again')
+
+
+def _check_same_logits(folder: Path, model: nn.Module, resolution: int) -> None:
+    import timm
+
+    x = torch.randn(2, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
+    loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    with torch.inference_mode():
+        difference = (loaded(x) - model(x)).abs().max().item()
+    if difference != 0:
+        raise InputError(
+            f'the reloaded network differs by {difference:g} in its logits; save a model of the plain timm class')
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file() or path.stat().st_size > MAX_JSON_BYTES:
+        raise InputError(f'{str(path)!r} is missing or above {MAX_JSON_BYTES} bytes; save the folder again')
+    try:
+        data = json.loads(path.read_text(encoding='utf-8'))
+    except (ValueError, RecursionError):
+        raise InputError(f'{str(path)!r} is not JSON; save the folder again') from None
+    if not isinstance(data, dict):
+        raise InputError(f'{str(path)!r} is not a JSON object; save the folder again')
+    return data
+
+
+def _write_json(path: Path, data: dict) -> None:
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+
+
+def is_ours(config: Path) -> bool:
+    """Whether timm_ofa wrote this `config.json`."""
+    try:
+        return isinstance(_read_json(config).get(BLOCK), dict)
+    except InputError:
+        return False
+
+
+def _sha256(path: Path) -> str:
+    from huggingface_hub.utils.sha import sha_fileobj
+
+    with path.open('rb') as file:
+        return sha_fileobj(file).hex()
+
+
+def _subset(data: dict, keys: tuple[str, ...]) -> dict:
+    return {k: data[k] for k in keys if k in data}
+
+
+def refuse_pickles(names: list[str], where: Any) -> None:
+    """Raise where any of these files is a pickle, the other format in which timm looks for weights."""
+    found = [name for name in names if name.lower().endswith(PICKLES)]
+    if found:
+        raise InputError(f'{str(where)!r} holds {listed(found)}, and pickles can run code; keep {WEIGHTS} only')

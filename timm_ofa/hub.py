@@ -1,0 +1,222 @@
+"""Networks on the Hugging Face Hub.
+
+`publish` brings a folder there in one commit and checks what arrived, `pull` fetches one from anybody and checks it
+before it is used. Errors of the Hub come as one line. Tokens are those of the Hub client; none is kept or shown.
+"""
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .card import OWNER, tags
+from .errors import InputError, listed
+from .folder import CARD, CONFIG, FILES, check_folder, is_ours, refuse_pickles
+from .folder import load_record as load_record
+from .folder import save_folder as save_folder
+from .record import Record
+
+ATTEMPTS = 3  # to upload
+
+
+def publish(folder: str | Path, repo_id: str | None = None, *, private: bool = False, dry_run: bool = False,
+            force: bool = False) -> dict[str, Any]:
+    """Check a folder and bring it to the Hub: one commit, one version tag; nothing when it is there already.
+
+    Args:
+        repo_id: 'namespace/name'; the user's namespace and the record's name if not given.
+        private: Make the repository private. One that is public already is refused, not changed.
+        dry_run: Stop before the first request.
+        force: Overwrite a repository that timm_ofa did not write.
+
+    Returns:
+        repo_id, tags, files; after publishing also url, commit (sha), version ('v1', ...) and changed (bool).
+    """
+    from huggingface_hub import constants
+
+    folder = Path(folder)
+    record = check_folder(folder)
+    _check_repo_id(repo_id or f'{OWNER}/{record.name}')
+    found = {'tags': tags(record), 'files': [name for name in FILES if (folder / name).is_file()]}
+    if dry_run:
+        return {'repo_id': repo_id or f'{OWNER}/{record.name}', **found, 'dry_run': True}
+    api = _api(record)
+    with _one_line(repo_id or record.name), tempfile.TemporaryDirectory() as stage:
+        repo_id = _writable_id(api, repo_id, record.name)
+        for name in found['files']:
+            shutil.copy2(folder / name, stage)
+        _name_owner(Path(stage) / CARD, record, repo_id)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        before = api.model_info(repo_id)
+        _check_ours(api, before, private, force)
+        commit = _upload(api, repo_id, stage, before.sha, f'{record.name} (timm_ofa {record.code_version})')
+        _check_tags(api, repo_id, found['tags'])
+        version = _tag_version(api, repo_id, commit)
+    return {'repo_id': repo_id, **found, 'url': f'{constants.ENDPOINT}/{repo_id}', 'commit': commit, 'version': version,
+            'changed': commit != before.sha}
+
+
+def pull(repo_id: str, revision: str | None = None) -> Path:
+    """Fetch somebody's network for `timm.create_model(f'local-dir:{path}', pretrained=True)`.
+
+    Only known files are fetched; their hashes must be those that the Hub lists, and record, architecture and weights
+    must agree. Raises `InputError`.
+    """
+    from huggingface_hub import snapshot_download
+
+    _check_repo_id(repo_id)
+    api = _api()
+    with _one_line(repo_id):
+        sha = api.model_info(repo_id, revision=revision).sha
+        refuse_pickles(api.list_repo_files(repo_id, revision=sha), repo_id)
+        path = Path(snapshot_download(repo_id, revision=sha, allow_patterns=list(FILES)))
+        wrong = api.verify_repo_checksums(repo_id, revision=sha, local_dir=path).mismatches
+    if wrong:
+        raise InputError(
+            f'{wrong[0]["path"]} of {repo_id} has not the hash that the Hub lists; delete {path} and pull again')
+    check_folder(path)
+    return path
+
+
+def _api(record: Record | None = None) -> Any:
+    from huggingface_hub import HfApi
+
+    return HfApi(library_name='timm_ofa', library_version=record.code_version if record else None)
+
+
+def _check_repo_id(repo_id: str) -> None:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        valid = False
+    else:
+        valid = repo_id.count('/') == 1
+    if not valid:
+        raise InputError(f"repository {repo_id!r:.120} is not a valid name; write it like 'acme/ofa_mbv3_lat22ms'")
+
+
+def _writable_id(api: Any, repo_id: str | None, name: str) -> str:
+    """The repository to write to, after a look at what the token may do."""
+    user = api.whoami()
+    token = (user.get('auth') or {}).get('accessToken') or {}
+    if token.get('role') == 'read':
+        raise InputError('the Hub token may only read; make one with the write role at https://huggingface.co/settings/tokens')
+    spaces = [user['name'], *(org['name'] for org in user.get('orgs') or [])]
+    repo_id = repo_id or f'{user["name"]}/{name}'
+    if repo_id.split('/')[0] not in spaces:
+        raise InputError(f'namespace {repo_id.split("/")[0]!r} is not open to this token; choose from {listed(spaces)}')
+    return repo_id
+
+
+def _name_owner(card: Path, record: Record, repo_id: str) -> None:
+    text = card.read_text(encoding='utf-8').replace(f'hf-hub:{OWNER}/{record.name}', f'hf-hub:{repo_id}')
+    card.write_text(text, encoding='utf-8')
+
+
+def _check_ours(api: Any, info: Any, private: bool, force: bool) -> None:
+    """A repository may be written to if it is empty, unfinished or ours."""
+    if private and not info.private:
+        raise InputError(f'{info.id} is public already; make it private in its settings, or leave out private')
+    files = {s.rfilename for s in info.siblings or []} - {'.gitattributes', CARD}
+    if not files or force:
+        return
+    if CONFIG not in files or not is_ours(Path(api.hf_hub_download(info.id, CONFIG, revision=info.sha))):
+        raise InputError(f'{info.id} exists and was not written by timm_ofa; choose another name, or force it')
+
+
+def _upload(api: Any, repo_id: str, stage: str, parent: str, message: str) -> str:
+    """Make the repository equal to the folder and give the commit (sha).
+
+    An answer may get lost after the commit was made, so what the repository holds decides, not the answer; `parent`
+    keeps the client's own retry from making a second commit.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    error: Exception | None = None
+    for _ in range(ATTEMPTS):
+        if _equals_remote(api, repo_id, stage):
+            return api.model_info(repo_id).sha
+        if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
+            break
+        try:
+            api.upload_folder(
+                repo_id=repo_id, folder_path=stage, allow_patterns=list(FILES), delete_patterns='*',
+                parent_commit=parent, commit_message=message)
+            error = None
+        except (HTTPError, RuntimeError) as problem:  # RuntimeError: how a failed transfer of a large file is reported
+            error = problem
+    if _equals_remote(api, repo_id, stage):
+        return api.model_info(repo_id).sha
+    if error:
+        raise error
+    raise InputError(f'{repo_id} does not hold the files that were sent; publish again')
+
+
+def _equals_remote(api: Any, repo_id: str, stage: str) -> bool:
+    check = api.verify_repo_checksums(repo_id, local_dir=stage)
+    return not check.mismatches and not check.extra_paths and set(check.missing_paths) <= {'.gitattributes'}
+
+
+def _check_tags(api: Any, repo_id: str, expected: list[str]) -> None:
+    missing = set(expected) - set(api.model_info(repo_id).tags or [])
+    if missing:
+        raise InputError(f'the Hub does not list {listed(sorted(missing))} on {repo_id}; publish again in a minute')
+
+
+def _tag_version(api: Any, repo_id: str, commit: str) -> str:
+    """The version tag of the commit; the next free one is made where it has none."""
+    found = api.list_repo_refs(repo_id).tags
+    versions = {int(t.name[1:]): t.target_commit for t in found if re.fullmatch(r'v\d{1,9}', t.name)}
+    number = next((n for n, target in sorted(versions.items()) if target == commit), max(versions, default=0) + 1)
+    if number not in versions:
+        api.create_tag(repo_id, tag=f'v{number}', revision=commit)
+    return f'v{number}'
+
+
+@contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """Errors of the Hub client as one line that says what to do. None of them holds the token."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HTTPError,
+        LocalTokenNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except InputError:
+        raise
+    except LocalTokenNotFoundError:
+        raise InputError('no Hub token was found; run `hf auth login`, or set HF_TOKEN to one that may write') from None
+    except OfflineModeIsEnabled:
+        raise InputError('HF_HUB_OFFLINE is set; unset it to reach the Hub') from None
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        raise InputError(f'{what} or its revision is not on {constants.ENDPOINT}; check name and token') from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        cure = _CURES.get(status, 'try again later' if status >= 500 else 'see the status page of the Hub')
+        raise InputError(f'the Hub answered {status} for {what}; {cure}') from None
+    except HTTPError as error:
+        kind = type(error).__name__
+        raise InputError(f'the Hub at {constants.ENDPOINT} cannot be reached ({kind}); check the connection') from None
+    except (RuntimeError, OSError, ValueError) as error:
+        line = ' '.join(str(error).split())
+        raise InputError(f'the transfer of {what} failed ({type(error).__name__}: {line:.160}); try again') from None
+
+
+_CURES = {
+    401: 'the token is not valid; run `hf auth login`, or set HF_TOKEN anew',
+    403: 'the token may not do this; make one that may write to this namespace',
+    412: 'somebody else wrote to it meanwhile; try again',
+    429: 'too many requests; wait some minutes',
+}
