@@ -1,0 +1,273 @@
+"""The command line: data on stdout, remarks on stderr, a wrong input in one line, and the chain of all verbs."""
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+
+from timm_ofa import Arch, DeviceProfile, load_space
+from timm_ofa.__main__ import _parser, main
+from timm_ofa.engine import save_supernet
+from timm_ofa.models import model_args
+from timm_ofa.supernet import new_supernet
+
+ROOT = Path(__file__).resolve().parents[1]
+VERBS = sorted(_parser()._subparsers._group_actions[0].choices)
+CONFIG = {
+    'kind': 'supernet', 'name': 'digits_supernet', 'space': 'ofa_mbv3_tiny', 'data': 'digits', 'resolutions': [20],
+    'limit': 200, 'batch_size': 32, 'augment': {'flip': False},
+    'phases': [
+        {'name': 'largest', 'epochs': 1, 'lr': 0.05, 'kd_weight': 0, 'depths': [3], 'kernel_sizes': [5],
+         'expand_ratios': [4]},
+        {'name': 'all', 'epochs': 1, 'lr': 0.03}]}
+ARCH = 'r20:k3/3/3:e2/2/2'
+
+
+def run(capsys, *args):
+    """(exit status, stdout, stderr) of a verb."""
+    try:
+        status = main([str(a) for a in args])
+    except SystemExit as stop:  # argparse after -h
+        status = stop.code
+    return status, *capsys.readouterr()
+
+
+def remarks(err):
+    """stderr without progress bars, which rewrite their line."""
+    return [line for line in err.splitlines() if line and '\r' not in line and '%|' not in line and 'it/s' not in line]
+
+
+# ---- help and shelves ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('verb', VERBS)
+def test_every_verb_has_help_with_an_example(capsys, verb):
+    status, out, err = run(capsys, verb, '-h')
+    assert status == 0 and err == ''
+    assert f'example: timm-ofa {verb}' in out and '--format {table,json}' in out
+
+
+def test_the_command_itself_lists_its_verbs(capsys):
+    assert {'quickstart', 'train', 'collect', 'fit', 'search', 'specialize', 'measure', 'publish'} <= set(VERBS)
+    status, out, err = run(capsys, '-h')
+    assert status == 0 and err == '' and all(f'\n    {verb}' in out for verb in VERBS)
+
+
+@pytest.mark.parametrize('verb, field', [('spaces', 'space'), ('devices', 'profile'), ('models', 'name')])
+def test_shelves_are_shown_as_tables_and_as_json(capsys, verb, field):
+    status, text, err = run(capsys, verb)
+    assert status == 0 and err == '' and text.splitlines()[1].startswith('---')
+    status, out, err = run(capsys, verb, '--format', 'json')
+    rows = json.loads(out)
+    assert status == 0 and err == '' and rows and len(text.splitlines()) == len(rows) + 2
+    assert all(row[field] in text for row in rows)
+
+
+def test_models_are_chosen_by_device_and_latency(capsys):
+    rows = json.loads(run(capsys, 'models', '--format', 'json')[1])
+    device = 'samsung-note10'
+    chosen = json.loads(run(capsys, 'models', '--device', device, '--max-latency-ms', 25, '--format', 'json')[1])
+    assert chosen and chosen == [r for r in rows if r['device'] == device and r['latency_ms'] <= 25]
+    assert [r['latency_ms'] for r in chosen] == sorted(r['latency_ms'] for r in chosen)
+
+
+def test_stdout_and_exit_status_of_the_installed_module():
+    """Once as a program: what `python -m timm_ofa` and `train.py` do with a wrong verb and a wrong file."""
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    commands = [['-m', 'timm_ofa', 'serach'], [str(ROOT / 'train.py'), '--config', 'none.yaml']]
+    started = [
+        subprocess.Popen([sys.executable, *c], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for c in commands]
+    for command, process in zip(commands, started):
+        out, err = process.communicate()
+        assert (process.returncode, out) == (2, '')
+        assert len(err.splitlines()) == 1 and command[-1] in err
+
+
+# ---- wrong inputs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    """Good and bad files that wrong inputs are made of."""
+    folder = tmp_path_factory.mktemp('files')
+    (folder / 'config.yaml').write_text(yaml.safe_dump(CONFIG))
+    (folder / 'bad.yaml').write_text(yaml.safe_dump({**CONFIG, 'batch_size': 'many'}))
+    (folder / 'bad.json').write_text('{"name": "x"}')
+    (folder / 'torn.json').write_text('{"name": ')
+    (folder / 'bad.jsonl').write_text('{"ks": 3}\n')
+    (folder / 'empty').mkdir()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for name, classes in (('supernet', 10), ('three', 3)):
+            (folder / name).mkdir()
+            save_supernet(new_supernet(load_space('ofa_mbv3_tiny'), num_classes=classes), folder / name, {})
+    return folder
+
+
+WRONG = [
+    ('', 'VERB'), ('serach', 'serach'), ('search', '--space'), ('spaces --format xml', 'xml'),
+    ('spaces --colour red', '--colour'),
+    ('models --device my-phone', 'my-phone'), ('models --max-latency-ms 25ms', '25ms'),
+    ('models --max-latency-ms -3', '-3'),
+    ('models --max-latency-ms nan', 'nan'), ('train --config none.yaml', 'none.yaml'),
+    ('train --config bad.yaml', 'batch_size.*many'),
+    ('train --config bad.json', 'bad.json'), ('train --config config.yaml --set batch=3 --output OUT', "'batch'"),
+    ('train --config config.yaml --set phases.9.lr=3 --output OUT', 'phases.9.lr'),
+    ('train --config config.yaml --data no/such/folder/here --output OUT', 'no/such/folder/here'),
+    ('train --config config.yaml --resume --output OUT', '--resume'),
+    ('profile --space ofa_mbv3_none --out OUT', 'ofa_mbv3_none'),
+    ('profile --space bad.json --out OUT', 'bad.json.*missing'),
+    ('profile --space torn.json --out OUT', 'torn.json.*JSON'),
+    ('profile --space ofa_mbv3_tiny --runtime tflight --out OUT', 'tflight'),
+    ('profile --space ofa_mbv3_tiny --out nowhere/p.json', 'nowhere'),
+    ('profile --space ofa_mbv3_tiny --resolutions 21 --out OUT', '21'),
+    ('profile --space ofa_mbv3_tiny --threads 0 --out OUT', 'threads'),
+    ('profile --space ofa_mbv3_tiny --device My_Phone --out OUT', 'My_Phone'),
+    ('collect --supernet none --data digits --num 3 --out OUT', 'none'),
+    ('collect --supernet empty --data digits --num 3 --out OUT', 'empty'),
+    ('collect --supernet supernet --data no/such/folder/here --num 3 --out OUT', 'no/such/folder/here'),
+    ('collect --supernet supernet --data empty --num 3 --out OUT', 'empty'),
+    ('collect --supernet three --data digits --num 3 --out OUT', '3 classes.*10'),
+    ('collect --supernet supernet --data digits --num 1 --out OUT', '--num 1'),
+    ('collect --supernet supernet --data digits --num many --out OUT', 'many'),
+    ('collect --supernet supernet --data digits --num 3 --out nowhere/r.jsonl', 'nowhere'),
+    ('fit --space ofa_mbv3_tiny --records none.jsonl --out OUT', 'none.jsonl'),
+    ('fit --space ofa_mbv3_tiny --records bad.jsonl --out OUT', 'bad.jsonl line 1'),
+    ('fit --space ofa_mbv3_tiny --records bad.jsonl --out nowhere/p', 'nowhere'),
+    ('search --space ofa_mbv3_tiny --predictor none --profile note10 --max-latency-ms 1', 'none'),
+    ('search --space ofa_mbv3_tiny --predictor bad.json --profile none.json --max-latency-ms 1', 'none.json'),
+    ('search --space ofa_mbv3_tiny --predictor bad.json --profile bad.json --max-latency-ms 1', 'bad.json'),
+    ('search --space ofa_mbv3_w12 --predictor p --profile note10 --max-latency-ms 25ms', '25ms'),
+    ('specialize --supernet supernet --data digits --out OUT', '--arch'),
+    ('specialize --supernet supernet --data digits --arch nonsense --out OUT', 'nonsense.*r20'),
+    ('specialize --supernet supernet --data digits --arch r20:k9/3/3:e2/2/2 --out OUT', 'kernel_size 9'),
+    ('specialize --supernet supernet --data digits --front bad.jsonl --out OUT', 'bad.jsonl'),
+    ('specialize --supernet supernet --data digits --arch r20:k3/3/3:e2/2/2 --front f --out OUT', '--front'),
+    ('specialize --supernet supernet --data digits --arch r20:k3/3/3:e2/2/2 --out nowhere/x/y', 'nowhere'),
+    ('measure none', 'none'), ('measure empty', 'empty'), ('publish none --dry-run', 'none'),
+    ('publish empty --repo acme/net --dry-run', 'empty'),
+    ('import-upstream --name nobody --from x.pth --out OUT', 'nobody'),
+    ('import-upstream --name ofa_mbv3_note10_lat22ms --from none.pth --out OUT', 'none.pth'),
+]
+
+
+@pytest.mark.parametrize('text, naming', WRONG, ids=[text or 'nothing' for text, _ in WRONG])
+def test_a_wrong_input_is_one_line_and_leaves_nothing(capsys, files, monkeypatch, tmp_path, text, naming):
+    monkeypatch.chdir(files)
+    before = sorted(files.rglob('*'))
+    status, out, err = run(capsys, *text.replace('OUT', str(tmp_path / 'out')).split())
+    assert (status, out) == (2, ''), err
+    assert len(remarks(err)) == 1 and err.startswith('timm-ofa: ') and re.search(naming, err), err
+    assert 'Traceback' not in err and '_positive' not in err and len(err) < 500
+    assert list(tmp_path.iterdir()) == [] and sorted(files.rglob('*')) == before
+
+
+def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):
+    def stop(args):
+        raise KeyboardInterrupt
+    monkeypatch.setattr('timm_ofa.__main__._spaces', stop)
+    status, out, err = run(capsys, 'spaces')
+    assert (status, out) == (130, '') and 'same command' in err
+
+
+# ---- the whole chain -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def chain(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('chain')
+    (folder / 'digits_supernet.yaml').write_text(yaml.safe_dump(CONFIG))
+    return folder
+
+
+def test_the_chain_from_a_config_to_a_published_folder(capsys, chain, monkeypatch):
+    monkeypatch.chdir(chain)
+
+    def rows(*args):
+        status, out, err = run(capsys, *args, '--format', 'json')
+        assert status == 0, err
+        return json.loads(out)
+
+    table = rows('train', '--config', 'digits_supernet.yaml', '--output', 'supernet')
+    assert table[0]['subnet'] == 'largest' and len(table) == 11
+    records, = rows('collect', '--supernet', 'supernet', '--data', 'digits', '--num', 14, '--out', 'records.jsonl')
+    assert records['subnets'] == 14 and records['worst_pct'] <= records['median_pct'] <= records['best_pct']
+
+    # the supernet was trained at one resolution of its space
+    space = load_space('ofa_mbv3_tiny').restrict(resolutions=[20])
+    (chain / 'space.json').write_text(json.dumps(space.to_dict()))
+    fitted, = rows('fit', '--space', 'space.json', '--records', 'records.jsonl', '--out', 'predictor.safetensors')
+    assert -1 <= fitted['kendall_tau'] <= 1 and fitted['rmse_pct'] >= 0
+    measured, = rows('profile', '--space', 'space.json', '--num-classes', 10, '--seconds', 1, '--out', 'profile.json')
+    profile = DeviceProfile.from_dict(json.loads((chain / 'profile.json').read_text()))
+    assert measured['rows'] == len(profile.table) and measured['profile'] == 'profile.json'
+
+    limit = float(profile.latency_ms(space, [space.max_arch()])[0])
+    found = rows('search', '--space', 'space.json', '--predictor', 'predictor.safetensors', '--profile', 'profile.json',
+                 '--max-latency-ms', limit, '--out', 'front.jsonl')
+    assert Arch.from_dict({k: found['best'][k] for k in ('resolution', 'kernel_size', 'expand_ratio')})
+    assert len((chain / 'front.jsonl').read_text().splitlines()) == len(found['front'])
+    done, = rows('specialize', '--supernet', 'supernet', '--data', 'digits', '--front', 'front.jsonl', '--no-measure',
+                 '--out', 'net')
+    assert done['folder'] == 'net' and done['predicted_ms'] <= limit * 1.0001 and 0 <= done['top1_pct'] <= 100
+    timed, = rows('measure', 'net', '--seconds', 0.2)
+    assert timed['latency_ms'] > 0 and timed['predicted_ms'] == done['predicted_ms']
+    told = rows('publish', 'net', '--repo', 'acme/net', '--dry-run')
+    assert told and 'acme/net' in json.dumps(told)
+    model = timm.create_model('local-dir:net', pretrained=True).eval()
+    assert model(torch.zeros(1, 3, 20, 20)).shape == (1, 10)
+
+    for args in (
+            ['search', '--space', 'space.json', '--predictor', 'predictor.safetensors', '--profile', 'profile.json',
+             '--max-latency-ms', limit],
+            ['measure', 'net', '--seconds', 0.2], ['publish', 'net', '--dry-run', '--repo', 'acme/net']):
+        status, out, err = run(capsys, *args)
+        assert status == 0 and '---' in out, err
+
+
+def test_going_on_with_records_and_runs_that_are_there(capsys, chain, monkeypatch):
+    """After the chain: a second collect adds, a second train is refused, a limit in seconds is infeasible."""
+    monkeypatch.chdir(chain)
+    if not (chain / 'net').exists():
+        pytest.skip('the chain did not get so far')
+    status, _, err = run(
+        capsys, 'collect', '--supernet', 'supernet', '--data', 'digits', '--num', 15, '--out', 'records.jsonl')
+    assert status == 0 and len((chain / 'records.jsonl').read_text().splitlines()) == 15
+    status, out, err = run(capsys, 'train', '--config', 'digits_supernet.yaml', '--output', 'supernet')
+    assert (status, out) == (2, '') and 'add --resume' in err
+    status, out, err = run(
+        capsys, 'search', '--space', 'space.json', '--predictor', 'predictor.safetensors', '--profile', 'profile.json',
+        '--max-latency-ms', 0.000025)
+    assert (status, out) == (2, '') and len(remarks(err)) == 1 and 'ms' in err
+
+
+def test_a_front_of_another_device_needs_no_measure(capsys, chain, monkeypatch, tmp_path):
+    monkeypatch.chdir(chain)
+    if not (chain / 'net').exists():
+        pytest.skip('the chain did not get so far')
+    text = (chain / 'profile.json').read_text()
+    device = json.loads(text)['device']
+    (chain / 'other.json').write_text(text.replace(f'"{device}"', '"my-phone"'))
+    status, out, err = run(
+        capsys, 'specialize', '--supernet', 'supernet', '--data', 'digits', '--front', 'front.jsonl', '--profile',
+        'other.json', '--out', tmp_path / 'net')
+    assert (status, out) == (2, '') and 'my-phone' in err and '--no-measure' in err
+    assert not (tmp_path / 'net').exists()
+
+
+def test_model_args_of_a_specialized_folder_name_its_arch(chain):
+    if not (chain / 'net').exists():
+        pytest.skip('the chain did not get so far')
+    config = json.loads((chain / 'net' / 'config.json').read_text())
+    space = load_space('ofa_mbv3_tiny')
+    fields = config['timm_ofa']['arch']
+    arch = space.parse(fields) if isinstance(fields, str) else Arch.from_dict(fields)
+    expected = model_args(space, arch)
+    assert {k: v for k, v in config['model_args'].items() if k in expected} == expected

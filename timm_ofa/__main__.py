@@ -1,0 +1,403 @@
+"""The `timm-ofa` command. Data goes to stdout, remarks and progress to stderr; a wrong input is one line, status 2."""
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .errors import InputError
+from .tables import say, table
+
+DESCRIPTION = (
+    'Once-for-All as a timm plug-in: train one elastic network, then pick the best sub-network for each device.')
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    """argparse without the usage block: the error line names value and cure."""
+
+    def error(self, message: str) -> None:
+        raise InputError(f'{message}; see `{self.prog} -h`')
+
+
+def _show(args: argparse.Namespace, header: Sequence[str], rows: Sequence[dict]) -> None:
+    """Rows as a table, or as JSON with all their fields."""
+    if args.format == 'json':
+        print(json.dumps(list(rows), indent=1))
+    else:
+        print(table(header, [[row[name] for name in header] for row in rows]))
+
+
+# ---- verbs -----------------------------------------------------------------------------------------------------------
+
+def _quickstart(args: argparse.Namespace) -> None:
+    from .quickstart import closing_words, quickstart
+
+    rows = quickstart(
+        args.out, data_source=args.data, max_latency_ms=args.max_latency_ms, budget=args.budget, seed=args.seed,
+        runtime=args.runtime)
+    print(json.dumps(rows, indent=1) if args.format == 'json' else closing_words(rows, Path(args.out)))
+
+
+def _train(args: argparse.Namespace) -> None:
+    from .accuracy import SubnetJudge
+    from .data import load_data, stored_side
+    from .engine import is_main_process, subnet_table, train_supernet
+    from .shrink import load_config
+
+    config = load_config(args.config, args.set, data=args.data)
+    output = Path(args.output or f'out/{config.name}')
+    data = load_data(
+        config.data, stored_side(config.load_space()), holdout=config.holdout, limit=config.limit, seed=config.seed)
+    supernet = train_supernet(config, data, output, resume=args.resume, tensorboard=args.tensorboard)
+    if is_main_process():
+        judge = SubnetJudge(supernet, data.train, data.test, augment=config.augment, seed=config.seed)
+        rows = subnet_table(judge, output / 'log.jsonl')
+        _show(args, ['subnet', 'top1_pct', 'macs_m', 'params_k', 'arch'], rows)
+        say(f'supernet: {output}')
+
+
+def _spaces(args: argparse.Namespace) -> None:
+    from .space import load_space, space_names
+
+    rows = []
+    for space in map(load_space, space_names()):
+        low, high = space.min_arch(), space.max_arch()
+        rows.append(dict(
+            space=space.name, family=space.family, networks=float(space.size()),
+            resolutions=f'{min(space.resolutions)}..{max(space.resolutions)}',
+            mmacs=f'{space.macs(low) / 1e6:.1f}..{space.macs(high) / 1e6:.1f}',
+            mparams=f'{space.params(low) / 1e6:.2f}..{space.params(high) / 1e6:.2f}', source=space.source))
+    _show(args, ['space', 'networks', 'resolutions', 'mmacs', 'mparams'], rows)
+
+
+def _devices(args: argparse.Namespace) -> None:
+    from .latency import load_profile, profile_names
+
+    rows = []
+    for name, p in ((name, load_profile(name)) for name in profile_names()):
+        check = p.check or {}
+        rows.append(dict(
+            profile=name, device=p.device, device_name=p.device_name, runtime=p.runtime, precision=p.precision,
+            threads=p.threads, space=p.space, rows=len(p.table), mape_pct=check.get('mape_pct'),
+            kendall_tau=check.get('kendall_tau'), measured_on=p.measured_on, source=p.source))
+    header = ['profile', 'device', 'runtime', 'precision', 'threads', 'space', 'rows', 'mape_pct', 'kendall_tau']
+    _show(args, header, rows)
+
+
+def _models(args: argparse.Namespace) -> None:
+    from .named import named_subnets
+
+    rows = [
+        dict(
+            name=s.name, device=s.device, latency_ms=s.latency_ms, top1_pct=s.top1_pct, resolution=s.arch.resolution,
+            macs_m=round(s.space.macs(s.arch) / 1e6, 1), params_m=round(s.space.params(s.arch) / 1e6, 2),
+            space=s.space.name, arch=str(s.arch), hub_id=s.hub_id, source=s.source)
+        for s in named_subnets().values()
+        if args.device in (None, s.device)
+        and (args.max_latency_ms is None or (s.latency_ms is not None and s.latency_ms <= args.max_latency_ms))]
+    if not rows:
+        devices = sorted({s.device for s in named_subnets().values() if s.device})
+        raise InputError(f'no model for device {args.device!r} and that limit; devices: {", ".join(devices)}')
+    rows.sort(key=lambda r: (r['device'] or '', r['latency_ms'] or 0))
+    _show(args, ['name', 'device', 'latency_ms', 'top1_pct', 'resolution', 'macs_m', 'params_m'], rows)
+
+
+def _profile(args: argparse.Namespace) -> None:
+    from .profiler import profile_space
+    from .space import load_space
+
+    _refuse_missing_folder(args.out)
+    profile = profile_space(
+        load_space(args.space), args.runtime, threads=args.threads, device=args.device, num_classes=args.num_classes,
+        resolutions=args.resolutions, seconds=args.seconds, seed=args.seed)
+    profile.save(args.out)
+    check = profile.check or {}
+    _show(args, ['profile', 'device', 'runtime', 'threads', 'rows', 'mape_pct', 'kendall_tau'], [dict(
+        profile=str(args.out), device=profile.device, runtime=profile.runtime, threads=profile.threads,
+        rows=len(profile.table), **check)])
+
+
+def _collect(args: argparse.Namespace) -> None:
+    from .accuracy import collect
+
+    source = _source(args)
+    records = collect(source.judge(source.data.holdout), source.data, args.num, args.out, seed=args.seed)
+    tops = sorted(top1 for _, top1 in records)
+    _show(args, ['records', 'subnets', 'worst_pct', 'median_pct', 'best_pct'], [dict(
+        records=str(args.out), subnets=len(records), worst_pct=tops[0], median_pct=tops[len(tops) // 2],
+        best_pct=tops[-1])])
+
+
+def _fit(args: argparse.Namespace) -> None:
+    from .accuracy import read_records
+    from .predictor import AccuracyPredictor
+    from .space import load_space
+
+    _refuse_missing_folder(args.out)
+    space = load_space(args.space)
+    records = read_records(args.records, space)
+    predictor = AccuracyPredictor.fit(space, [a for a, _ in records], [t for _, t in records], seed=args.seed)
+    predictor.save(args.out)
+    _show(args, ['predictor', 'n', 'kendall_tau', 'rmse_pct'], [dict(predictor=str(args.out), **predictor.check)])
+
+
+def _search(args: argparse.Namespace) -> None:
+    from .finish import candidate_dict, save_front
+    from .latency import load_profile
+    from .predictor import load_predictor
+    from .search import search
+    from .space import load_space
+
+    space, profile = load_space(args.space), load_profile(args.profile)
+    predictor = load_predictor(args.predictor, space)
+    if args.out:
+        _refuse_missing_folder(args.out)
+    result = search(space, predictor, profile, max_latency_ms=args.max_latency_ms, seed=args.seed)
+    if args.out:
+        save_front(args.out, result, space, predictor, profile, args.profile, args.max_latency_ms, args.seed)
+        say(f'front of {len(result.front)} networks: {args.out}')
+    if args.format == 'json':
+        print(json.dumps(dict(
+            best={**candidate_dict(result.best), 'text': str(result.best.arch)},
+            front=[candidate_dict(c) for c in result.front]), indent=1))
+        return
+    shown = [c for c in result.front if c.latency_ms <= result.best.latency_ms][::-1]
+    steps = shown[::max(1, len(shown) // 10)]
+    print(table(['top-1 %', 'latency ms', 'arch'], [
+        [round(c.top1_pct, 2), round(c.latency_ms, 4), str(c.arch)] for c in steps]))
+
+
+def _specialize(args: argparse.Namespace) -> None:
+    from .finish import arch_timer, finish, load_front, meet_limit
+    from .folder import save_folder
+    from .latency import load_profile
+    from .search import Candidate
+
+    if bool(args.arch) == bool(args.front):
+        raise InputError('give either --arch or --front: one text, or the file that `timm-ofa search --out` wrote')
+    source = _source(args)
+    space, found, measured = source.supernet.space, None, []
+    if args.arch:
+        candidate = Candidate(space.parse(args.arch), 0.0, 0.0)
+    else:
+        found = load_front(args.front, space)
+        if args.no_measure:
+            candidate = max(
+                (c for c in found.front if c.latency_ms <= found.max_latency_ms), key=lambda c: c.top1_pct)
+        else:
+            attempts = meet_limit(
+                found.front, found.max_latency_ms, arch_timer(space, load_profile(args.profile or found.profile)))
+            for attempt in attempts[:-1]:
+                say(f'measured {attempt.measured["latency_ms"]:.4g} ms is over the limit; next')
+            candidate, measured = attempts[-1].candidate, [attempts[-1].measured]
+    model, record = finish(
+        source, candidate, name=args.name, found=found, measured=measured, finetune_epochs=args.finetune_epochs)
+    folder = save_folder(args.out, model, record)
+    _show(args, ['folder', 'top1_pct', 'limit_ms', 'predicted_ms', 'measured_ms', 'arch'], [dict(
+        folder=str(folder), top1_pct=record.top1_pct, limit_ms=record.limit_ms, predicted_ms=record.predicted_ms,
+        measured_ms=measured[-1]['latency_ms'] if measured else None, arch=str(record.arch))])
+    say(f"load it: import timm, timm_ofa; timm.create_model('local-dir:{folder}', pretrained=True)")
+
+
+def _measure(args: argparse.Namespace) -> None:
+    from safetensors.torch import load_file
+
+    from .folder import WEIGHTS, check_folder
+    from .profiler import measure_network
+
+    record = check_folder(args.folder)
+    measured = measure_network(
+        record.space.rows(record.arch, record.num_classes), args.runtime,
+        weights=load_file(Path(args.folder) / WEIGHTS), bn_eps=record.space.bn_eps, threads=args.threads,
+        batch_size=args.batch_size, seconds=args.seconds)
+    _show(args, ['name', 'runtime', 'threads', 'latency_ms', 'p50_ms', 'p90_ms', 'predicted_ms', 'limit_ms'], [dict(
+        name=record.name, predicted_ms=record.predicted_ms, limit_ms=record.limit_ms, **measured)])
+
+
+def _publish(args: argparse.Namespace) -> None:
+    from .hub import publish
+
+    done = publish(args.folder, args.repo, private=args.private, dry_run=args.dry_run, force=args.force)
+    if args.format == 'json':
+        print(json.dumps(done, indent=1))
+    else:
+        print(table(['field', 'value'], [
+            [k, ' '.join(v) if isinstance(v, list) else str(v)] for k, v in done.items()]))
+
+
+def _import_upstream(args: argparse.Namespace) -> None:
+    from .named import import_upstream
+
+    print(import_upstream(args.name, args.source, args.out))
+
+
+# ---- shared by verbs ----------------------------------------------------------------------------------------------
+
+def _source(args: argparse.Namespace):
+    """The supernet and the data of a verb's arguments."""
+    from .data import Augment, load_data, stored_side
+    from .engine import supernet_config
+    from .finish import Source
+    from .supernet import load_supernet
+
+    _refuse_missing_folder(args.out)
+    supernet = load_supernet(args.supernet)
+    config = supernet_config(args.supernet)
+    data = load_data(
+        args.data, stored_side(supernet.space), holdout=config.holdout if config else 0.1,
+        limit=config.limit if config else None, seed=config.seed if config else 0)
+    if supernet.num_classes != data.num_classes:
+        raise InputError(
+            f'supernet {args.supernet!r:.100} has {supernet.num_classes} classes, data {data.name!r:.60} has '
+            f'{data.num_classes}; train a supernet on this data')
+    return Source(supernet, args.supernet, data, config.augment if config else Augment(), seed=args.seed)
+
+
+def _refuse_missing_folder(out: str | Path) -> None:
+    """Say that a result cannot be written before the work, not after it."""
+    parent = Path(out).absolute().parent
+    if not parent.is_dir():
+        raise InputError(f'--out {str(out)!r:.120}: the folder {str(parent)!r:.120} does not exist; make it first')
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _OneLineParser(
+        prog='timm-ofa', description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example: timm-ofa quickstart --out out/quickstart')
+    verbs = parser.add_subparsers(dest='verb', metavar='VERB', required=True, parser_class=_OneLineParser)
+
+    def verb(name: str, run: Callable, text: str, example: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(
+            name, help=text, description=text, epilog=f'example: timm-ofa {name} {example}',
+            formatter_class=argparse.RawDescriptionHelpFormatter)
+        sub.set_defaults(run=run)
+        sub.add_argument('--format', choices=['table', 'json'], default='table', help='for people, or for programs')
+        return sub
+
+    def with_seed(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        sub.add_argument('--seed', type=int, default=0, help='of all random choices (default 0)')
+        return sub
+
+    def with_supernet(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        sub.add_argument(
+            '--supernet', required=True, metavar='X', help='folder that training wrote, or hf-hub:ORG/NAME')
+        sub.add_argument(
+            '--data', required=True, metavar='D',
+            help="Hub data set, folder of images by class or of parquet files, 'digits', or 'fashion-mnist-12k'")
+        return with_seed(sub)
+
+    sub = with_seed(verb('quickstart', _quickstart, 'the whole job on images that ship with the package',
+                         '--out out/quickstart'))
+    sub.add_argument('--out', default='timm_ofa_quickstart', help='folder of all results (default %(default)s)')
+    sub.add_argument('--data', help='other images, see collect -h')
+    sub.add_argument('--max-latency-ms', type=_positive, metavar='N', help='limit; default half of the largest subnet')
+    sub.add_argument('--budget', type=_positive, default=1.0, help='factor on the training epochs (default 1)')
+    sub.add_argument('--runtime', default='onnxruntime', help='what latency is measured with (default %(default)s)')
+
+    sub = verb('train', _train, 'progressive shrinking, the same as train.py', '--config hub_configs/NAME.yaml')
+    sub.add_argument('--config', required=True, help="a YAML file with 'kind: supernet'")
+    sub.add_argument('--data', help="instead of the config's data, see collect -h")
+    sub.add_argument('--output', help='folder of the run (default out/NAME)')
+    sub.add_argument('--resume', action='store_true', help='go on from the last checkpoint in the output folder')
+    sub.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', help='override, e.g. phases.0.epochs=2')
+    sub.add_argument('--tensorboard', action='store_true', help='also write TensorBoard events')
+
+    verb('spaces', _spaces, 'search spaces on the shelf', '--format json')
+    verb('devices', _devices, 'device profiles on the shelf', '--format json')
+    sub = verb('models', _models, 'named networks', '--device samsung-note10 --max-latency-ms 25')
+    sub.add_argument('--device', help='slug of a device')
+    sub.add_argument('--max-latency-ms', type=_positive, metavar='N')
+
+    sub = with_seed(verb('profile', _profile, 'measure this machine',
+                         '--space ofa_mbv3_tiny --runtime onnxruntime --out cpu.json'))
+    sub.add_argument('--space', required=True)
+    sub.add_argument('--runtime', default='onnxruntime', help='default %(default)s')
+    sub.add_argument('--threads', type=int, default=1)
+    sub.add_argument('--device', help='slug; default from the name of the CPU')
+    sub.add_argument('--num-classes', type=int, help='of the head; default that of the space')
+    sub.add_argument('--resolutions', type=int, nargs='+', metavar='PX', help='default: all of the space')
+    sub.add_argument('--seconds', type=_positive, default=20.0, help='about how long (default 20)')
+    sub.add_argument('--out', required=True, metavar='F')
+
+    sub = with_supernet(verb('collect', _collect, 'accuracies of sampled subnets; going on where a file ends',
+                             '--supernet out/supernet --data fashion-mnist-12k --num 100 --out records.jsonl'))
+    sub.add_argument('--num', type=int, required=True, metavar='N', help='records that the file shall hold')
+    sub.add_argument('--out', required=True, metavar='F.jsonl')
+
+    sub = with_seed(verb('fit', _fit, 'accuracy predictor from records',
+                         '--space ofa_mbv3_tiny --records records.jsonl --out predictor.safetensors'))
+    sub.add_argument('--space', required=True)
+    sub.add_argument('--records', required=True, metavar='F.jsonl')
+    sub.add_argument('--out', required=True, metavar='P')
+
+    sub = with_seed(verb('search', _search, 'the most accurate network under a limit, and the front', (
+        '--space ofa_mbv3_tiny --predictor predictor.safetensors --profile cpu.json --max-latency-ms 0.5 '
+        '--out front.jsonl')))
+    sub.add_argument('--space', required=True)
+    sub.add_argument('--predictor', required=True, metavar='P', help='what fit wrote, or a released acc_predictor.pth')
+    sub.add_argument('--profile', required=True, metavar='F', help='what profile wrote, or a name (timm-ofa devices)')
+    sub.add_argument('--max-latency-ms', type=_positive, required=True, metavar='N')
+    sub.add_argument('--out', metavar='front.jsonl')
+
+    sub = with_supernet(verb('specialize', _specialize, 'a publishable folder from a search result',
+                             '--supernet out/supernet --front front.jsonl --data fashion-mnist-12k --out out/net'))
+    sub.add_argument('--arch', metavar='TEXT', help='one network as text')
+    sub.add_argument('--front', metavar='F', help='what search --out wrote; the best measured under its limit')
+    sub.add_argument('--profile', metavar='F', help='instead of the one that the front names')
+    sub.add_argument('--no-measure', action='store_true', help='trust the prediction (another device)')
+    sub.add_argument('--finetune-epochs', type=int, default=0, metavar='N')
+    sub.add_argument('--name', help='of the network; default from device and limit')
+    sub.add_argument('--out', required=True, metavar='DIR')
+
+    sub = verb('measure', _measure, 'latency of a finished network on this machine', 'out/net --runtime onnxruntime')
+    sub.add_argument('folder', metavar='DIR')
+    sub.add_argument('--runtime', default='onnxruntime', help='default %(default)s')
+    sub.add_argument('--threads', type=int, default=1)
+    sub.add_argument('--batch-size', type=int, default=1)
+    sub.add_argument('--seconds', type=_positive, default=3.0)
+
+    sub = verb('publish', _publish, 'a folder to the Hub (HF_ENDPOINT, HF_TOKEN)', 'out/net --repo acme/net --dry-run')
+    sub.add_argument('folder', metavar='DIR')
+    sub.add_argument('--repo', metavar='ORG/NAME', help='default: your account and the name of the network')
+    sub.add_argument('--private', action='store_true')
+    sub.add_argument('--dry-run', action='store_true', help='check, and say what would be published')
+    sub.add_argument('--force', action='store_true', help='also over a repository that timm_ofa did not write')
+
+    sub = verb('import-upstream', _import_upstream, 'a released checkpoint of the original code -> our format',
+               '--name ofa_mbv3_note10_lat22ms --from init --out out/note10')
+    sub.add_argument('--name', required=True, help='a named network (timm-ofa models) or SPACE_supernet')
+    sub.add_argument('--from', dest='source', required=True, metavar='FILE|URL')
+    sub.add_argument('--out', required=True, metavar='DIR')
+    return parser
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float('inf'):
+        raise argparse.ArgumentTypeError(f'{text!r:.40} is not a number above 0; write it without a unit, like 25')
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; returns the exit status: 0, 2 for a wrong input, 130 after Ctrl-C."""
+    logging.basicConfig(level=logging.WARNING, format='%(message)s')
+    try:
+        args = _parser().parse_args(argv)
+        args.run(args)
+    except InputError as error:
+        say(f'timm-ofa: {error}')
+        return 2
+    except KeyboardInterrupt as stop:
+        say(f'\ntimm-ofa: {str(stop) or "stopped; run the same command again to go on"}')
+        return 130
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""From a search result to a finished network: measure, specialize, evaluate, and say all that is known of it.
+
+The limit is honored by measuring: the chosen network is timed whole on the device, and if it is over the limit the
+next one of the front is taken.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+
+from accelerate import Accelerator
+from timm.models.mobilenetv3 import MobileNetV3
+
+from .accuracy import SubnetJudge, evaluate, supernet_digest
+from .data import Augment, Data, ImageSet
+from .engine import EpochBatches, finetune
+from .errors import InputError
+from .files import write_text
+from .latency import DeviceProfile
+from .predictor import AccuracyPredictor
+from .profiler import measure_network, this_device
+from .record import Accuracy, Calibration, FrontPoint, Measurement, Record, Search, Supernet, Training
+from .search import Candidate, SearchResult
+from .space import Arch, SearchSpace
+from .specialize import FINETUNE_LR
+from .supernet import MobileNetV3Supernet
+
+FINETUNE_BATCH = 64
+
+@dataclass(frozen=True)
+class Attempt:
+    """A candidate that was timed whole; `measured` is what `measure_network` gave."""
+    candidate: Candidate
+    measured: dict
+
+
+def meet_limit(
+        front: Sequence[Candidate],
+        max_latency_ms: float,
+        measure: Callable[[Arch], dict],
+        max_attempts: int = 10,
+) -> list[Attempt]:
+    """Measure the best candidate under the limit; while one is over it, tighten and take the next.
+
+    Returns all attempts, the last one within the limit. Raises `InputError` when none of them is.
+    """
+    attempts: list[Attempt] = []
+    bound = max_latency_ms
+    while len(attempts) < max_attempts:
+        within = [c for c in front if c.latency_ms <= bound]
+        if not within:
+            break
+        best = max(within, key=lambda c: c.top1_pct)
+        attempts.append(Attempt(best, measure(best.arch)))
+        measured_ms = attempts[-1].measured['latency_ms']
+        if measured_ms <= max_latency_ms:
+            return attempts
+        bound = best.latency_ms * min(0.999, max_latency_ms / measured_ms)
+    tried = f'; the last of {len(attempts)} tried takes {measured_ms:.4g} ms' if attempts else ''
+    raise InputError(f'no network of the front is measured within {max_latency_ms:g} ms{tried}; raise the limit')
+
+
+def arch_timer(space: SearchSpace, profile: DeviceProfile, seconds: float = 2.0) -> Callable[[Arch], dict]:
+    """A function that times an arch on this machine as `profile` was measured; `InputError` on another device."""
+    if profile.device != this_device()[0]:
+        raise InputError(
+            f'profile {profile.name!r} is of {profile.device}, this machine is {this_device()[0]}; '
+            'leave out measuring here (--no-measure)')
+    return lambda arch: measure_network(
+        space.rows(arch, profile.num_classes), profile.runtime, threads=profile.threads,
+        batch_size=profile.batch_size, seconds=seconds)
+
+
+# ---- the front as a file ------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class FrontFile:
+    """What a search found and under which conditions; `front.jsonl` and `front.jsonl.meta.json`."""
+    space: str
+    max_latency_ms: float
+    seed: int
+    device: str
+    device_name: str
+    profile: str  # path or name
+    profile_error_pct: float | None
+    predictor_error_pct: float | None
+    front: tuple[Candidate, ...]
+
+
+def save_front(path: str | Path, result: SearchResult, space: SearchSpace, predictor: AccuracyPredictor,
+               profile: DeviceProfile, profile_source: str, max_latency_ms: float, seed: int) -> FrontFile:
+    """Write the front, a network a line, and beside it how it was found."""
+    file = FrontFile(
+        space.name, max_latency_ms, seed, profile.device, profile.device_name, str(profile_source),
+        (profile.check or {}).get('mape_pct'), (predictor.check or {}).get('rmse_pct'), tuple(result.front))
+    meta = {k: v for k, v in asdict(file).items() if k != 'front'}
+    write_text(f'{path}.meta.json', json.dumps(meta, indent=1))
+    write_text(path, ''.join(json.dumps(candidate_dict(c)) + '\n' for c in result.front))
+    return file
+
+
+def candidate_dict(candidate: Candidate) -> dict:
+    """JSON-ready: the fields of the arch, `top1_pct` and `latency_ms`."""
+    return {
+        **candidate.arch.to_dict(), 'top1_pct': round(candidate.top1_pct, 4),
+        'latency_ms': round(candidate.latency_ms, 6)}
+
+
+def load_front(path: str | Path, space: SearchSpace) -> FrontFile:
+    """The inverse of `save_front`; raises `InputError` naming the line."""
+    try:
+        meta = json.loads(Path(f'{path}.meta.json').read_text())
+        candidates = []
+        for line in Path(path).read_text().splitlines():
+            fields = json.loads(line)
+            top1_pct, latency_ms = float(fields.pop('top1_pct')), float(fields.pop('latency_ms'))
+            candidates.append(Candidate(space.check(Arch.from_dict(fields)), top1_pct, latency_ms))
+        file = FrontFile(**meta, front=tuple(candidates))
+    except InputError as error:
+        raise InputError(f'front {Path(path).name} line {len(candidates) + 1}: {error}') from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f'front {str(path)!r:.120} cannot be read; give what `timm-ofa search --out` wrote') from None
+    if file.space != space.name:
+        raise InputError(
+            f'front {Path(path).name} is of {file.space!r:.60}, the supernet of {space.name}; search again')
+    return file
+
+
+# ---- the finished network -----------------------------------------------------------------------------------------
+
+def arch_name(space: SearchSpace, device: str, limit_ms: float | None) -> str:
+    """A timm-style name, e.g. 'ofa_mbv3_amd_epyc_lat2ms'; a point in the limit becomes 'p'."""
+    family = '_'.join(space.name.split('_')[:2])
+    limit = f'lat{limit_ms:g}ms'.replace('.', 'p') if limit_ms else 'subnet'
+    return f'{family}_{device.replace("-", "_").replace(".", "_")}_{limit}'
+
+
+@dataclass(frozen=True)
+class Source:
+    """The supernet that a network is cut out of, and the images it is judged on."""
+    supernet: MobileNetV3Supernet
+    supernet_id: str
+    data: Data
+    augment: Augment
+    training: Training | None = None
+    seed: int = 0
+
+    def judge(self, images: ImageSet) -> SubnetJudge:
+        """Calibration on the training images, evaluation on the given ones."""
+        return SubnetJudge(self.supernet, self.data.train, images, augment=self.augment, seed=self.seed)
+
+
+def finish(
+        source: Source,
+        candidate: Candidate,
+        *,
+        name: str | None = None,
+        found: FrontFile | None = None,
+        measured: Sequence[dict] = (),
+        finetune_epochs: int = 0,
+        references: Sequence[FrontPoint] = (),
+) -> tuple[MobileNetV3, Record]:
+    """Make the weights of a candidate, evaluate them on the test images, and say all that is known in a record."""
+    from . import __version__
+
+    space, arch, data = source.supernet.space, candidate.arch, source.data
+    judge = source.judge(data.test)
+    model = judge.subnet(arch)
+    if finetune_epochs:
+        batches = EpochBatches(data.train, FINETUNE_BATCH, source.seed, 0, Accelerator())
+        model = finetune(
+            model, batches, steps_per_epoch=len(batches), epochs=finetune_epochs, lr=FINETUNE_LR, seed=source.seed,
+            prepare=lambda pixels, rng: source.augment(pixels, space, arch.resolution, rng)).eval()
+    top1_pct = evaluate(model, data.test, space, arch.resolution)
+    device = found.device if found else None
+    record = Record(
+        name=name or arch_name(space, device or 'any', found.max_latency_ms if found else None),
+        space=space, arch=arch, num_classes=data.num_classes, class_names=data.class_names, device=device,
+        device_name=found.device_name if found else None, limit_ms=found.max_latency_ms if found else None,
+        predicted_ms=candidate.latency_ms if found else None,
+        measurements=tuple(_measurement(m, found, arch) for m in measured if found),
+        top1_pct=round(top1_pct, 3), predicted_top1_pct=round(candidate.top1_pct, 3) if found else None,
+        accuracy=Accuracy(
+            dataset=data.name, split='test', n=len(data.test),
+            protocol=(
+                f'top-1, {arch.resolution} px, center {100 * space.crop_pct:g} %, bilinear, fp32, not seen before')),
+        front=(*(_front_point(c, c == candidate) for c in (found.front if found else ())), *references),
+        supernet=Supernet(id=source.supernet_id, sha256=supernet_digest(source.supernet)),
+        search=found and Search(
+            limit=f'latency <= {found.max_latency_ms:g} ms', seed=found.seed, profile=Path(found.profile).name,
+            profile_error_pct=found.profile_error_pct, predictor_error_pct=found.predictor_error_pct),
+        calibration=Calibration(images=min(judge.calibration_images, len(data.train)), batch_size=200),
+        training=source.training, code_version=__version__)
+    return model, record
+
+
+def _front_point(candidate: Candidate, chosen: bool) -> FrontPoint:
+    return FrontPoint(
+        arch=str(candidate.arch), top1_pct=round(candidate.top1_pct, 3), latency_ms=round(candidate.latency_ms, 6),
+        chosen=chosen)
+
+
+def _measurement(measured: dict, found: FrontFile, arch: Arch) -> Measurement:
+    known = {k: v for k, v in measured.items() if k != 'host'}
+    return Measurement(
+        device=found.device, device_name=found.device_name, resolution=arch.resolution, source='measured',
+        date=date.today().isoformat(), **known)

@@ -1,0 +1,162 @@
+"""The whole job on images that ship with the package: train, measure this machine, search, specialize, publish, load.
+
+Every step leaves files in the output folder; running it again goes on where it was stopped.
+"""
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import timm
+import torch
+
+from .accuracy import collect, read_records
+from .data import Data, load_data, stored_side
+from .engine import train_supernet
+from .errors import InputError
+from .files import write_text
+from .finish import Source, arch_name, arch_timer, finish, meet_limit, save_front
+from .folder import save_folder
+from .latency import DeviceProfile, load_profile
+from .named import hub_configs_dir
+from .predictor import AccuracyPredictor
+from .profiler import profile_space, this_device
+from .record import FrontPoint, Record, Training
+from .search import Candidate, search
+from .shrink import TrainConfig, load_config, scaled
+from .supernet import MobileNetV3Supernet, load_supernet
+from .tables import say, table
+
+CONFIG = 'ofa_mbv3_fashion_supernet.yaml'
+SUBNETS = 60  # judged for the predictor
+PROFILE_SECONDS = 12.0
+
+
+def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_ms: float | None = None,
+               budget: float = 1.0, seed: int = 0, runtime: str = 'onnxruntime') -> list[dict]:
+    """Run everything; returns the final table as rows of (network, top1_pct, predicted_ms, measured_ms, folder).
+
+    Args:
+        out: Folder of all results; given again, finished steps are not repeated.
+        data_source: Other images than the built-in ones (see `load_data`).
+        max_latency_ms: The limit; by default half of what the largest subnet takes.
+        budget: Factor on all training epochs and on the number of judged subnets.
+    """
+    out = Path(out)
+    began = time.perf_counter()
+    config = scaled(load_config(hub_configs_dir() / CONFIG, data=data_source, seed=seed), budget)
+    space = config.load_space()
+
+    say(f'1/6 images: {config.data}')
+    data = load_data(config.data, stored_side(space), holdout=config.holdout, seed=seed)
+    say(f'2/6 supernet: {space.size():,} networks in one, {len(config.phases)} phases')
+    supernet, training = _train(config, data, out / 'supernet')
+    source = Source(supernet, config.name, data, config.augment, training, seed)
+    say(f'3/6 latency of this machine ({runtime}, 1 thread)')
+    profile = _profile(out / 'profile.json', supernet, data, runtime, seed)
+    say(f'    {len(profile.table)} blocks; {profile.check["mape_pct"]:.1f} % mean error on networks it has not seen')
+    say('4/6 accuracy of sampled subnets')
+    predictor = _predictor(out, source, max(24, round(SUBNETS * budget)), seed)
+    check = predictor.check
+    say(f'    predictor: Kendall tau {check["kendall_tau"]:.2f}, error {check["rmse_pct"]:.2f} points')
+
+    references = {
+        'largest subnet': space.max_arch(), 'smallest subnet': space.min_arch(max(space.resolutions))}
+    reference_ms = profile.latency_ms(space, references.values())
+    limit_ms = max_latency_ms or float(f'{reference_ms[0] / 2:.2g}')
+    say(f'5/6 search: most accurate under {limit_ms:g} ms')
+    result = search(space, predictor, profile, max_latency_ms=limit_ms, seed=seed)
+    found = save_front(
+        out / 'front.jsonl', result, space, predictor, profile, str(out / 'profile.json'), limit_ms, seed)
+    timer = arch_timer(space, profile)
+    attempts = meet_limit(found.front, limit_ms, timer)
+    for attempt in attempts[:-1]:
+        say(f'    measured {attempt.measured["latency_ms"]:.4g} ms is over the limit; next')
+
+    say('6/6 specialize, save, load again in a new process')
+    judged = {
+        label: Candidate(arch, float(predictor.predict([arch])[0]), float(ms))
+        for (label, arch), ms in zip(references.items(), reference_ms)}
+    points = tuple(
+        FrontPoint(arch=str(c.arch), top1_pct=round(c.top1_pct, 3), latency_ms=round(c.latency_ms, 6), label=label)
+        for label, c in judged.items())
+    name = arch_name(space, profile.device, limit_ms)
+    chosen = attempts[-1]
+    model, record = finish(
+        source, chosen.candidate, name=name, found=found, measured=[chosen.measured], references=points)
+    folder = save_folder(out / name, model, record)
+    _load_in_new_process(folder)
+    rows = [_row('chosen', chosen.candidate, record, chosen.measured, folder)]
+    for label, candidate in judged.items():
+        _, reference = finish(source, candidate, name='reference')
+        rows.append(_row(label, candidate, reference, timer(candidate.arch), None))
+    _write_summary(out, rows, limit_ms, time.perf_counter() - began)
+    return rows
+
+
+def _train(config: TrainConfig, data: Data, folder: Path) -> tuple[MobileNetV3Supernet, Training]:
+    """The trained supernet; training that was stopped goes on, training that is done is not repeated."""
+    log = folder / 'log.jsonl'
+    if (folder / 'model.safetensors').exists():
+        supernet = load_supernet(str(folder))
+    else:
+        supernet = train_supernet(config, data, folder, resume=(folder / 'train.yaml').exists())
+    seconds = sum(e.get('seconds', 0) for e in map(json.loads, log.read_text().splitlines()) if e['event'] == 'phase')
+    return supernet.eval(), Training(seconds=seconds, hardware=this_device()[1])
+
+
+def _profile(path: Path, supernet: MobileNetV3Supernet, data: Data, runtime: str, seed: int) -> DeviceProfile:
+    if path.exists():
+        return load_profile(path)
+    profile = profile_space(
+        supernet.space, runtime, num_classes=data.num_classes, seconds=PROFILE_SECONDS, seed=seed)
+    profile.save(path)
+    return profile
+
+
+def _predictor(out: Path, source: Source, num: int, seed: int) -> AccuracyPredictor:
+    judge, space = source.judge(source.data.holdout), source.supernet.space
+    collect(judge, source.data, num, out / 'records.jsonl', seed=seed)
+    records = read_records(out / 'records.jsonl', space)
+    predictor = AccuracyPredictor.fit(space, [arch for arch, _ in records], [top1 for _, top1 in records], seed=seed)
+    predictor.save(out / 'predictor.safetensors')
+    return predictor
+
+
+def _row(label: str, candidate: Candidate, record: Record, measured: dict, folder: Path | None) -> dict:
+    return {
+        'network': label, 'top1_pct': record.top1_pct, 'predicted_ms': round(candidate.latency_ms, 4),
+        'measured_ms': round(measured['latency_ms'], 4), 'macs_m': round(record.macs / 1e6, 2),
+        'params_k': round(record.params / 1e3, 1), 'arch': str(candidate.arch), 'folder': str(folder or '')}
+
+
+def _load_in_new_process(folder: Path) -> None:
+    """What a user does next, done once: import, create, run."""
+    code = f'import timm, timm_ofa; timm.create_model({f"local-dir:{folder}"!r}, pretrained=True)'
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f'{folder} does not load in a new process: {done.stderr.strip().splitlines()[-1:]}')
+
+
+def _write_summary(out: Path, rows: list[dict], limit_ms: float, seconds: float) -> None:
+    write_text(out / 'summary.json', json.dumps(dict(
+        limit_ms=limit_ms, seconds=round(seconds, 1), networks=rows, torch=torch.__version__,
+        timm=timm.__version__), indent=1))
+
+
+def closing_words(rows: list[dict], out: Path) -> str:
+    """The table for people, where the picture is, and the line that loads the winner."""
+    chosen, largest = rows[0], rows[1]
+    shown = table(
+        ['network', 'top-1 %', 'predicted ms', 'measured ms', 'MMACs', 'k params'],
+        [[r['network'], r['top1_pct'], r['predicted_ms'], r['measured_ms'], r['macs_m'], r['params_k']] for r in rows])
+    return (
+        f'{shown}\n\n{largest["measured_ms"] / chosen["measured_ms"]:.1f} times as fast as the largest subnet at '
+        f'{chosen["top1_pct"] - largest["top1_pct"]:+.1f} points of top-1\n'
+        f'card, weights and front ({Path(chosen["folder"]) / "pareto.svg"}): {chosen["folder"]}\n\n'
+        f'    import timm, timm_ofa\n'
+        f"    model = timm.create_model('local-dir:{chosen['folder']}', pretrained=True)")
+
