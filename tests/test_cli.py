@@ -13,8 +13,8 @@ import yaml
 
 from timm_ofa import Arch, DeviceProfile, load_space
 from timm_ofa.__main__ import _parser, main
-from timm_ofa.engine import save_supernet
 from timm_ofa.models import model_args
+from timm_ofa.runs import save_supernet
 from timm_ofa.supernet import new_supernet
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,14 +21,12 @@ from timm_ofa.accuracy import SubnetJudge
 from timm_ofa.data import Augment, load_data
 from timm_ofa.engine import (
     EpochBatches,
-    Interrupted,
     distillation_loss,
-    graceful_stop,
     subnet_draw,
     subnet_table,
-    supernet_config,
     train_supernet,
 )
+from timm_ofa.runs import Interrupted, graceful_stop, supernet_config
 from timm_ofa.shrink import Phase, TrainConfig
 from timm_ofa.supernet import load_supernet
 

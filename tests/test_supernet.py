@@ -12,8 +12,8 @@ from torch import nn
 
 from timm_ofa import InputError, load_space
 from timm_ofa.elastic import ElasticInvertedResidual
-from timm_ofa.engine import save_supernet
 from timm_ofa.models import model_args
+from timm_ofa.runs import save_supernet
 from timm_ofa.supernet import MobileNetV3Supernet, load_supernet, new_supernet
 
 SPACES = ['ofa_mbv3_tiny', 'ofa_mbv3_w10', 'ofa_mbv3_w12']

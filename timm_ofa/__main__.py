@@ -239,8 +239,8 @@ def _import_upstream(args: argparse.Namespace) -> None:
 def _source(args: argparse.Namespace):
     """The supernet and the data of a verb's arguments."""
     from .data import Augment, load_data, stored_side
-    from .engine import supernet_config
     from .finish import Source
+    from .runs import supernet_config
     from .supernet import load_supernet
 
     _refuse_missing_folder(args.out)
@@ -293,7 +293,7 @@ def _parser() -> argparse.ArgumentParser:
                          '--out out/quickstart'))
     sub.add_argument('--out', default='timm_ofa_quickstart', help='folder of all results (default %(default)s)')
     sub.add_argument('--data', help='other images, see collect -h')
-    sub.add_argument('--max-latency-ms', type=_positive, metavar='N', help='limit; default half of the largest subnet')
+    sub.add_argument('--max-latency-ms', type=_positive, metavar='N', help='limit; default 60 %% of the largest subnet')
     sub.add_argument('--budget', type=_positive, default=1.0, help='factor on the training epochs (default 1)')
     sub.add_argument('--runtime', default='onnxruntime', help='what latency is measured with (default %(default)s)')
 

@@ -269,7 +269,8 @@ class Augment:
         theta = np.zeros((batch, 2, 3), dtype=np.float32)
         theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = width, height, center.T
         grid = F.affine_grid(torch.from_numpy(theta).to(x.device), [batch, 3, side, side], align_corners=False)
-        x = resize(F.grid_sample(x, grid, align_corners=False), resolution)
+        padding = 'border' if self.crop == 'area' else 'zeros'  # zero is the mean color
+        x = resize(F.grid_sample(x, grid, padding_mode=padding, align_corners=False), resolution)
         if self.erase:
             self._erase(x, rng)
         return x.contiguous(memory_format=torch.channels_last)

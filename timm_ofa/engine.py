@@ -7,23 +7,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
-import shutil
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import accelerate
 import numpy as np
-import timm
 import torch
 import torch.nn.functional as F
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import load_file
@@ -36,25 +30,13 @@ from tqdm import tqdm
 from .accuracy import SubnetJudge
 from .data import Data, ImageSet
 from .errors import InputError
-from .files import replacing, save_tensors, write_text
+from .files import save_tensors
+from .runs import Checkpoints, Interrupted, Progress, RunLog, graceful_stop, open_run, save_supernet, versions
 from .shrink import Phase, TrainConfig, kept_ratios
 from .space import Arch, SearchSpace
 from .supernet import MobileNetV3Supernet, new_supernet
 
 LOG_EVERY = 20  # steps; also how often losses are looked at
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands: the phase, the epoch in it, the step in that, and all steps so far."""
-    phase: int = 0
-    epoch: int = 0
-    step: int = 0
-    total_steps: int = 0
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, after a checkpoint was written."""
 
 
 def make_accelerator(config: TrainConfig, tensorboard: Path | None = None) -> Accelerator:
@@ -131,15 +113,20 @@ class Loop:
     log: Callable[[dict], None]
     bar: tqdm
 
+    @torch.random.fork_rng(devices=[])
     def run_phase(
             self,
             phase: Phase,
             draw: Callable[[np.random.Generator], tuple[int | None, list[Arch | None]]],
             teacher: nn.Module | None,
             start: Progress,
-            after_step: Callable[[Progress], None],
+            due: Callable[[], int] = lambda: 0,
+            save: Callable[[Progress, int], None] = lambda progress, why: None,
     ) -> Progress:
-        """Train one phase from `start` on; returns the progress at its end."""
+        """Train one phase from `start` on; returns the progress at its end.
+
+        Before `save` is called, which happens when `due` is not 0, all losses so far were seen to be finite.
+        """
         if not (start.epoch or start.step):
             self.optimizer.state.clear()
         scheduler = self._scheduler(phase)
@@ -150,12 +137,14 @@ class Loop:
                 seen += self._step(phase, draw, teacher, pixels, labels, progress)
                 progress = replace(progress, step=progress.step + 1, total_steps=progress.total_steps + 1)
                 self.bar.update()
-                if progress.total_steps % LOG_EVERY == 0 or progress.step == self.steps_per_epoch:
+                why = due()
+                if why or progress.total_steps % LOG_EVERY == 0 or progress.step == self.steps_per_epoch:
                     self._report(phase, progress, seen)
                     seen = []
                 if progress.step == self.steps_per_epoch:
                     progress = replace(progress, epoch=epoch + 1, step=0)
-                after_step(progress)
+                if why:
+                    save(progress, why)
         return progress
 
     def _scheduler(self, phase: Phase) -> CosineLRScheduler:
@@ -172,7 +161,7 @@ class Loop:
         resolution, archs = draw(rng)
         rank = self.accelerator.process_index
         own_rng = np.random.default_rng([self.seed, progress.total_steps, 1 + rank])
-        torch.manual_seed(int(own_rng.integers(2**62)))  # dropout
+        torch.manual_seed(int(own_rng.integers(2**62)))  # dropout; `run_phase` gives the caller's state back
         x = self.prepare(pixels, own_rng) if resolution is None else self.prepare(pixels, own_rng, resolution)
         soft_targets = None
         if teacher is not None and phase.kd_weight:
@@ -226,7 +215,7 @@ def train_supernet(
     output = Path(output)
     accelerator = make_accelerator(config, output if tensorboard else None)
     if accelerator.is_main_process:
-        _open_run(config, output, resume)
+        open_run(config, output, resume)
     accelerator.wait_for_everyone()
     if tensorboard:
         accelerator.init_trackers('tensorboard')
@@ -260,11 +249,10 @@ def train_supernet(
         lambda pixels, rng, resolution: config.augment(pixels, space, resolution, rng), config.seed,
         config.label_smoothing, config.clip_grad, log, bar)
     with bar, graceful_stop() as stopped:
-        def after_step(progress: Progress) -> None:
-            if stopped():
-                checkpoints.save(progress)
+        def save(progress: Progress, why: int) -> None:
+            checkpoints.save(progress)
+            if why == 2:
                 raise Interrupted(f'stopped at step {progress.total_steps} of {total}; add --resume to go on')
-            checkpoints.save_if_due(progress)
 
         here = start
         for i, phase in enumerate(config.phases[start.phase:], start.phase):
@@ -272,7 +260,9 @@ def train_supernet(
             if phase.sort_channels and not (here.epoch or here.step):
                 supernet.sort_channels(kept_ratios(config.phases, i))
             began = time.perf_counter()
-            here = loop.run_phase(phase, subnet_draw(subspace, phase.subnets_per_step), teacher, here, after_step)
+            here = loop.run_phase(
+                phase, subnet_draw(subspace, phase.subnets_per_step), teacher, here,
+                lambda: checkpoints.due(stopped()), save)
             largest = subspace.max_arch()
             log(dict(
                 event='phase', phase=phase.name, seconds=round(time.perf_counter() - began, 1),
@@ -327,8 +317,7 @@ def finetune(
         accelerator, prepared, optimizer, on_device, steps_per_epoch, prepare, seed, label_smoothing, None,
         lambda event: None, bar)
     with bar:
-        loop.run_phase(
-            Phase('finetune', epochs, lr, kd_weight=0), lambda rng: (None, [None]), None, Progress(), lambda p: None)
+        loop.run_phase(Phase('finetune', epochs, lr, kd_weight=0), lambda rng: (None, [None]), None, Progress())
     return model
 
 
@@ -341,25 +330,6 @@ def subnet_draw(subspace: SearchSpace, n: int) -> Callable[[np.random.Generator]
     return draw
 
 
-def _open_run(config: TrainConfig, output: Path, resume: bool) -> None:
-    """Create the folder of a run, or check that it holds this one."""
-    file = output / 'train.yaml'
-    if resume:
-        if not file.exists():
-            raise InputError(f'output {str(output)!r:.120} holds no run to resume; leave out --resume')
-        before = TrainConfig.from_dict(yaml.safe_load(file.read_text()), file.name)
-        for name, value in asdict(config).items():
-            if asdict(before)[name] != value:
-                raise InputError(
-                    f'{name} is {str(value)!r:.60}, the run in {output.name!r} has {str(asdict(before)[name])!r:.60}; '
-                    'resume with the same settings')
-    elif file.exists():
-        raise InputError(f'output {str(output)!r:.120} already holds a run; add --resume, or choose another folder')
-    else:
-        output.mkdir(parents=True, exist_ok=True)
-        write_text(file, yaml.safe_dump(config.to_dict(), sort_keys=False))
-
-
 def _load_teacher(file: Path, supernet: MobileNetV3Supernet) -> nn.Module | None:
     """The largest net as it was after the first phase. It stays in training mode: batch statistics, as the original."""
     if not file.exists():
@@ -368,106 +338,6 @@ def _load_teacher(file: Path, supernet: MobileNetV3Supernet) -> nn.Module | None
     teacher.load_state_dict(load_file(file))
     device = next(supernet.parameters()).device
     return teacher.to(device=device, memory_format=torch.channels_last).requires_grad_(False).train()
-
-
-class Checkpoints:
-    """Folders `step-N` with everything a run needs to go on; each is complete or absent, the last good one stays."""
-
-    def __init__(self, folder: Path, accelerator: Accelerator, every_s: float):
-        self.folder, self.accelerator, self.every_s = folder, accelerator, every_s
-        self.last = time.monotonic()
-
-    def save_if_due(self, progress: Progress) -> None:
-        """Save when the interval has passed; the main process decides for all."""
-        due = time.monotonic() - self.last > self.every_s
-        if self.accelerator.num_processes > 1:
-            due = bool(accelerate.utils.broadcast(torch.tensor(int(due), device=self.accelerator.device)).item())
-        if due:
-            self.save(progress)
-
-    def save(self, progress: Progress) -> None:
-        """Write to a temporary folder, flush it to disk, rename it, then remove older ones."""
-        temporary, final = self.folder / '.part', self.folder / f'step-{progress.total_steps:08d}'
-        if self.accelerator.is_main_process and temporary.exists():
-            shutil.rmtree(temporary)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(temporary))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            (temporary / 'progress.json').write_text(json.dumps(asdict(progress)))
-            for file in temporary.iterdir():
-                with file.open('rb') as opened:
-                    os.fsync(opened.fileno())
-            if final.exists():
-                shutil.rmtree(final)
-            os.replace(temporary, final)
-            for older in self.folder.glob('step-*'):
-                if older != final:
-                    shutil.rmtree(older)
-        self.accelerator.wait_for_everyone()
-        self.last = time.monotonic()
-
-    def load(self) -> Progress:
-        """Go back to the newest checkpoint; the start if there is none."""
-        newest = max(self.folder.glob('step-*'), default=None)
-        if newest is None:
-            return Progress()
-        self.accelerator.load_state(str(newest))
-        return Progress(**json.loads((newest / 'progress.json').read_text()))
-
-
-class RunLog:
-    """`log.jsonl`: one event a line, always written; trackers get the numbers as well."""
-
-    def __init__(self, path: Path, accelerator: Accelerator):
-        self.path, self.accelerator, self.began = path, accelerator, time.perf_counter()
-
-    def seconds(self) -> float:
-        """Since the run was started or resumed."""
-        return time.perf_counter() - self.began
-
-    def __call__(self, event: dict) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        with self.path.open('a') as file:
-            file.write(json.dumps(event) + '\n')
-        numbers = {k: v for k, v in event.items() if isinstance(v, (int, float))}
-        if self.accelerator.trackers and 'step' in event:
-            self.accelerator.log(numbers, step=event['step'])
-
-
-@contextmanager
-def graceful_stop() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM only set a flag, so that a step is finished first; a second Ctrl-C stops at once."""
-    flag: list[int] = []
-
-    def handler(number: int, frame) -> None:
-        if flag:
-            raise KeyboardInterrupt
-        flag.append(number)
-
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(flag)
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-
-def save_supernet(supernet: MobileNetV3Supernet, folder: Path, about: dict) -> None:
-    """Weights and timm's `config.json` (plus a `timm_ofa` block) into a folder that `load_supernet` reads."""
-    from timm.models._hub import save_config_for_hf
-    with replacing(folder / 'config.json') as temporary:
-        save_config_for_hf(supernet, str(temporary), model_config=dict(
-            timm_ofa=dict(kind='supernet', space=supernet.space.name, **about)))
-    save_tensors(folder / 'model.safetensors', supernet.state_dict())
-
-
-def supernet_config(folder: str | Path) -> TrainConfig | None:
-    """The configuration with which a supernet's folder was trained; None where it is not known."""
-    file = Path(folder) / 'config.json'
-    block = json.loads(file.read_text()).get('timm_ofa') or {} if file.exists() else {}
-    return TrainConfig.from_dict(block['training'], file.name) if 'training' in block else None
 
 
 def subnet_table(judge: SubnetJudge, log: Path, n: int = 8, seed: int = 0) -> list[dict]:
@@ -492,10 +362,3 @@ def subnet_table(judge: SubnetJudge, log: Path, n: int = 8, seed: int = 0) -> li
 def is_main_process() -> bool:
     """Whether this process is the one that reports."""
     return accelerate.PartialState().is_main_process
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
-    return dict(
-        python=platform.python_version(), torch=torch.__version__, timm=timm.__version__,
-        accelerate=accelerate.__version__)

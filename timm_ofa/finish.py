@@ -186,7 +186,8 @@ def finish(
         accuracy=Accuracy(
             dataset=data.name, split='test', n=len(data.test),
             protocol=(
-                f'top-1, {arch.resolution} px, center {100 * space.crop_pct:g} %, bilinear, fp32, not seen before')),
+                f'top-1, {arch.resolution} px, center {100 * space.crop_pct:g} %, bilinear, fp32; weights of the '
+                f'supernet, {f"fine-tuned for {finetune_epochs} epochs" if finetune_epochs else "not fine-tuned"}')),
         front=(*(_front_point(c, c == candidate) for c in (found.front if found else ())), *references),
         supernet=Supernet(id=source.supernet_id, sha256=supernet_digest(source.supernet)),
         search=found and Search(

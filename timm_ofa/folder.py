@@ -42,7 +42,7 @@ def save_folder(folder: str | Path, model: nn.Module, record: Record) -> Path:
     folder, record = Path(folder), record.check()
     if folder.exists() and not (folder.is_dir() and (is_ours(folder / CONFIG) or not any(folder.iterdir()))):
         raise InputError(f'folder {str(folder)!r} holds something else; choose another, or remove it')
-    model = copy.deepcopy(model).cpu().eval()
+    model = _plain_copy(model)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f'.{folder.name}.') as around:
         partial = Path(around) / 'new'
@@ -61,6 +61,14 @@ def save_folder(folder: str | Path, model: nn.Module, record: Record) -> Path:
             folder.rename(Path(around) / 'old')
         partial.rename(folder)
     return folder
+
+
+def _plain_copy(model: nn.Module) -> nn.Module:
+    """A copy on the CPU with its tensors in the order in which files hold them, so that both compute the same bits."""
+    model = copy.deepcopy(model).cpu().eval()
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+    return model
 
 
 def load_record(folder: str | Path) -> Record:

@@ -277,8 +277,8 @@ def import_upstream(name: str, source: str | Path, out: str | Path) -> Path:
         source: A file or an http address.
         out: The folder; made, or replaced if it is such a folder already.
     """
-    from .engine import save_supernet
     from .hub import save_folder
+    from .runs import save_supernet
 
     supernets = [f'{space}_supernet' for space in space_names()]
     subnet = named_subnets().get(name)

@@ -119,6 +119,8 @@ def _subnet_tensor(tensor: torch.Tensor, name: str, mid: int, hidden: int) -> to
 
 def create_supernet(name: str, space: SearchSpace, pretrained: bool = False, **kwargs) -> MobileNetV3Supernet:
     """Build the supernet of a space through timm's builder, under a registered name."""
+    if kwargs.pop('features_only', False):
+        raise InputError(f'features_only is not for the supernet {name}; take them from supernet.extract(arch)')
     max_arch = space.max_arch()
     return build_model_with_cfg(
         MobileNetV3Supernet, name, pretrained, space=space,
@@ -168,8 +170,8 @@ def new_supernet(space: SearchSpace, **kwargs) -> MobileNetV3Supernet:
 
 
 def load_supernet(source: str, **kwargs) -> MobileNetV3Supernet:
-    """A trained supernet: a folder that training wrote, `local-dir:`, `hf-hub:` or a registered name."""
-    name = source if ':' in source or timm.is_model(source) else f'local-dir:{source}'
+    """A trained supernet: a folder that training wrote, or `hf-hub:ORG/NAME`."""
+    name = source if ':' in source else f'local-dir:{source}'
     try:
         model = timm.create_model(name, pretrained=True, **kwargs)
     except (RuntimeError, OSError, ValueError, KeyError, AssertionError, SafetensorError) as error:

@@ -1,0 +1,230 @@
+"""Search: feasible, non-dominated, repeatable, exact where it can be checked, and clear where nothing can be found."""
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from timm_ofa.errors import InputError
+from timm_ofa.knapsack import best_by_budget, cheapest
+from timm_ofa.latency import load_profile
+from timm_ofa.predictor import load_upstream_predictor
+from timm_ofa.search import InfeasibleError, Limit, MaxMacs, MaxParams, search
+from timm_ofa.space import SearchSpace, load_space
+
+
+@dataclass
+class ToyPredictor:
+    """Every block adds something random, pairs of neighbors something more."""
+    seed: int = 0
+    known: tuple[int, ...] = (20, 24, 28, 32)
+    judged: list = field(default_factory=list)
+
+    def resolutions(self, space):
+        return tuple(r for r in space.resolutions if r in self.known)
+
+    def predict_codes(self, codes, space):
+        self.judged.append(codes)
+        rng = np.random.default_rng(self.seed)
+        blocks, pairs = rng.random((codes.shape[1], 20)), rng.random((codes.shape[1], 20, 20))
+        columns = np.arange(codes.shape[1])
+        return 50 + blocks[columns, codes].sum(1) + pairs[columns[1:], codes[:, :-1], codes[:, 1:]].sum(1)
+
+
+@dataclass(frozen=True)
+class ToyProfile:
+    """Latency goes with the MACs and a little with the kernel size."""
+    name: str = 'toy'
+    known: tuple[int, ...] = (20, 24, 28, 32)
+
+    def resolutions(self, space):
+        return tuple(r for r in space.resolutions if r in self.known)
+
+    def cost_table(self, space):
+        return space.cost_table(lambda row: row.macs / 1e6 + 0.01 * row.kernel_size)
+
+
+@pytest.fixture(scope='module')
+def space() -> SearchSpace:
+    return load_space('ofa_mbv3_tiny')
+
+
+@pytest.fixture(scope='module')
+def small(space) -> SearchSpace:
+    """Some thousand networks, depths with a gap."""
+    return space.restrict(depths=[1, 3], kernel_sizes=[3], expand_ratios=[2, 4], resolutions=[24, 32])
+
+
+def every_code(space):
+    """The codes of every network of a small space."""
+    choices = [range(1, 1 + len(space.choices(i))) for i in range(len(space.stages))]
+    stages = [
+        [(*codes, *[0] * (s.depths[-1] - depth)) for depth in s.depths for codes in product(c, repeat=depth)]
+        for s, c in zip(space.stages, choices)]
+    return np.array([(r, *sum(blocks, ())) for r in range(len(space.resolutions)) for blocks in product(*stages)])
+
+
+def pareto(cost, top1):
+    order = np.lexsort((-top1, cost))
+    leads = top1[order] > np.r_[-np.inf, np.maximum.accumulate(top1[order])[:-1]]
+    return cost[order][leads], top1[order][leads]
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_a_small_space_gives_what_brute_force_gives(small, seed):
+    predictor, profile = ToyPredictor(seed), ToyProfile()
+    codes = every_code(small)
+    cost, top1 = profile.cost_table(small)(codes), predictor.predict_codes(codes, small)
+    limit = float(np.quantile(cost, 0.6))
+    result = search(small, predictor, profile, max_latency_ms=limit, seed=seed, rounds=12)
+    assert result.best.top1_pct == top1[cost <= limit].max()
+    front_cost, front_top1 = pareto(cost[cost <= limit], top1[cost <= limit])
+    np.testing.assert_array_equal([c.latency_ms for c in result.front], front_cost)
+    np.testing.assert_array_equal([c.top1_pct for c in result.front], front_top1)
+
+
+def test_every_limit_holds_and_the_front_ascends_to_the_best(space):
+    profile, other = ToyProfile(), ToyProfile('other', (28, 32))
+    mid = np.median(profile.cost_table(space)(space.encode(space.sample(np.random.default_rng(0), 100))))
+    limits = [Limit(other, 0.9 * mid), MaxMacs(0.8e6 * mid), MaxParams(60e3 + space.params(space.min_arch()))]
+    result = search(space, ToyPredictor(), profile, max_latency_ms=mid, limits=limits, rounds=6)
+    archs = [c.arch for c in result.front]
+    assert len(archs) > 5 and {arch.resolution for arch in archs} <= {28, 32}
+    assert max(c.latency_ms for c in result.front) <= 0.9 * mid
+    assert max(space.macs(a) for a in archs) <= limits[1].maximum
+    assert max(space.params(a) for a in archs) <= limits[2].maximum
+    latency_ms, top1 = ([getattr(c, name) for c in result.front] for name in ('latency_ms', 'top1_pct'))
+    assert all(np.diff(latency_ms) > 0) and all(np.diff(top1) > 0)
+    assert result.best == result.front[-1]
+    searched = space.restrict(resolutions=[28, 32])
+    codes = searched.encode(archs)
+    np.testing.assert_allclose(latency_ms, profile.cost_table(searched)(codes))
+    np.testing.assert_allclose(top1, ToyPredictor().predict_codes(codes, searched))
+
+
+def test_only_networks_of_the_space_are_judged_none_of_the_pool_twice(small):
+    predictor = ToyPredictor()
+    result = search(small, predictor, ToyProfile(), rounds=2)
+    judged = {tuple(code) for codes in predictor.judged for code in codes.tolist()}
+    assert judged <= {tuple(code) for code in every_code(small).tolist()}
+    assert result.evaluated == len(judged) == result.history[-1][0]
+    assert [t for _, t in result.history] == sorted(t for _, t in result.history)
+
+
+SCRIPT = '''
+import sys; sys.path.insert(0, {here!r})
+from test_search import ToyPredictor, ToyProfile, load_space, search
+result = search(load_space('ofa_mbv3_tiny'), ToyPredictor(), ToyProfile(), max_latency_ms={limit}, seed=3, rounds=3)
+print([(str(c.arch), c.top1_pct) for c in result.front])
+'''
+
+
+def test_the_same_seed_gives_the_same_front_in_another_process(space):
+    limit = float(1.3 * cheapest(space, ToyProfile().cost_table(space))[0].min())
+    code = SCRIPT.format(here=str(Path(__file__).parent), limit=limit)
+    env = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1]), 'PYTHONHASHSEED': '7'}
+    printed = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, check=True).stdout
+    again = search(space, ToyPredictor(), ToyProfile(), max_latency_ms=limit, seed=3, rounds=3)
+    assert printed.strip() == str([(str(c.arch), c.top1_pct) for c in again.front])
+
+
+def test_an_impossible_limit_is_refused_before_any_network_is_judged(space):
+    predictor, profile = ToyPredictor(), ToyProfile()
+    with pytest.raises(InfeasibleError, match=r'is within 0.002 ms on toy; the least is .* ms on toy \(r20:k') as error:
+        search(space, predictor, profile, max_latency_ms=0.002)
+    assert predictor.judged == [] and '\n' not in str(error.value)
+    least = profile.cost_table(space)(space.encode([space.min_arch()]))[0]
+    assert f'{least:.4g} ms' in str(error.value)
+    with pytest.raises(InfeasibleError, match=r'is within 0\.001 M parameters; the least is'):
+        search(space, predictor, profile, max_latency_ms=100, limits=[MaxParams(1e3)])
+    assert predictor.judged == []
+
+
+def test_the_smallest_value_of_the_refusal_can_be_reached(space):
+    profile = ToyProfile()
+    cost, codes = cheapest(space, profile.cost_table(space))
+    result = search(space, ToyPredictor(), profile, max_latency_ms=float(cost.min()), rounds=1)
+    assert result.best.arch == space.decode(codes[cost.argmin()][None])[0] == space.min_arch()
+
+
+@dataclass(frozen=True)
+class ContraryProfile(ToyProfile):
+    """The more MACs, the faster."""
+    def cost_table(self, space):
+        return space.cost_table(lambda row: 10 / (1 + row.macs / 1e6) if row.kind == 'ir' else 0)
+
+
+def test_limits_that_can_only_be_met_one_by_one_are_named_together(space):
+    profile, contrary = ToyProfile(), ContraryProfile('contrary')
+    space = space.restrict(depths=[2])
+    limits = [Limit(p, 1.01 * cheapest(space, p.cost_table(space))[0].min()) for p in (profile, contrary)]
+    for limit in limits:
+        assert search(space, ToyPredictor(), profile, limits=[limit], rounds=1).best
+    with pytest.raises(InfeasibleError, match=r'within .* ms on toy and .* ms on contrary at once; raise one of them'):
+        search(space, ToyPredictor(), profile, limits=limits)
+
+
+def test_the_search_stays_within_resolutions_that_all_judge(space):
+    result = search(space, ToyPredictor(known=(20, 28)), ToyProfile(known=(28, 32)), rounds=1)
+    assert {c.arch.resolution for c in result.front} == {28}
+    with pytest.raises(InputError, match=r'know \[20\] and \[32\] px, none in common'):
+        search(space, ToyPredictor(known=(20,)), ToyProfile(known=(32,)))
+    fixed = search(space, ToyPredictor(), ToyProfile(), resolutions=[24], rounds=1)
+    assert {c.arch.resolution for c in fixed.front} == {24}
+
+
+@pytest.mark.parametrize('limit', [0, -1, float('nan'), 'fast', None])
+def test_a_limit_must_be_a_positive_number(space, limit):
+    with pytest.raises(InputError, match='is not a number above 0'):
+        search(space, ToyPredictor(), ToyProfile(), limits=[MaxMacs(limit)])
+
+
+def test_without_a_device_the_front_is_over_macs(space):
+    limit = 3 * space.macs(space.min_arch())
+    result = search(space, ToyPredictor(), limits=[MaxMacs(limit)], rounds=3)
+    macs = [space.macs(c.arch) for c in result.front]
+    assert all(np.diff(macs) > 0) and macs[-1] <= limit and result.best.latency_ms is None
+    with pytest.raises(InputError, match='needs a profile'):
+        search(space, ToyPredictor(), max_latency_ms=5)
+
+
+def test_a_space_of_one_network_is_searched_too(space):
+    one = space.restrict(depths=[2], kernel_sizes=[5], expand_ratios=[3], resolutions=[24])
+    result = search(one, ToyPredictor(), ToyProfile(), rounds=2)
+    assert [c.arch for c in result.front] == [one.max_arch()]
+
+
+def test_dynamic_programming_is_exact_for_every_budget(small, rng):
+    codes = np.unique(every_code(small)[:, 1:], axis=0)
+    width = 1 + max(len(small.choices(i)) for i in range(len(small.stages)))
+    value, weight = rng.normal(size=(2, codes.shape[1], width)), rng.integers(0, 6, (codes.shape[1], width))
+    weight[:, 0] = 0
+    positions = np.arange(codes.shape[1])
+    found, best = best_by_budget(small, value, weight, 30)
+    used = weight[positions, codes].sum(1)
+    for q, budget in product(range(2), range(30)):
+        values = value[q][positions, codes].sum(1)
+        expected = values[used <= budget].max() if (used <= budget).any() else -np.inf
+        assert best[q, budget] == pytest.approx(expected)
+        if np.isfinite(expected):
+            assert value[q][positions, found[q, budget]].sum() == pytest.approx(expected)
+            assert weight[positions, found[q, budget]].sum() <= budget
+
+
+def test_the_least_cost_of_each_resolution_is_exact(small):
+    codes = every_code(small)
+    table = ToyProfile().cost_table(small)
+    least = [table(codes)[codes[:, 0] == r].min() for r in range(len(small.resolutions))]
+    np.testing.assert_allclose(cheapest(small, table)[0], least)
+
+
+def test_the_published_predictor_and_phone_give_the_known_optimum(shared):
+    space = load_space('ofa_mbv3_w12').restrict(resolutions=[160, 176, 192, 208, 224])
+    predictor = load_upstream_predictor(shared / 'upstream' / 'acc_predictor.pth', space)
+    result = search(space, predictor, load_profile('note10'), max_latency_ms=15.0)
+    assert result.best.latency_ms <= 15 and result.best.top1_pct > 78.78
+    assert result.best.top1_pct == pytest.approx(predictor.predict([result.best.arch])[0], abs=1e-4)
