@@ -1,8 +1,14 @@
 """Fixtures that several rooms share."""
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+
+def pytest_configure() -> None:
+    """Before torch is imported: on a busy machine its threads wait for each other."""
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 
 @pytest.fixture(scope='session')

@@ -14,7 +14,7 @@ PACKAGE = ROOT / 'timm_ofa'
 ORDER = [  # a room imports only rooms above it
     'errors', 'files', 'fields', 'tables', 'space', 'data', 'models', 'elastic', 'supernet', 'shrink', 'accuracy',
     'runs', 'engine', 'convert', 'latency', 'note10', 'export', 'runtimes', 'profiler', 'predictor', 'knapsack',
-    'search', 'record', 'specialize', 'finish', 'card', 'plots', 'folder', 'hub', 'catalog', 'named', 'quickstart',
+    'limits', 'search', 'record', 'specialize', 'finish', 'card', 'plots', 'folder', 'hub', 'named', 'quickstart',
     '__main__']
 EXCEPTIONS: dict[tuple[str, str], str] = {}  # (room, what it imports against the order): why
 HEAVY = {'onnx', 'onnxruntime', 'matplotlib', 'jinja2', 'datasets', 'accelerate', 'sklearn', 'pandas', 'scipy'}

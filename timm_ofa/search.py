@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .errors import InputError, listed
-from .knapsack import InfeasibleError as InfeasibleError
-from .knapsack import Limit, MaxMacs, MaxParams, Problem, best_by_budget, stage_positions
+from .knapsack import best_by_budget, stage_positions
+from .limits import InfeasibleError as InfeasibleError
+from .limits import Limit, MaxMacs, MaxParams, Problem
 from .space import Arch, SearchSpace
 
 INITIAL = 1000  # random networks to begin with

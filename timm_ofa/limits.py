@@ -1,0 +1,166 @@
+"""What networks cost and what fits: limits, and the networks that they leave.
+
+All costs are additive over rows, so each is a `CostTable`; whether a limit can be met at all is known exactly before
+any search.
+
+Legend: N networks, P positions, S stages, R resolutions. Costs are in the unit of their limit.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import InputError
+from .knapsack import cheapest
+from .space import CostTable, SearchSpace
+
+REPAIRS = 200  # random cheapening steps; what is not allowed by then is dropped
+
+
+class InfeasibleError(InputError):
+    """No network meets the limits; the message names the binding one and the smallest value that can be reached."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most `max_ms` on the device of `profile`."""
+    profile: object
+    max_ms: float
+
+    def tabulate(self, space: SearchSpace) -> CostTable:
+        return self.profile.cost_table(space)
+
+    @property
+    def maximum(self) -> float:
+        return self.max_ms
+
+    def text(self, cost: float) -> str:
+        return f'{cost:.4g} ms on {self.profile.name}'
+
+
+@dataclass(frozen=True)
+class MaxMacs:
+    """At most `maximum` multiply-accumulates, e.g. 600e6."""
+    maximum: float
+
+    def tabulate(self, space: SearchSpace) -> CostTable:
+        return space.cost_table(lambda row: row.macs)
+
+    def text(self, cost: float) -> str:
+        return f'{cost / 1e6:.4g} M MACs'
+
+
+@dataclass(frozen=True)
+class MaxParams:
+    """At most `maximum` parameters, e.g. 8e6."""
+    maximum: float
+
+    def tabulate(self, space: SearchSpace) -> CostTable:
+        return space.cost_table(lambda row: row.params)
+
+    def text(self, cost: float) -> str:
+        return f'{cost / 1e6:.4g} M parameters'
+
+
+class Problem:
+    """A space with its prices: what a network costs, and which are allowed.
+
+    Genes (N, 1 + S + P) are the resolution's index, one depth index a stage, one choice a position (from 0; those past
+    the depth lie idle). Every combination of genes is a network, which codes (N, 1 + P) do not offer.
+    """
+
+    def __init__(self, space: SearchSpace, predictor, profile, limits: Sequence) -> None:
+        self.space, self.predictor, self.limits = space, predictor, limits
+        self.tables = [limit.tabulate(space) for limit in limits]
+        self.maxima = np.array([float(limit.maximum) for limit in limits])
+        self.spans_latency = profile is not None
+        self.axis = profile.cost_table(space) if profile else MaxMacs(math.inf).tabulate(space)  # of the front
+        self.budget = -cheapest(space, CostTable(-self.axis.const, -self.axis.table))[0]  # (R,) most of the axis
+        for limit in limits:
+            if getattr(limit, 'profile', None) is profile and not isinstance(limit, MaxParams):
+                self.budget = np.minimum(self.budget, limit.maximum)
+        self.stage = np.array([stage for stage, _ in space.positions])
+        self.index = np.array([index for _, index in space.positions])
+        most = max(len(s.depths) for s in space.stages)
+        self.depths = np.array([[*s.depths, *[s.depths[-1]] * (most - len(s.depths))] for s in space.stages])
+        self.sizes = np.array([  # choices of each gene
+            len(space.resolutions), *(len(s.depths) for s in space.stages),
+            *(len(space.choices(stage)) for stage, _ in space.positions)])
+        self.cheapest = [cheapest(space, table) for table in self.tables]
+        self.resolutions = self._feasible_resolutions()
+
+    def _feasible_resolutions(self) -> np.ndarray:
+        """Indices of the resolutions at which each limit can be met; raises `InfeasibleError` if there are none."""
+        for limit, (costs, codes) in zip(self.limits, self.cheapest):
+            if costs.min() > limit.maximum:
+                arch = self.space.decode(codes[costs.argmin()][None])[0]
+                raise InfeasibleError(
+                    f'no network of {self.space.name} is within {limit.text(limit.maximum)}; '
+                    f'the least is {limit.text(costs.min())} ({arch}); raise the limit')
+        met = [costs <= limit.maximum for limit, (costs, _) in zip(self.limits, self.cheapest)]
+        feasible = np.flatnonzero(np.all(met, 0)) if met else np.arange(len(self.space.resolutions))
+        if not feasible.size:
+            raise self.clash()
+        return feasible
+
+    def clash(self) -> InfeasibleError:
+        """Each limit can be met, but not all at once."""
+        texts = ' and '.join(limit.text(limit.maximum) for limit in self.limits)
+        return InfeasibleError(f'no network of {self.space.name} was found within {texts} at once; raise one of them')
+
+    def codes(self, genes: np.ndarray) -> np.ndarray:
+        stages = len(self.depths)
+        depth = self.depths[np.arange(stages), genes[:, 1:1 + stages]]
+        active = self.index < depth[:, self.stage]
+        return np.concatenate([genes[:, :1], (genes[:, 1 + stages:] + 1) * active], 1)
+
+    def genes(self, codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The inverse of `codes`; idle genes are drawn."""
+        genes = self.random_genes(len(codes), rng)
+        genes[:, 0] = codes[:, 0]
+        stages = len(self.depths)
+        for s in range(stages):
+            depth = (codes[:, 1:][:, self.stage == s] > 0).sum(1)
+            genes[:, 1 + s] = np.searchsorted(self.space.stages[s].depths, depth)
+        np.copyto(genes[:, 1 + stages:], codes[:, 1:] - 1, where=codes[:, 1:] > 0)
+        return genes
+
+    def shapes(self, codes: np.ndarray) -> np.ndarray:
+        """A number (N,) for each combination of resolution and depths."""
+        shape = codes[:, 0]
+        for s, stage in enumerate(self.space.stages):
+            shape = shape * (1 + stage.depths[-1]) + (codes[:, 1:][:, self.stage == s] > 0).sum(1)
+        return shape
+
+    def random_genes(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        genes = rng.integers(0, self.sizes, (n, len(self.sizes)))
+        genes[:, 0] = rng.choice(self.resolutions, n)
+        return genes
+
+    def excess(self, codes: np.ndarray) -> np.ndarray:
+        """How far above its limits a network is, relative and added up (N,); 0: allowed."""
+        over = np.zeros(len(codes))
+        for table, maximum in zip(self.tables, self.maxima):
+            over += np.maximum(table(codes) - maximum, 0) / maximum
+        return over
+
+    def repair(self, genes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Codes (N, 1 + P) of allowed networks: random genes are changed for cheaper ones until the limits hold."""
+        codes = self.codes(genes)
+        excess = self.excess(codes)
+        for _ in range(REPAIRS):
+            bad = np.flatnonzero(excess > 0)
+            if not bad.size:
+                return codes
+            changed = genes[bad]
+            gene = rng.integers(1, len(self.sizes), bad.size)
+            changed[np.arange(bad.size), gene] = rng.integers(0, self.sizes[gene])
+            changed_codes = self.codes(changed)
+            changed_excess = self.excess(changed_codes)
+            better = changed_excess < excess[bad]
+            kept = bad[better]
+            genes[kept], codes[kept], excess[kept] = changed[better], changed_codes[better], changed_excess[better]
+        return codes[excess <= 0]
