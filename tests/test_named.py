@@ -345,6 +345,18 @@ def test_an_imported_address_does_the_same(server, checkpoint, tmp_path):
     assert (out / 'model.safetensors').is_file()
 
 
+def test_every_hub_config_is_a_timm_model():
+    assert set(hub_configs()) <= set(timm.list_models('ofa_*'))
+    supernet = timm.create_model('ofa_mbv3_fashion_supernet', num_classes=4)
+    assert supernet.space.resolutions == (20, 24, 28) and supernet(torch.zeros(1, 3, 28, 28)).shape == (1, 4)
+
+
+def test_a_training_config_without_a_known_space_is_left_out_with_a_warning(tmp_path, monkeypatch, caplog):
+    (tmp_path / 'my_supernet.yaml').write_text('kind: supernet\nspace: nowhere\n')
+    monkeypatch.setattr(named, 'hub_configs', lambda: named._read_folder(tmp_path))
+    assert named._configured_spaces() == {} and 'my_supernet.yaml is left out' in caplog.text
+
+
 def test_a_supernet_is_imported_for_load_supernet(tmp_path):
     from timm_ofa.supernet import load_supernet
 

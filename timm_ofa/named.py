@@ -29,7 +29,8 @@ from .errors import InputError, listed
 from .fields import choice, number, read, text
 from .files import save_tensors
 from .models import PAPER, data_cfg, model_args, ofa_mobilenetv3
-from .space import Arch, SearchSpace, shelf_space, space_names
+from .space import Arch, SearchSpace, load_space, shelf_space, space_names
+from .supernet import create_supernet, supernet_cfg
 
 if TYPE_CHECKING:
     from .record import Record
@@ -190,10 +191,38 @@ def _register(subnet: NamedSubnet) -> None:
     globals()[subnet.name] = register_model(entry_point)
 
 
-default_cfgs = generate_default_cfgs({f'{s.name}.{s.tag}': subnet_cfg(s) for s in named_subnets().values()})
+def _register_supernet(name: str, space: SearchSpace) -> None:
+    def entry_point(pretrained: bool = False, **kwargs) -> nn.Module:
+        return create_supernet(name, space, pretrained, **kwargs)
+
+    entry_point.__name__ = entry_point.__qualname__ = name
+    entry_point.__doc__ = f'The elastic supernet that hub_configs/{name}.yaml trains. Source: arXiv:1908.09791.'
+    globals()[name] = register_model(entry_point)
+
+
+def _configured_spaces() -> dict[str, SearchSpace]:
+    """The search space, at its resolutions, of every training configuration; a warning for each that has none."""
+    spaces = {}
+    for name, config in hub_configs().items():
+        if config.kind == 'supernet':
+            try:
+                resolutions = config.data.get('resolutions')
+                spaces[name] = load_space(str(config.data.get('space'))).restrict(resolutions=resolutions)
+            except (InputError, TypeError) as error:
+                _logger.warning('%s is left out: %s', config.path, error)
+    return spaces
+
+
+_supernet_spaces = _configured_spaces()
+default_cfgs = generate_default_cfgs({
+    **{f'{s.name}.{s.tag}': subnet_cfg(s) for s in named_subnets().values()},
+    **{name: supernet_cfg(space) for name, space in _supernet_spaces.items()},
+})
 
 for _subnet in named_subnets().values():
     _register(_subnet)
+for _name, _space in _supernet_spaces.items():
+    _register_supernet(_name, _space)
 
 
 # ---- weights ------------------------------------------------------------------------------------------------------

@@ -128,13 +128,14 @@ def create_supernet(name: str, space: SearchSpace, pretrained: bool = False, **k
             space.arch_def(max_arch), space.stem_width, space.num_features, space.act, space.bn_eps, kwargs))
 
 
-def _cfg(space: SearchSpace) -> dict:
+def supernet_cfg(space: SearchSpace) -> dict:
+    """timm's pretrained cfg of a supernet without weights."""
     return dict(url='', num_classes=space.num_classes, **data_cfg(space), license='apache-2.0', **PAPER)
 
 
 default_cfgs = generate_default_cfgs({
-    'ofa_supernet': _cfg(load_space('ofa_mbv3_tiny')),
-    **{f'{name}_supernet': _cfg(load_space(name)) for name in space_names()},
+    'ofa_supernet': supernet_cfg(load_space('ofa_mbv3_tiny')),
+    **{f'{name}_supernet': supernet_cfg(load_space(name)) for name in space_names()},
 })
 
 
