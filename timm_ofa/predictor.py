@@ -2,8 +2,8 @@
 
 A Gaussian process whose mean is linear in descriptive features (which block has which kernel and width, what a stage
 adds up to, cost and resolution) plus a smooth part. Few samples are enough because the features say what matters; the
-strengths are chosen by leave-one-out error, in closed form. `UpstreamPredictor` reads the released predictor of the
-original code. Knows no torch network.
+strengths are those of the highest marginal likelihood. `UpstreamPredictor` reads the released predictor of the original
+code. Knows no torch network.
 
 Legend: N networks, D features.
 """
@@ -26,7 +26,7 @@ from .space import Arch, CostTable, SearchSpace, load_space
 MIN_SAMPLES = 10
 LENGTHS = (1.0, 2.0, 4.0)  # of the smooth part, in standardized features
 SMOOTHS = (0.0, 0.3, 1.0, 3.0)  # weight of the smooth part against the linear one
-RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # noise
+RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)  # noise; much of it where few images judge
 FOLDS = 5
 FORMAT = 1
 
@@ -88,7 +88,7 @@ def _cost_tables(space: SearchSpace) -> tuple[CostTable, CostTable]:
 
 @dataclass(frozen=True)
 class Strengths:
-    """What leave-one-out error decides."""
+    """What marginal likelihood decides."""
     length: float  # of the smooth part
     smooth: float  # its weight
     ridge: float  # noise
@@ -142,7 +142,10 @@ class AccuracyPredictor(_Codes):
 
     @classmethod
     def _solve(cls, space: SearchSpace, codes: np.ndarray, top1: np.ndarray, check: dict) -> AccuracyPredictor:
-        """Strengths with the least leave-one-out error, and their dual weights, from one eigendecomposition each."""
+        """The strengths of the highest marginal likelihood, and their dual weights; one eigendecomposition a kernel.
+
+        (Leave-one-out error is as good on many clean records, but on a few noisy ones it takes the noise for signal.)
+        """
         mean = float(top1.mean())
         blank = cls(space, codes, np.zeros(len(codes)), mean, Strengths(1.0, 0.0, 1.0), check)
         x, best = blank._known, (np.inf, None, None)
@@ -150,17 +153,18 @@ class AccuracyPredictor(_Codes):
             values, vectors = np.linalg.eigh(_kernel(x, x, Strengths(length, smooth, 0.0)))
             projected = vectors.T @ (top1 - mean)
             for ridge in RIDGES:
-                weights = 1 / (values.clip(0) + ridge)
-                alpha = vectors @ (weights * projected)
-                error = np.mean((alpha / (vectors**2 @ weights)) ** 2)
-                if error < best[0]:
-                    best = error, alpha, Strengths(length, smooth, ridge)
+                variances = values.clip(0) + ridge
+                fit = np.mean(projected**2 / variances) + 1e-12  # scale of the process, in closed form
+                unlikely = len(top1) * np.log(fit) + np.log(variances).sum()
+                if unlikely < best[0]:
+                    best = unlikely, vectors @ (projected / variances), Strengths(length, smooth, ridge)
         return cls(space, codes, best[1], mean, best[2], check)
 
     def predict_codes(self, codes: np.ndarray, space: SearchSpace) -> np.ndarray:
         """Top-1 (N,) in percent of codes (N, 1 + P) of `space`, which is the predictor's or a restriction of it."""
         x = self._features(self._own(codes, space))
-        return self.mean_pct + _kernel(x, self._known, self.strengths) @ self.alpha
+        predicted = self.mean_pct + _kernel(x, self._known, self.strengths) @ self.alpha
+        return predicted.clip(0, 100)
 
     def resolutions(self, space: SearchSpace) -> tuple[int, ...]:
         """Those of the space's resolutions (px) that were seen in fitting."""
