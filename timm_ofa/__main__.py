@@ -38,7 +38,7 @@ def _quickstart(args: argparse.Namespace) -> None:
     rows = quickstart(
         args.out, data_source=args.data, max_latency_ms=args.max_latency_ms, budget=args.budget, seed=args.seed,
         runtime=args.runtime)
-    print(json.dumps(rows, indent=1) if args.format == 'json' else closing_words(rows, Path(args.out)))
+    print(json.dumps(rows, indent=1) if args.format == 'json' else closing_words(rows))
 
 
 def _train(args: argparse.Namespace) -> None:

@@ -77,7 +77,7 @@ class SubnetJudge:
 
 
 def supernet_digest(supernet: nn.Module) -> str:
-    """A short checksum of all weights: which supernet a record belongs to."""
+    """SHA-256 of all tensors with their names, in hex: which supernet a record belongs to."""
     digest = hashlib.sha256()
     for name, tensor in sorted(supernet.state_dict().items()):
         digest.update(name.encode())

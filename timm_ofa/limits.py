@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import ClassVar
 
 import numpy as np
 
@@ -42,27 +44,27 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class MaxMacs:
+class _MaxSum:
+    """At most `maximum` of what rows add up to."""
+    maximum: float
+    quantity: ClassVar[str]  # a field of Row
+    unit: ClassVar[str]  # millions of it
+
+    def tabulate(self, space: SearchSpace) -> CostTable:
+        return space.cost_table(attrgetter(self.quantity))
+
+    def text(self, cost: float) -> str:
+        return f'{cost / 1e6:.4g} {self.unit}'
+
+
+class MaxMacs(_MaxSum):
     """At most `maximum` multiply-accumulates, e.g. 600e6."""
-    maximum: float
-
-    def tabulate(self, space: SearchSpace) -> CostTable:
-        return space.cost_table(lambda row: row.macs)
-
-    def text(self, cost: float) -> str:
-        return f'{cost / 1e6:.4g} M MACs'
+    quantity, unit = 'macs', 'M MACs'
 
 
-@dataclass(frozen=True)
-class MaxParams:
+class MaxParams(_MaxSum):
     """At most `maximum` parameters, e.g. 8e6."""
-    maximum: float
-
-    def tabulate(self, space: SearchSpace) -> CostTable:
-        return space.cost_table(lambda row: row.params)
-
-    def text(self, cost: float) -> str:
-        return f'{cost / 1e6:.4g} M parameters'
+    quantity, unit = 'params', 'M parameters'
 
 
 class Problem:

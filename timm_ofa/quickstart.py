@@ -24,7 +24,7 @@ from .latency import DeviceProfile, load_profile
 from .named import hub_configs_dir
 from .predictor import AccuracyPredictor
 from .profiler import profile_space, this_device
-from .record import FrontPoint, Record, Training
+from .record import FrontPoint, Training
 from .search import Candidate, search
 from .shrink import TrainConfig, load_config, scaled
 from .supernet import MobileNetV3Supernet, load_supernet
@@ -93,12 +93,13 @@ def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_m
         references=points)
     folder = save_folder(out / name, model, record)
     _load_in_new_process(folder)
-    rows = [_row(f'chosen, fine-tuned {epochs} epochs', chosen.candidate, record, chosen.measured, folder)]
+    rows = [_row(
+        f'chosen, fine-tuned {epochs} epochs', chosen.candidate, record.top1_pct, chosen.measured, source, folder)]
+    judge = source.judge(data.test)
     inherited = {'the same, inherited weights': chosen.candidate, **judged}
     for label, candidate in inherited.items():
-        _, reference = finish(source, candidate, name='reference')
         measured = chosen.measured if candidate is chosen.candidate else timer(candidate.arch)
-        rows.append(_row(label, candidate, reference, measured, None))
+        rows.append(_row(label, candidate, round(judge.top1_pct(candidate.arch), 3), measured, source))
     _write_summary(out, rows, limit_ms, time.perf_counter() - began)
     return rows
 
@@ -132,11 +133,13 @@ def _predictor(out: Path, source: Source, num: int, seed: int) -> AccuracyPredic
     return predictor
 
 
-def _row(label: str, candidate: Candidate, record: Record, measured: dict, folder: Path | None) -> dict:
+def _row(label: str, candidate: Candidate, top1_pct: float, measured: dict, source: Source,
+         folder: Path | None = None) -> dict:
+    space, arch, num_classes = source.supernet.space, candidate.arch, source.data.num_classes
     return {
-        'network': label, 'top1_pct': record.top1_pct, 'predicted_ms': round(candidate.latency_ms, 4),
-        'measured_ms': round(measured['latency_ms'], 4), 'macs_m': round(record.macs / 1e6, 2),
-        'params_k': round(record.params / 1e3, 1), 'arch': str(candidate.arch), 'folder': str(folder or '')}
+        'network': label, 'top1_pct': top1_pct, 'predicted_ms': round(candidate.latency_ms, 4),
+        'measured_ms': round(measured['latency_ms'], 4), 'macs_m': round(space.macs(arch, num_classes) / 1e6, 2),
+        'params_k': round(space.params(arch, num_classes) / 1e3, 1), 'arch': str(arch), 'folder': str(folder or '')}
 
 
 def _load_in_new_process(folder: Path) -> None:
@@ -153,7 +156,7 @@ def _write_summary(out: Path, rows: list[dict], limit_ms: float, seconds: float)
         timm=timm.__version__), indent=1))
 
 
-def closing_words(rows: list[dict], out: Path) -> str:
+def closing_words(rows: list[dict]) -> str:
     """The table for people, where the picture is, and the line that loads the winner."""
     chosen, inherited, largest = rows[:3]
     shown = table(
