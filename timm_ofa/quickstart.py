@@ -32,7 +32,7 @@ from .tables import say, table
 
 CONFIG = 'ofa_mbv3_fashion_supernet.yaml'
 SUBNETS = 60  # judged for the predictor
-FINETUNE_EPOCHS = 3  # of the chosen network
+FINETUNE_EPOCHS = 6  # of the chosen network
 LIMIT_SHARE = 0.6  # of the largest subnet's latency, where no limit is given
 PROFILE_SECONDS = 10.0
 

@@ -63,7 +63,7 @@ class FrontPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Supernet:
-    """Where the weights were taken from. `id` is a Hub repository or a name; `sha256` is of its tensors, see `supernet_digest`."""
+    """Where the weights were taken from. `id` is a Hub repository or a name; `sha256` is of its named tensors."""
     id: str
     revision: str | None = None
     sha256: str | None = text('[0-9a-f]{64}', default=None)
