@@ -10,8 +10,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from timm_ofa import Arch, InputError, SearchSpace, load_space
-from timm_ofa.models import model_args
-from timm_ofa.space import make_divisible, space_names
+from timm_ofa.models import ENTRY_POINTS, model_args
+from timm_ofa.rows import make_divisible
+from timm_ofa.space import space_names
 
 NOTEBOOK = {  # the result that the original's tutorial notebook prints, with one entry a position
     'r': [192], 'd': [2, 2, 3, 4, 3],
@@ -47,6 +48,13 @@ def one_line(error):
 def test_the_published_spaces_hold_7371_to_the_fifth_networks(w12, tiny):
     assert w12.size() == load_space('ofa_mbv3_w10').size() == (9**2 + 9**3 + 9**4) ** 5 == 7371**5
     assert tiny.size() == (6 + 6**2 + 6**3) ** 3
+    assert load_space('ofa_proxyless_w13').size() == 7371**5 * 9
+
+
+def test_resnet50d_holds_the_distinct_ones_of_the_published_count():
+    """The original counts 2.459e12: two of its three widths of the inner stem are the same 24 channels."""
+    published = 2 * 3**6 * (3**2 + 3**3 + 3**4) ** 3 * (3**4 + 3**5 + 3**6)
+    assert load_space('ofa_resnet50d').size() * 3 == published * 2
 
 
 def test_size_is_the_number_of_distinct_archs(tiny):
@@ -58,14 +66,20 @@ def test_size_is_the_number_of_distinct_archs(tiny):
 @pytest.mark.parametrize('name, resolution, low, high', [
     ('ofa_mbv3_w10', 128, 41.5, 188.2), ('ofa_mbv3_w10', 160, 63.2, 291.3), ('ofa_mbv3_w10', 192, 89.8, 417.3),
     ('ofa_mbv3_w10', 224, 121.3, 566.2), ('ofa_mbv3_w12', 128, 65.5, 280.0), ('ofa_mbv3_w12', 160, 100.3, 433.6),
-    ('ofa_mbv3_w12', 192, 142.8, 621.3), ('ofa_mbv3_w12', 224, 193.1, 843.1)])
+    ('ofa_mbv3_w12', 192, 142.8, 621.3), ('ofa_mbv3_w12', 224, 193.1, 843.1),
+    ('ofa_proxyless_w13', 128, 87.8, 329.3), ('ofa_proxyless_w13', 160, 136.3, 513.5),
+    ('ofa_proxyless_w13', 192, 195.5, 738.7), ('ofa_proxyless_w13', 224, 265.5, 1004.9),
+    ('ofa_resnet50d', 128, 315.1, 2447.6), ('ofa_resnet50d', 160, 491.6, 3823.3),
+    ('ofa_resnet50d', 192, 707.3, 5504.6), ('ofa_resnet50d', 224, 962.2, 7491.6)])
 def test_macs_are_those_that_the_original_code_counts(name, resolution, low, high):
     space = load_space(name)
     macs = [space.macs(arch) / 1e6 for arch in (space.min_arch(resolution), space.max_arch(resolution))]
     assert [round(m, 1) for m in macs] == [low, high]
 
 
-@pytest.mark.parametrize('name, low, high', [('ofa_mbv3_w10', 3.411, 7.665), ('ofa_mbv3_w12', 4.602, 10.702)])
+@pytest.mark.parametrize('name, low, high', [
+    ('ofa_mbv3_w10', 3.411, 7.665), ('ofa_mbv3_w12', 4.602, 10.702), ('ofa_proxyless_w13', 3.719, 7.942),
+    ('ofa_resnet50d', 6.539, 48.106)])
 def test_parameters_are_those_of_the_original_networks(name, low, high):
     space = load_space(name)
     params = [space.params(arch) / 1e6 for arch in (space.min_arch(), space.max_arch())]
@@ -76,7 +90,7 @@ def test_rows_count_what_a_built_network_holds_and_computes(space, rng):
     archs = [space.max_arch(), space.min_arch(), *space.sample(rng, 2)]
     for arch, classes in zip(archs, (space.num_classes, 7, 1, 100)):
         model = timm.create_model(
-            'ofa_mobilenetv3', **model_args(space, arch), num_classes=classes, device='meta').eval()
+            ENTRY_POINTS[space.family], **model_args(space, arch), num_classes=classes, device='meta').eval()
         with FlopCounterMode(display=False) as counter:
             model(torch.empty(1, 3, arch.resolution, arch.resolution, device='meta'))
         assert space.macs(arch, classes) == counter.get_total_flops() // 2
@@ -86,10 +100,15 @@ def test_rows_count_what_a_built_network_holds_and_computes(space, rng):
 def test_rows_follow_each_other_through_the_network(space, rng):
     for arch in space.sample(rng, 5):
         rows = space.rows(arch)
-        assert [row.kind for row in rows] == ['conv', 'ds', *['ir'] * sum(arch.depth), 'conv', 'head']
+        blocks = sum(arch.depth)
+        assert [row.kind for row in rows] == (
+            [*(['conv', 'res', 'conv'] if len(arch.stem_width) == 3 else ['conv', 'conv']),
+             *['pool'] * space.stem_pool, *['bottle'] * blocks, 'head']
+            if space.elastic_widths else ['conv', 'ds', *['ir'] * blocks, 'conv', 'head'])
         assert (rows[0].size, rows[0].in_chs) == (arch.resolution, 3)
         assert all((a.out_size, a.out_chs) == (b.size, b.in_chs) for a, b in pairwise(rows))
-        assert [row.kernel_size for row in rows[2:-2]] == [k for stage in arch.kernel_size for k in stage]
+        assert [row.kernel_size for row in rows if row.kind in ('ir', 'bottle')] == [
+            k for stage in arch.kernel_size for k in stage]
 
 
 def test_a_row_key_says_input_and_block(w12):
@@ -174,7 +193,7 @@ def test_upstream_scalars_hold_for_all_positions(w12):
     ({'e': 10**30}, 'expand_ratio'), ({'e': float('nan')}, 'expand_ratio.*nan'), ({'r': [100]}, 'resolution 100'),
     ({'r': [192, 224]}, r'resolution \[192, 224\]'), ({'r': 'big'}, "resolution 'big'"), ({'r': True},
     'resolution True'),
-    ({'wid': 0}, 'wid'), ({'w': [2] * 6}, 'keys'), ({'colour': 1}, 'colour')])
+    ({'wid': 0}, 'wid'), ({'w': [2] * 6}, "'w'.*keys"), ({'colour': 1}, 'colour')])
 def test_a_wrong_upstream_arch_is_refused_naming_the_field(w12, change, naming):
     with pytest.raises(InputError, match=naming) as error:
         w12.from_upstream({'ks': 3, 'e': 3, 'd': 2, 'r': [192], **change})
@@ -184,8 +203,34 @@ def test_a_wrong_upstream_arch_is_refused_naming_the_field(w12, change, naming):
 @pytest.mark.parametrize('data', [
     {'d': [2, 0, 0, 0, 0], 'e': [0.2] * 18, 'w': [0] * 6, 'image_size': 224}, {'ks': 3, 'e': 3}, {}, [], None, 'ks=3'])
 def test_what_is_no_upstream_mobilenet_is_refused(w12, data):
-    with pytest.raises(InputError, match="'ks', 'e', 'd'") as error:
+    with pytest.raises(InputError, match='d, e, ks') as error:
         w12.from_upstream(data)
+    one_line(error)
+
+
+RESNET = {'d': [2, 0, 1, 2, 0], 'e': [0.25] * 18, 'w': [2, 1, 0, 1, 2, 0], 'image_size': 224}
+
+
+def test_an_upstream_resnet_is_read():
+    space = load_space('ofa_resnet50d')
+    arch = space.from_upstream(RESNET)
+    assert (arch.depth, arch.stem_width, arch.width) == ((2, 3, 6, 2), (32, 32, 48), (168, 408, 1024, 1328))
+    assert space.from_upstream({**RESNET, 'd': [0, 0, 1, 2, 0]}).stem_width == (32, 48)
+    assert {space.from_upstream({**RESNET, 'w': [w, 1, 0, 1, 2, 0]}).stem_width[0] for w in (0, 1)} == {24}
+    assert space.from_upstream({'d': 2, 'e': 0.35, 'w': 2, 'image_size': 256}) == space.max_arch()
+    assert str(arch).startswith('r224:s32,32,48:w168,408,1024,1328:k3,3/') and space.parse(str(arch)) == arch
+
+
+@pytest.mark.parametrize('change, naming', [
+    ({'ks': 7}, "'ks'"), ({'ks': 7, 'e': 6, 'd': 4}, "'ks'"), ({'e': 6}, 'expand_ratio 6'),
+    ({'d': [2, 0, 0, 0]}, "'d'"), ({'d': [2, 0, 0, 0, 3]}, "'d'"), ({'d': [2, 0.5, 0, 0, 0]}, "'d'"), ({'d': [2, 10**30, 0, 0, 0]}, "'d'"),
+    ({'e': [0.25] * 20}, "'e' has 20"), ({'w': [2] * 5}, "'w' has 5"), ({'w': [3] * 6}, "'w' 3"),
+    ({'w': [-1] * 6}, "'w' -1"), ({'w': [1.0] * 6}, "'w' 1.0"), ({'w': '222222'}, "'w' '222222'"),
+    ({'w': None}, "'w' None"),
+    ({'image_size': 223}, 'resolution 223'), ({'r': [224]}, "'r'"), ({'wid': None}, "'wid'")])
+def test_a_wrong_upstream_resnet_is_refused_naming_the_field(change, naming):
+    with pytest.raises(InputError, match=naming) as error:
+        load_space('ofa_resnet50d').from_upstream({**RESNET, **change})
     one_line(error)
 
 
@@ -213,6 +258,65 @@ def test_text_that_is_no_arch_is_refused_with_an_example(tiny, text):
 def test_text_of_an_arch_outside_the_space_names_field_and_value(tiny, text, naming):
     with pytest.raises(InputError, match=naming) as error:
         tiny.parse(text)
+    one_line(error)
+
+
+WIDE = {
+    'resolution': 32, 'kernel_size': [[3], [3], [3]], 'expand_ratio': [[0.2], [0.25], [0.35]], 'width': [48, 128, 168],
+    'stem_width': [16, 16, 32]}
+
+
+@pytest.mark.parametrize('change, naming', [
+    ({'width': [48, 128]}, 'width has 2 entries'), ({'width': []}, 'width has 0 entries'), ({'width': [48, 128, 17]},
+    'width 17 of stage 3'),
+    ({'width': 48}, 'width 48'), ({'width': [48.0, 128, 168]}, 'width 48.0'),
+    ({'width': [True, 128, 168]}, 'width True'),
+    ({'width': [48, 128, 10**9]}, 'width 1000000000'), ({'stem_width': [16]}, r'stem_width \[16\]'),
+    ({'stem_width': [16, 24, 32]}, r'stem_width \[16, 24, 32\]'), ({'stem_width': '16'}, "stem_width '16'"),
+    ({'kernel_size': [[9], [3], [3]]}, 'kernel_size 9'), ({'expand_ratio': [[0.3], [0.2], [0.2]]}, 'expand_ratio 0.3'),
+    ({'w': [0, 1, 2]}, "'w'")])
+def test_a_wrong_arch_of_elastic_widths_names_the_field(change, naming):
+    space = load_space('ofa_resnet_tiny')
+    assert space.check(Arch.from_dict(WIDE)).to_dict() == WIDE
+    with pytest.raises(InputError, match=naming) as error:
+        space.check(Arch.from_dict({**WIDE, **change}))
+    one_line(error)
+
+
+def test_widths_are_refused_where_they_are_fixed(tiny):
+    with pytest.raises(InputError, match=r'width .*no elastic widths'):
+        tiny.check(Arch.from_dict({**GOOD, 'width': [24, 40, 80]}))
+
+
+def test_fewer_widths_keep_the_largest_and_a_single_depth_the_whole_stem(rng):
+    space = load_space('ofa_resnet_tiny')
+    wide = space.restrict(widths=2)
+    assert [s.widths for s in wide.stages] == [s.widths[1:] for s in space.stages]
+    assert {s[0] for s in wide.stem_widths} == {16, 24} and {s[-1] for s in wide.stem_widths} == {24, 32}
+    assert space.restrict(widths=1).stem_widths == ((24, 32), (24, 24, 32))
+    assert all(len(s) == 3 for s in space.restrict(depths=[3]).stem_widths)
+    largest = space.restrict(widths=1, depths=[3], expand_ratios=[0.35], resolutions=[32])
+    assert largest.size() == 1 and largest.max_arch() == space.max_arch() == largest.sample(rng)
+    with pytest.raises(InputError, match='widths 0'):
+        space.restrict(widths=0)
+
+
+@pytest.mark.parametrize('path, value, naming', [
+    (('stem_widths',), [[16]], 'stem_widths'), (('stem_widths',), [[16, 24, 32]], 'stem_widths'), (('stem_widths',), [],
+    'stem_widths'), (('stem_widths',), [[16, 24]] * 2, 'stem_widths'), (('last_width',), 64, 'last_width'),
+    (('first',), {'width': 16, 'stride': 1, 'act': 're'}, 'first'), (('stages', 0, 'widths'), [24, 48], 'widths'),
+    (('stages', 0, 'block'), 'ir', "block 'ir'"), (('stages', 0, 'kernel_sizes'), [3, 5], 'stage 1'),
+    (('stages', 0, 'widths'), [48, 40], 'widths'), (('stages', 2, 'widths'), list(range(136, 8000, 8)), 'combinations'),
+    (('stem_stride',), 3, 'stride 3')])
+def test_a_resnet_space_that_cannot_be_built_is_refused_naming_the_field(path, value, naming):
+    data = load_space('ofa_resnet_tiny').to_dict()
+    *outer, name = path
+    target = data
+    for part in outer:
+        target = target[part]
+    target[name] = value
+    with pytest.raises(InputError, match=naming) as error:
+        SearchSpace.from_dict(data, 'space own.json')
     one_line(error)
 
 
@@ -350,11 +454,13 @@ def test_every_field_of_a_space_file_is_checked(path, value):
 
 
 @pytest.mark.parametrize('path, value, naming', [
-    (('family',), 'vit', "family 'vit'"), (('stem_width',), 17, 'width 17'), (('stem_width',),
-    16.5, 'stem_width: 16.5'),
+    (('family',), 'vit', "family 'vit'"), (('stem_widths',), [[17]], 'width 17'), (('stem_pool',), True, 'stem_pool'),
+    (('stem_widths',), [[16.5]], 'stem_widths: 16.5'), (('stem_widths',), [[16], [24]], 'stem_widths'),
+    (('first',), None, 'first'), (('stages', 0, 'widths'), [16, 24], 'widths'), (('family',), 'byobnet', 'byobnet'),
+    (('family',), 'efficientnet', 'num_features'),
     (('last_width',), 10**9, 'width 1000000000'), (('num_features',), -8, 'width -8'), (('act',), 'gelu', "act 'gelu'"),
     (('first', 'stride'), 3, 'stride 3'), (('stem_stride',), 0, 'stride 0'), (('first', 'colour'), 1, "'colour'"),
-    (('stages',), [], 'stages'), (('stages', 0, 'width'), 20, 'width 20'), (('stages', 0, 'kernel_sizes'),
+    (('stages',), [], 'stages'), (('stages', 0, 'widths'), [20], 'width 20'), (('stages', 0, 'kernel_sizes'),
     [2, 3], 'odd'),
     (('stages', 2, 'kernel_sizes'), [5, 3], 'kernel_sizes .*stage 3'), (('stages', 2, 'depths'),
     [], 'depths .*stage 3'),
