@@ -1,5 +1,7 @@
-"""Subnets are stock timm networks, and behave as timm's own do."""
+"""Subnets are stock timm networks, and behave as timm's own do; so do supernets."""
+import inspect
 import json
+import math
 import subprocess
 import sys
 import warnings
@@ -9,19 +11,23 @@ import pytest
 import timm
 import torch
 from timm.models import get_pretrained_cfg_value
-from timm.models._hub import save_config_for_hf
+from timm.models.efficientnet import EfficientNet, EfficientNetFeatures
 from timm.models.mobilenetv3 import MobileNetV3, MobileNetV3Features
 from torch import nn
 
 from timm_ofa import InputError, load_space
-from timm_ofa.files import save_tensors
-from timm_ofa.models import data_cfg, model_args, set_stem_stride
+from timm_ofa.models import ENTRY_POINTS, OFAResNet, ResidualStemConv, data_cfg, model_args, set_stem_stride
+from timm_ofa.space import space_names
 
-SPACES = ['ofa_mbv3_tiny', 'ofa_mbv3_w10', 'ofa_mbv3_w12']
+SPACES = space_names()
+SMALL = ['ofa_mbv3_tiny', 'ofa_proxyless_w13', 'ofa_resnet_tiny']  # one a family
+STOCK = {  # family -> the class of a subnet, and of its features
+    'mobilenetv3': (MobileNetV3, MobileNetV3Features), 'efficientnet': (EfficientNet, EfficientNetFeatures),
+    'byobnet': (OFAResNet, timm.models.FeatureListNet)}
 
 
 def build(space, arch, **kwargs):
-    return timm.create_model('ofa_mobilenetv3', **model_args(space, arch), **kwargs)
+    return timm.create_model(ENTRY_POINTS[space.family], **model_args(space, arch), **kwargs)
 
 
 @pytest.fixture(scope='module')
@@ -34,46 +40,75 @@ def space(request):
     return load_space(request.param)
 
 
-def publish_by_timm(model, args, folder):
-    """What timm's own functions write for a model: `config.json` and `model.safetensors`."""
-    folder.mkdir()
-    save_config_for_hf(model, str(folder / 'config.json'), model_args=args)
-    save_tensors(folder / 'model.safetensors', model.state_dict())
+@pytest.fixture(scope='module', params=SMALL)
+def small(request):
+    return load_space(request.param)
+
+
+@pytest.fixture(params=['subnet', 'supernet'])
+def create(request, small):
+    """Keyword arguments -> a network of each family, as a subnet and as a supernet."""
+    if request.param == 'supernet':
+        return lambda **kwargs: timm.create_model(f'{small.name}_supernet', **kwargs)
+    return lambda **kwargs: build(small, small.min_arch(), **kwargs)
+
+
+def randomize_norms(model):
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean.normal_(std=0.1)
+        norm.running_var.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+RELOAD = """
+import sys, timm, timm_ofa, torch
+def run(name, x):
+    model = timm.create_model(f'local-dir:{sys.argv[1]}/{name}', pretrained=True).eval()
+    return model(x), model.pretrained_cfg['input_size']
+inputs = torch.load(sys.argv[1] + '/x.pt')
+torch.save({name: run(name, x) for name, x in inputs.items()}, sys.argv[1] + '/y.pt')
+"""
 
 
 @torch.no_grad()
-def test_a_saved_folder_gives_the_same_network_in_a_new_process(tmp_path, rng):
-    names = {}
-    for space in map(load_space, ('ofa_mbv3_tiny', 'ofa_mbv3_w10')):
+def test_a_folder_saved_by_timm_gives_the_same_network_in_a_new_process(tmp_path, rng):
+    inputs, expected = {}, {}
+    for space in map(load_space, SPACES):
         arch = replace(space.sample(rng), resolution=min(space.resolutions))
-        model = build(space, arch, num_classes=7, pretrained_cfg_overlay=data_cfg(space, arch.resolution)).eval()
-        for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
-            norm.running_mean.normal_(std=0.1)
-            norm.running_var.uniform_(0.5, 1.5)
-        publish_by_timm(model, model_args(space, arch), tmp_path / space.name)
-        x = torch.randn(2, 3, arch.resolution, arch.resolution)
-        names[space.name] = (x, model(x), model.conv_stem.stride, (3, arch.resolution, arch.resolution))
-    torch.save({name: values[0] for name, values in names.items()}, tmp_path / 'x.pt')
-    code = (
-        'import sys, timm, timm_ofa, torch\n'
-        'def run(name, x):\n'
-        "    m = timm.create_model(f'local-dir:{sys.argv[1]}/{name}', pretrained=True).eval()\n"
-        "    return m(x), m.conv_stem.stride, m.pretrained_cfg['input_size']\n"
-        "inputs = torch.load(sys.argv[1] + '/x.pt')\n"
-        "torch.save({name: run(name, x) for name, x in inputs.items()}, sys.argv[1] + '/y.pt')\n")
-    subprocess.run([sys.executable, '-c', code, str(tmp_path)], check=True)
-    for name, (logits, *others) in torch.load(tmp_path / 'y.pt').items():
-        _, expected, *expected_others = names[name]
-        assert expected.shape == (2, 7) and torch.equal(logits, expected)
-        assert others == expected_others
+        model = randomize_norms(
+            build(space, arch, num_classes=7, pretrained_cfg_overlay=data_cfg(space, arch.resolution)))
+        timm.models.save_for_hf(model, tmp_path / space.name, safe_serialization=True)
+        inputs[space.name] = torch.randn(2, 3, 64, 64)
+        expected[space.name] = (model(inputs[space.name]), (3, arch.resolution, arch.resolution))
+    torch.save(inputs, tmp_path / 'x.pt')
+    subprocess.run([sys.executable, '-c', RELOAD, str(tmp_path)], check=True)
+    for name, (logits, input_size) in torch.load(tmp_path / 'y.pt').items():
+        assert logits.shape == (2, 7) and torch.equal(logits, expected[name][0])
+        assert input_size == expected[name][1]
 
 
 def test_a_subnet_is_exactly_the_stock_class(space, rng):
     with torch.device('meta'):
         model = build(space, space.sample(rng))
-    assert type(model) is MobileNetV3
-    assert {type(m).__module__.split('.')[0] for m in model.modules()} == {'timm', 'torch'}
+    assert type(model) is STOCK[space.family][0]
+    own = {type(m) for m in model.modules() if type(m).__module__.split('.')[0] not in ('timm', 'torch')}
+    assert own <= ({OFAResNet, ResidualStemConv} if space.family == 'byobnet' else set())
     assert {m.eps for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == {space.bn_eps}
+
+
+def test_a_subnet_has_the_parameters_that_its_space_counts(space, rng):
+    for arch in space.sample(rng, 3):
+        model = build(space, arch, num_classes=space.num_classes, device='meta')
+        assert sum(p.numel() for p in model.parameters()) == space.params(arch)
+
+
+@torch.no_grad()
+def test_the_middle_of_three_stem_convolutions_is_residual():
+    args = dict(arch_def=[[BOTTLE]] * 2, stem_chs=[8, 8, 16])
+    stem = randomize_norms(timm.create_model('ofa_byobnet', **args)).stem
+    y = stem.conv1(torch.randn(1, 3, 16, 16))
+    assert torch.equal(stem.conv2(y), stem.conv2.bn(stem.conv2.conv(y)).relu() + y)
+    assert stem.conv2.conv.stride == (1, 1) and isinstance(stem.conv2, ResidualStemConv)
 
 
 def test_model_args_are_json(space, rng):
@@ -84,18 +119,46 @@ def test_model_args_are_json(space, rng):
 def test_arguments_of_a_wrong_arch_are_refused(tiny):
     with pytest.raises(InputError, match='resolution 224'):
         model_args(tiny, load_space('ofa_mbv3_w10').max_arch())
+    with pytest.raises(InputError, match='stages'):
+        model_args(load_space('ofa_proxyless_w13'), load_space('ofa_mbv3_w10').max_arch())
+
+
+@pytest.mark.parametrize('entry_point', ENTRY_POINTS.values())
+def test_without_blocks_an_entry_point_is_the_smallest_net_and_keeps_what_is_given(entry_point):
+    space = {'ofa_mobilenetv3': 'ofa_mbv3_w10', 'ofa_efficientnet': 'ofa_proxyless_w13', 'ofa_byobnet': 'ofa_resnet50d'}
+    space = load_space(space[entry_point])
+    model = timm.create_model(entry_point, device='meta')
+    assert sum(p.numel() for p in model.parameters()) == space.params(space.min_arch())
+    given = timm.create_model(entry_point, stem_stride=1, bn_eps=0.125, device='meta')
+    assert given.get_submodule(given.default_cfg['first_conv']).stride == (1, 1)
+    assert {m.eps for m in given.modules() if isinstance(m, nn.BatchNorm2d)} == {0.125}
+    names = set(inspect.signature(timm.model_entrypoint(entry_point)).parameters)
+    assert set(model_args(space, space.min_arch())) == names - {'pretrained', 'kwargs'}
+
+
+# ---- images ----------------------------------------------------------------------------------------------------------
+
+
+def resized_side(cfg):
+    """To which side timm's evaluation resizes an image, px."""
+    config = timm.data.resolve_data_config(pretrained_cfg=cfg)
+    return timm.data.create_transform(**config).transforms[0].size
 
 
 @pytest.mark.parametrize('resolution, side', [(224, 256), (192, 220), (160, 183), (128, 147), (236, 270)])
 def test_crop_pct_makes_timm_resize_to_the_side_of_the_original(resolution, side):
-    crop_pct = data_cfg(load_space('ofa_mbv3_w12'), resolution)['crop_pct']
-    assert int(resolution / crop_pct) == side
+    assert resized_side(data_cfg(load_space('ofa_mbv3_w12'), resolution)) == side
 
 
-def test_timm_resizes_to_the_side_of_the_original_at_every_resolution():
-    space = load_space('ofa_mbv3_w10')
+def test_timm_resizes_to_the_side_of_the_original_at_every_resolution(space):
     for r in (*space.resolutions, *space.extra_resolutions):
-        assert int(r / data_cfg(space, r)['crop_pct']) == -(-r * 8 // 7)  # ceil(r / 0.875)
+        assert resized_side(data_cfg(space, r)) == math.ceil(r / space.crop_pct)
+
+
+def test_so_it_does_for_every_registered_network():
+    for name in timm.list_models('ofa_*', exclude_filters='*_supernet'):
+        cfg = timm.get_pretrained_cfg(name).to_dict()
+        assert resized_side(cfg) == math.ceil(cfg['input_size'][1] / 0.875), name
 
 
 # ---- features --------------------------------------------------------------------------------------------------------
@@ -104,31 +167,64 @@ def test_timm_resizes_to_the_side_of_the_original_at_every_resolution():
 @torch.no_grad()
 @pytest.mark.parametrize('indices', [None, (0, 2), (1, 3), (-1,)])
 def test_features_have_the_channels_and_reductions_that_they_announce(space, indices, rng):
-    arch = space.sample(rng)
-    model = build(space, arch, features_only=True, **({'out_indices': indices} if indices else {})).eval()
-    assert type(model) is MobileNetV3Features
+    model = build(space, space.sample(rng), features_only=True, **({'out_indices': indices} if indices else {})).eval()
+    assert type(model) is STOCK[space.family][1]
+    check_features(model, len(indices or range(4 if 'tiny' in space.name else 5)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('indices', [None, (0, 2), (1, 3), (-1,)])
+def test_so_do_those_of_supernets(small, indices):
+    model = timm.create_model(
+        f'{small.name}_supernet', features_only=True, **({'out_indices': indices} if indices else {})).eval()
+    check_features(model, len(indices or range(4 if 'tiny' in small.name else 5)))
+
+
+def check_features(model, n):
     features = model(torch.randn(1, 3, 64, 64))
-    assert len(features) == len(indices or range(4 if space.name == 'ofa_mbv3_tiny' else 5))
+    assert len(features) == n
     assert [f.shape[1] for f in features] == model.feature_info.channels()
     assert [64 // f.shape[2] for f in features] == model.feature_info.reduction()
 
 
 @torch.no_grad()
-def test_features_by_another_class_of_timm_agree(tiny):
+@pytest.mark.parametrize('stem_chs', [(8, 16), (8, 8, 16)])
+@pytest.mark.parametrize('stem_stride', [1, 2])
+@pytest.mark.parametrize('stem_pool', [True, False])
+@pytest.mark.parametrize('strides', [(1, 2, 2), (2, 2), (2, 1, 2), (1, 1)])
+def test_resnets_announce_true_features_with_any_stem(stem_chs, stem_stride, stem_pool, strides):
+    args = dict(
+        arch_def=[[BOTTLE.replace('s2', f's{stride}'), BOTTLE.replace('s2', 's1')] for stride in strides],
+        stem_chs=stem_chs, stem_stride=stem_stride, stem_pool=stem_pool)
+    reduction = stem_stride * (1 + stem_pool) * math.prod(strides)
+    for feature_cls in ('list', 'getter', 'fx'):
+        model = timm.create_model('ofa_byobnet', **args, features_only=True, feature_cls=feature_cls).eval()
+        check_features(model, len(model.feature_info.channels()))
+        assert model.feature_info.reduction()[-1] == reduction
+    model = timm.create_model('ofa_byobnet', **args).eval()
+    final, intermediates = model.forward_intermediates(torch.randn(1, 3, 64, 64))
+    assert [64 // i.shape[2] for i in intermediates] == [info['reduction'] for info in model.feature_info]
+    assert final.shape[2] == 64 // reduction
+
+
+@torch.no_grad()
+def test_features_by_another_class_of_timm_agree(small):
     """`feature_cls='getter'` wraps the whole network, the default is a class of its own."""
-    arch, x = tiny.max_arch(), torch.randn(1, 3, 32, 32)
-    own = build(tiny, arch, features_only=True, out_indices=(1, 3)).eval()
-    wrapped = build(tiny, arch, features_only=True, out_indices=(1, 3), feature_cls='getter').eval()
-    wrapped.model.load_state_dict(own.state_dict(), strict=False)
+    arch, x = small.max_arch(), torch.randn(1, 3, 32, 32)
+    own = build(small, arch, features_only=True, out_indices=(1, 3)).eval()
+    wrapped = build(small, arch, features_only=True, out_indices=(1, 3), feature_cls='getter').eval()
+    weights = {name.replace('stages_', 'stages.').replace('stem_', 'stem.'): w for name, w in own.state_dict().items()}
+    missing = wrapped.model.load_state_dict(weights, strict=False).missing_keys
+    assert not [name for name in missing if not name.startswith('head')]
     assert all(torch.equal(a, b) for a, b in zip(own(x), wrapped(x), strict=True))
 
 
 @torch.no_grad()
-def test_intermediates_of_a_subnet_are_what_forward_computes(tiny):
-    model, x = build(tiny, tiny.max_arch()).eval(), torch.randn(1, 3, 32, 32)
+def test_intermediates_are_what_forward_computes(create):
+    model, x = create().eval(), torch.randn(1, 3, 64, 64)
     final, intermediates = model.forward_intermediates(x)
     assert torch.equal(final, model.forward_features(x))
-    assert [i.shape[2] for i in intermediates] == [32 // info['reduction'] for info in model.feature_info]
+    assert [i.shape[2] for i in intermediates] == [64 // info['reduction'] for info in model.feature_info]
 
 
 def test_feature_indices_that_a_small_network_lacks_are_refused(tiny):
@@ -138,73 +234,144 @@ def test_feature_indices_that_a_small_network_lacks_are_refused(tiny):
 
 # ---- what strangers may put into a config ----------------------------------------------------------------------------
 
-GOOD = 'ir_r1_k5_s2_e3_c40_se0.25_nre'
+MOBILE = 'ir_r1_k5_s2_e3_c40_se0.25_nre'
+BOTTLE = 'bottle_r1_k3_s2_e0.25_c64_nre'
+ANY_ENTRY_POINT = pytest.mark.parametrize(
+    'entry_point, good', [('ofa_mobilenetv3', MOBILE), ('ofa_efficientnet', MOBILE), ('ofa_byobnet', BOTTLE)])
 
 
+def refusal(match, entry_point, **args):
+    """The one line with which these arguments are refused."""
+    with pytest.raises(InputError, match=match) as error:
+        timm.create_model(entry_point, **args)
+    assert '\n' not in str(error.value) and len(str(error.value)) < 400
+    return str(error.value)
+
+
+@ANY_ENTRY_POINT
+@pytest.mark.parametrize('old, new', [
+    ('r1', 'r2'), ('_c', '_c9999'), ('_c', '_c0_'), ('_k', '_k4'), ('_k', '_k9'), ('s2', 's0'), ('s2', 's3'),
+    ('_e', '_e0_'), ('_e', '_e9'), ('_e', '_e-'), ('_e', '_enan'), ('_nre', '_nsw'), ('_nre', '_nre_skip'),
+    ('_nre', '_nre\n'), ('_nre', ''), ('_k', '_k٣'), ('_r1', '_r999999'), ('_', ' ')])
+def test_a_hostile_block_string_is_refused(entry_point, good, old, new):
+    row = good.replace(old, new, 1)
+    assert row != good
+    assert repr(row)[:80] in refusal('arch_def row', entry_point, arch_def=[[good], [row]])
+
+
+@ANY_ENTRY_POINT
 @pytest.mark.parametrize('row', [
-    'ir_r999999_k3_s1_e1_c16', GOOD.replace('r1', 'r2'), GOOD.replace('c40', 'c99999'), GOOD.replace('k5', 'k4'),
-    GOOD.replace('k5', 'k99'), GOOD.replace('s2', 's0'), GOOD.replace('e3', 'e99'), GOOD.replace('e3', 'e0'),
-    GOOD.replace('c40', 'c0'), GOOD.replace('nre', 'nsw'), GOOD.replace('se0.25', 'se9'), GOOD + '_skip', GOOD + '\n',
-    'er' + GOOD[2:], '', ' ', '__import__', 'ir', None, 3, [GOOD], {}, GOOD.replace('k5', 'k٣')])
-def test_a_hostile_block_string_is_refused(row):
-    with pytest.raises(InputError, match='arch_def row') as error:
-        timm.create_model('ofa_mobilenetv3', arch_def=[[GOOD], [row]])
-    assert '\n' not in str(error.value)
+    '', ' ', '__import__', 'ir', 'bottle', None, 3, 2.5, True, [MOBILE], {}, b'ir', 'x' * 9999],
+    ids=lambda row: f'{row!r:.20}')
+def test_what_is_no_block_string_is_refused(entry_point, good, row):
+    refusal('arch_def row', entry_point, arch_def=[[good], [row]])
 
 
-@pytest.mark.parametrize('arch_def', [
-    [], [[]], [[GOOD], []], 'ir', 3, {}, [GOOD], [[GOOD]] * 13, [[GOOD] * 17], [[GOOD], None], [[[GOOD]] * 17]],
-    ids=lambda arch_def: f'{arch_def!r:.20}')
-def test_an_arch_def_of_the_wrong_shape_is_refused(arch_def):
-    with pytest.raises(InputError, match='arch_def') as error:
-        timm.create_model('ofa_mobilenetv3', arch_def=arch_def)
-    assert '\n' not in str(error.value)
+@pytest.mark.parametrize('entry_point, row', [
+    ('ofa_mobilenetv3', BOTTLE), ('ofa_efficientnet', BOTTLE), ('ofa_byobnet', MOBILE),
+    ('ofa_mobilenetv3', MOBILE.replace('se0.25', 'se9')), ('ofa_byobnet', BOTTLE.replace('c64', 'c60')),
+    ('ofa_byobnet', BOTTLE.replace('nre', 'nr6')), ('ofa_byobnet', BOTTLE.replace('_nre', '_se0.25_nre')),
+    ('ofa_byobnet', BOTTLE.replace('k3', 'k5'))])
+def test_blocks_of_another_family_are_refused(entry_point, row):
+    refusal('arch_def row', entry_point, arch_def=[[row]] * 2)
 
 
-@pytest.mark.parametrize('wrong', [{'act': 'gelu'}, {'stem_stride': 4}, {'stem_stride': 0}])
-def test_wrong_arguments_name_field_and_choices(wrong):
-    name, value = next(iter(wrong.items()))
-    with pytest.raises(InputError, match=f'{name} {value!r}.*choose'):
-        timm.create_model('ofa_mobilenetv3', **wrong)
+@ANY_ENTRY_POINT
+def test_a_stride_inside_a_stage_is_refused(entry_point, good):
+    refusal('strides; only the first block', entry_point, arch_def=[[good, good], [good]])
 
 
-@pytest.mark.parametrize('wrong', [{'archdef': [[GOOD]]}, {'resolution': 32}, {'kernel_size': 3}])
-def test_unknown_arguments_are_type_errors(wrong):
+@ANY_ENTRY_POINT
+@pytest.mark.parametrize('rows', [
+    lambda good: [], lambda good: [[]], lambda good: [[good], []], lambda good: good, lambda good: 3, lambda good: {},
+    lambda good: [good], lambda good: [[good]] * 13, lambda good: [[good] * 17], lambda good: [[good], None],
+    lambda good: {'0': [good]}, lambda good: 1.5, lambda good: True])
+def test_an_arch_def_of_the_wrong_shape_is_refused(entry_point, good, rows):
+    refusal('arch_def .* is not a list', entry_point, arch_def=rows(good))
+
+
+NO_WIDTH = (0, -1, 2.5, 16.0, '16', True, [16], {}, 10**9)
+
+
+@pytest.mark.parametrize('entry_point', ['ofa_mobilenetv3', 'ofa_efficientnet'])
+@pytest.mark.parametrize('name', ['stem_size', 'num_features'])
+@pytest.mark.parametrize('value', NO_WIDTH)
+def test_a_hostile_width_is_refused(entry_point, name, value):
+    refusal(name, entry_point, **{name: value})
+
+
+@pytest.mark.parametrize('value', [
+    *NO_WIDTH, 24, [], [24], [24, 24, 24, 40], [24, 32, 40], [24, 10**9], [24, 40.0], [24, -8], ['24', '40'],
+    [True, 40], [[24], 40], '24,40', {'0': 24, '1': 40}])
+def test_hostile_channels_of_a_stem_are_refused(value):
+    refusal('stem_chs', 'ofa_byobnet', stem_chs=value)
+
+
+@pytest.mark.parametrize('entry_point', ENTRY_POINTS.values())
+@pytest.mark.parametrize('name, value', [
+    ('act', 'gelu'), ('act', []), ('act', 3), ('stem_stride', 4), ('stem_stride', 0), ('stem_stride', 2.0),
+    ('stem_stride', True), ('stem_stride', '2'), ('stem_stride', [2]), ('bn_eps', 0), ('bn_eps', -1e-5), ('bn_eps', 10),
+    ('bn_eps', float('nan')), ('bn_eps', '1e-5'), ('bn_eps', [])])
+def test_other_wrong_arguments_are_refused(entry_point, name, value):
+    refusal(f'{name}.*{value!r:.10}'.replace('[', r'\['), entry_point, **{name: value})
+
+
+@pytest.mark.parametrize('value', ['no', 0, [], 1.0])
+def test_a_stem_pool_that_is_no_truth_value_is_refused(value):
+    refusal('stem_pool', 'ofa_byobnet', stem_pool=value)
+
+
+@pytest.mark.parametrize('entry_point', ENTRY_POINTS.values())
+@pytest.mark.parametrize('wrong', [
+    {'archdef': [[MOBILE]]}, {'resolution': 32}, {'kernel_size': 3}, {'depth': [2]}, {'space': 'ofa_mbv3_tiny'}])
+def test_unknown_arguments_are_type_errors(entry_point, wrong):
     with pytest.raises(TypeError, match=next(iter(wrong))):
-        timm.create_model('ofa_mobilenetv3', **wrong)
+        timm.create_model(entry_point, **wrong)
+
+
+@pytest.mark.parametrize('entry_point, wrong', [
+    ('ofa_mobilenetv3', 'stem_chs'), ('ofa_mobilenetv3', 'stem_pool'), ('ofa_efficientnet', 'stem_chs'),
+    ('ofa_byobnet', 'stem_size')])
+def test_arguments_of_another_family_are_type_errors(entry_point, wrong):
+    with pytest.raises(TypeError, match=wrong):
+        timm.create_model(entry_point, **{wrong: 16})
 
 
 # ---- the contract of timm --------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def test_the_head_can_be_replaced_and_left_out(tiny):
-    model, x = build(tiny, tiny.min_arch(), num_classes=10).eval(), torch.randn(2, 3, 32, 32)
-    assert model.get_classifier() is model.classifier
+def test_the_head_can_be_replaced_and_left_out(create):
+    model, x = create(num_classes=10).eval(), torch.randn(2, 3, 32, 32)
+    classifier = model.get_classifier()
+    assert isinstance(classifier, nn.Linear) and classifier.out_features == 10
+    assert model.get_submodule(model.default_cfg['classifier']) is classifier
     pooled = model.forward_head(model.forward_features(x), pre_logits=True)
-    assert torch.equal(model.classifier(pooled), model(x)) and pooled.shape == (2, tiny.num_features)
+    assert torch.equal(classifier(pooled), model(x)) and pooled.shape == (2, model.head_hidden_size)
     model.reset_classifier(3)
     assert model(x).shape == (2, 3) and model.num_classes == 3
     model.reset_classifier(0)
     assert torch.equal(model(x), pooled)
-    assert build(tiny, tiny.min_arch(), num_classes=0).eval()(x).shape == (2, tiny.num_features)
+    assert create(num_classes=0).eval()(x).shape == pooled.shape
 
 
 @torch.no_grad()
-def test_other_numbers_of_input_channels_are_built(tiny):
-    for in_chans in (1, 4):
-        model = build(tiny, tiny.min_arch(), in_chans=in_chans, num_classes=5).eval()
-        assert model(torch.randn(1, in_chans, 32, 32)).shape == (1, 5)
+@pytest.mark.parametrize('in_chans', [1, 4])
+def test_other_numbers_of_input_channels_are_built(create, in_chans):
+    model = create(in_chans=in_chans, num_classes=5).eval()
+    assert model.get_submodule(model.default_cfg['first_conv']).in_channels == in_chans == model.in_chans
+    assert model(torch.randn(1, in_chans, 32, 32)).shape == (1, 5)
 
 
 def test_the_registry_knows_paper_license_and_data(space):
-    for name in ('ofa_mobilenetv3', f'{space.name}_supernet'):
+    for name in (ENTRY_POINTS[space.family], f'{space.name}_supernet'):
         cfg = timm.get_pretrained_cfg(name)
-        assert cfg.license == 'apache-2.0' and 'arXiv:1908.09791' in cfg.paper_ids
-        assert cfg.first_conv == 'conv_stem' and cfg.classifier == 'classifier'
+        assert cfg.license in ('apache-2.0', 'mit') and 'arXiv:1908.09791' in cfg.paper_ids
+        names = dict(timm.create_model(name, device='meta').named_modules())
+        assert cfg.first_conv in names and cfg.classifier in names
+        assert name in timm.list_models('ofa_*')
     assert get_pretrained_cfg_value(f'{space.name}_supernet', 'input_size') == (3, *(max(space.resolutions),) * 2)
     assert timm.get_pretrained_cfg(f'{space.name}_supernet').mean == space.mean
-    assert {'ofa_mobilenetv3', f'{space.name}_supernet'} <= set(timm.list_models('ofa_*'))
 
 
 def test_a_subnet_is_told_its_resolution_by_its_config(tiny):
@@ -215,31 +382,40 @@ def test_a_subnet_is_told_its_resolution_by_its_config(tiny):
 
 
 @torch.no_grad()
-def test_a_subnet_can_be_traced_by_fx(tiny, rng):
-    model, x = build(tiny, tiny.sample(rng)).eval(), torch.randn(2, 3, 24, 24)
+def test_a_network_can_be_traced_by_fx(create):
+    model, x = create().eval(), torch.randn(2, 3, 32, 32)
     assert torch.equal(torch.fx.symbolic_trace(model)(x), model(x))
 
 
+def test_a_traced_supernet_refuses_an_arch(small):
+    traced = torch.fx.symbolic_trace(timm.create_model(f'{small.name}_supernet').eval())
+    with pytest.raises(InputError, match='trace of the largest network'):
+        traced(torch.randn(1, 3, 32, 32), small.min_arch())
+
+
 @torch.no_grad()
-def test_a_subnet_can_be_scripted(tiny, rng):
-    model, x = build(tiny, tiny.sample(rng), scriptable=True).eval(), torch.randn(2, 3, 24, 24)
+def test_a_subnet_can_be_scripted(small, rng):
+    model, x = build(small, small.sample(rng), scriptable=True).eval(), torch.randn(2, 3, 24, 24)
     with warnings.catch_warnings():  # torch deprecates it, timm keeps it
         warnings.simplefilter('ignore')
         scripted = torch.jit.script(model)
     torch.testing.assert_close(scripted(x), model(x))
 
 
-def test_parameter_groups_cover_every_parameter(tiny):
-    model = build(tiny, tiny.max_arch())
-    matcher = model.group_matcher()
-    groups = timm.models.group_parameters(model, matcher)
-    assert sorted(name for names in groups.values() for name in names) == sorted(n for n, _ in model.named_parameters())
+def test_parameter_groups_cover_every_parameter_from_stem_to_head(create):
+    model = create()
+    groups = timm.models.group_parameters(model, model.group_matcher())
+    names = [name for group in groups.values() for name in group]
+    assert sorted(names) == sorted(n for n, _ in model.named_parameters())
+    first_conv, classifier = (f'{model.default_cfg[key]}.weight' for key in ('first_conv', 'classifier'))
+    assert first_conv in groups[min(groups)] and classifier in groups[max(groups)] and len(groups) > 4
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(tiny):
-    model, x = build(tiny, tiny.min_arch()).train(), torch.randn(4, 3, 24, 24)
+def test_gradient_checkpointing_gives_the_same_gradients(create):
+    model, x = create().train(), torch.randn(4, 3, 32, 32)
     model(x).square().mean().backward()
-    expected = {n: p.grad.clone() for n, p in model.named_parameters()}
+    expected = {n: p.grad for n, p in model.named_parameters()}
+    assert {n for n, g in expected.items() if g is None} == {n for n in expected if 'kernel_transform' in n}
     model.zero_grad()
     model.set_grad_checkpointing()
     model(x).square().mean().backward()
@@ -247,9 +423,12 @@ def test_gradient_checkpointing_gives_the_same_gradients(tiny):
         torch.testing.assert_close(p.grad, expected[name], msg=name)
 
 
-def test_a_stem_without_stride_halves_every_reduction(tiny):
-    args = model_args(tiny, tiny.max_arch())
-    halved = timm.create_model('ofa_mobilenetv3', **{**args, 'stem_stride': 2}, device='meta')
-    full = timm.create_model('ofa_mobilenetv3', **args, device='meta')
+@pytest.mark.parametrize('entry_point', ENTRY_POINTS.values())
+def test_a_stem_without_stride_halves_every_reduction(entry_point):
+    full, halved = (timm.create_model(entry_point, stem_stride=stride, device='meta') for stride in (1, 2))
     assert [2 * i['reduction'] for i in full.feature_info] == [i['reduction'] for i in halved.feature_info]
-    assert set_stem_stride(halved, 2).conv_stem.stride == (2, 2)
+
+
+def test_a_stem_keeps_its_stride_of_two():
+    model = timm.create_model('ofa_mobilenetv3', device='meta')
+    assert set_stem_stride(model, 2).conv_stem.stride == (2, 2)

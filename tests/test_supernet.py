@@ -7,16 +7,21 @@ from itertools import pairwise
 import pytest
 import timm
 import torch
+from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 
 from timm_ofa import InputError, load_space
-from timm_ofa.elastic import ElasticInvertedResidual
-from timm_ofa.models import model_args
+from timm_ofa.elastic import ElasticBottleneck, ElasticInvertedResidual
+from timm_ofa.models import ENTRY_POINTS, OFAResNet, model_args
+from timm_ofa.rows import make_divisible
 from timm_ofa.runs import save_supernet
-from timm_ofa.supernet import MobileNetV3Supernet, load_supernet, new_supernet
+from timm_ofa.supernet import Supernet, load_supernet, new_supernet
 
-SPACES = ['ofa_mbv3_tiny', 'ofa_mbv3_w10', 'ofa_mbv3_w12']
+SPACES = [
+    'ofa_mbv3_tiny', 'ofa_mbv3_w10', 'ofa_mbv3_w12', 'ofa_proxyless_w13', 'ofa_resnet50d', 'ofa_resnet_tiny']
+MOBILE = SPACES[:4]
+STOCK = {'mobilenetv3': MobileNetV3, 'efficientnet': EfficientNet, 'byobnet': OFAResNet}
 STATISTICS = ('running_mean', 'running_var', 'num_batches_tracked')
 
 
@@ -108,19 +113,29 @@ def test_archs_that_differ_in_one_choice_are_different_networks(supernet):
 
 
 def one_choice_apart(space):
-    """The largest arch, and three that differ from it in one choice each."""
+    """The largest arch, and some that differ from it in one choice each."""
     largest = space.max_arch()
-    kernel = ((3, *largest.kernel_size[0][1:]), *largest.kernel_size[1:])
     ratio = (*largest.expand_ratio[:-1], (*largest.expand_ratio[-1][:-1], min(space.stages[-1].expand_ratios)))
-    shorter = replace(largest, kernel_size=(*largest.kernel_size[:-1], largest.kernel_size[-1][:-1]),
-                      expand_ratio=(*largest.expand_ratio[:-1], largest.expand_ratio[-1][:-1]))
-    return [largest, replace(largest, kernel_size=kernel), replace(largest, expand_ratio=ratio), shorter]
+    i = max(i for i, s in enumerate(space.stages) if len(s.depths) > 1)
+
+    def shorter(stages):
+        return (*stages[:i], stages[i][:-1], *stages[i + 1:])
+    archs = [largest, replace(largest, expand_ratio=ratio), replace(
+        largest, kernel_size=shorter(largest.kernel_size), expand_ratio=shorter(largest.expand_ratio))]
+    if space.elastic_widths:
+        stem, width = largest.stem_width, largest.width
+        stems = [stem[1:], (*stem[:2], space.stem_widths[0][-1]), (*space.stem_widths[1][:2], stem[-1])]
+        widths = [(*width[:s], stage.widths[0], *width[s + 1:]) for s, stage in enumerate(space.stages)]
+        archs += [replace(largest, stem_width=s) for s in stems] + [replace(largest, width=w) for w in widths]
+        return [space.check(arch) for arch in archs]
+    kernel = ((3, *largest.kernel_size[0][1:]), *largest.kernel_size[1:])
+    return [*archs, replace(largest, kernel_size=kernel)]
 
 
 def test_names_are_those_of_the_stock_network_plus_kernel_matrices(supernet):
     space = supernet.space
     stock = timm.create_model(
-        'ofa_mobilenetv3', **model_args(space, space.max_arch()), num_classes=space.num_classes, device='meta')
+        ENTRY_POINTS[space.family], **model_args(space, space.max_arch()), num_classes=space.num_classes, device='meta')
     own = {k: v.shape for k, v in supernet.state_dict().items()}
     added = set(own) - set(stock.state_dict())
     assert {k: v for k, v in own.items() if k not in added} == {k: v.shape for k, v in stock.state_dict().items()}
@@ -132,8 +147,8 @@ def test_names_are_those_of_the_stock_network_plus_kernel_matrices(supernet):
 def test_an_extracted_network_is_stock_owns_its_weights_and_knows_its_resolution(supernet, rng):
     arch = supernet.space.sample(rng)
     subnet = supernet.extract(arch)
-    assert type(subnet) is MobileNetV3
-    assert not any(isinstance(m, ElasticInvertedResidual) for m in subnet.modules())
+    assert type(subnet) is STOCK[supernet.space.family]
+    assert not any(isinstance(m, (ElasticInvertedResidual, ElasticBottleneck)) for m in subnet.modules())
     assert not ({t.data_ptr() for t in subnet.state_dict().values()}
                 & {t.data_ptr() for t in supernet.state_dict().values()})
     assert all(p.requires_grad and p.is_leaf and not p.is_meta for p in subnet.parameters())
@@ -171,7 +186,9 @@ def test_an_arch_of_another_space_is_refused(supernet):
 
 
 @torch.no_grad()
-def test_a_smaller_kernel_is_the_center_of_the_larger_through_its_matrix(supernet):
+@pytest.mark.parametrize('name', MOBILE)
+def test_a_smaller_kernel_is_the_center_of_the_larger_through_its_matrix(name):
+    supernet = make(name)
     block = supernet.elastic_stages()[0][0]
     sizes = sorted(supernet.space.stages[0].kernel_sizes, reverse=True)
     expected = block.conv_dw.weight[:8]
@@ -312,8 +329,9 @@ def test_sorting_keeps_the_largest_net_and_the_ratios_it_is_told_to(tiny, keep, 
 
 
 @torch.no_grad()
-def test_sorting_puts_important_channels_first_within_what_is_kept(supernet):
-    model = randomize(timm.create_model(f'{supernet.space.name}_supernet'), seed=1)
+@pytest.mark.parametrize('name', MOBILE)
+def test_sorting_puts_important_channels_first_within_what_is_kept(name):
+    model = randomize(timm.create_model(f'{name}_supernet'), seed=1)
     model.sort_channels()
     for stage in model.elastic_stages():
         for block in stage:
@@ -322,14 +340,31 @@ def test_sorting_puts_important_channels_first_within_what_is_kept(supernet):
             if block.se_ratio:
                 hidden = block.se.conv_expand.weight.abs().sum((0, 2, 3))
                 assert (hidden.diff() <= 1e-5 * hidden[0]).all()
-    middle = supernet.space.stages[0].expand_ratios[1]
-    model = randomize(timm.create_model(f'{supernet.space.name}_supernet'), seed=1)
+    middle = model.space.stages[0].expand_ratios[1]
+    model = randomize(timm.create_model(f'{name}_supernet'), seed=1)
     block = model.elastic_stages()[-1][-1]
     border, largest = block.mid_chs(middle), block.conv_pwl.weight.abs().sum((0, 2, 3))
     model.sort_channels((middle, 99))
     importance = block.conv_pwl.weight.abs().sum((0, 2, 3))
     torch.testing.assert_close(importance[[0, border]], torch.stack([largest[:border].max(), largest[border:].max()]))
     assert importance[border] > importance[border - 1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('keep, kept', [((), [0.35]), ((0.25, 0.35), [0.25, 0.35])])
+def test_sorting_a_resnet_keeps_what_it_is_told_to_and_puts_important_channels_first(keep, kept):
+    model, x = make('ofa_resnet_tiny'), images(2, 3, 32, 32)
+    before = {ratio: model(x, widened(model.space, ratio)) for ratio in (0.2, 0.25, 0.35)}
+    model.sort_channels(keep)
+    for ratio, expected in before.items():
+        difference = (model(x, widened(model.space, ratio)) - expected).abs().max() / expected.abs().max()
+        assert difference < 1e-5 if ratio in kept else difference > 1e-3, ratio
+    for block in (block for stage in model.elastic_stages() for block in stage):
+        for reader in (block.conv2_kxk, block.conv3_1x1):
+            importance = reader.conv.weight.abs().sum((0, 2, 3))
+            edges = [0, *(make_divisible(round(block.conv3_1x1.conv.out_channels * e)) for e in keep or (0.35,))]
+            for start, end in pairwise(edges):
+                assert (importance[start:end].diff() <= 1e-5 * importance.max()).all()
 
 
 @torch.no_grad()
@@ -360,7 +395,7 @@ def test_sorting_twice_changes_nothing(tiny):
 def own_space():
     """A space that is not on the shelf, unlike all that are."""
     tiny = load_space('ofa_mbv3_tiny')
-    stages = (replace(tiny.stages[0], depths=(2, 3)), replace(tiny.stages[2], kernel_sizes=(3, 7), width=48))
+    stages = (replace(tiny.stages[0], depths=(2, 3)), replace(tiny.stages[2], kernel_sizes=(3, 7), widths=(48,)))
     return replace(tiny, name='own', stages=stages, stem_stride=2, resolutions=(40, 48), bn_eps=1e-3)
 
 
@@ -373,7 +408,7 @@ def test_a_saved_supernet_is_the_same_when_it_is_loaded(space, tmp_path, rng):
     supernet = randomize(new_supernet(space, num_classes=3))
     save_supernet(supernet, tmp_path, dict(data='none', class_names=['a', 'b', 'c']))
     loaded = load_supernet(str(tmp_path)).eval()
-    assert isinstance(loaded, MobileNetV3Supernet) and loaded.space == supernet.space == space
+    assert isinstance(loaded, Supernet) and loaded.space == supernet.space == space
     assert {m.eps for m in loaded.modules() if isinstance(m, nn.BatchNorm2d)} == {space.bn_eps}
     arch = space.sample(rng)
     x = images(2, 3, arch.resolution, arch.resolution)
@@ -466,6 +501,25 @@ def test_sorting_orders_channels_as_the_original_code_does(rng):
         expected = convert_upstream(theirs.state_dict(), ours)
         different = {k for k, v in ours.state_dict().items() if not torch.equal(v, expected[k])}
         assert {k.split('.se.')[-1] for k in different} <= (HIDDEN if keep else set())
+
+
+@torch.no_grad()
+def test_sorting_orders_a_resnet_as_the_original_code_does():
+    networks = pytest.importorskip('ofa.imagenet_classification.elastic_nn.networks', reason='needs the package ofa')
+    from timm_ofa.convert import convert_upstream
+
+    torch.manual_seed(0)
+    theirs = networks.OFAResNets(
+        depth_list=[0, 1, 2], expand_ratio_list=[0.2, 0.25, 0.35], width_mult_list=[0.65, 0.8, 1.0]).double()
+    ours = timm.create_model('ofa_resnet50d_supernet').double()
+    for theirs_stage, keep in ((0, ()), (1, (0.25, 0.35))):
+        ours.load_state_dict(convert_upstream(theirs.state_dict(), ours))
+        for block in theirs.blocks:
+            block.conv.re_organize_middle_weights(theirs_stage) if hasattr(block, 'conv') else (
+                block.re_organize_middle_weights(theirs_stage))
+        ours.sort_channels(keep)
+        expected = convert_upstream(theirs.state_dict(), ours)
+        assert all(torch.equal(v, expected[k]) for k, v in ours.state_dict().items())
 
 
 HIDDEN = {'conv_reduce.weight', 'conv_reduce.bias', 'conv_expand.weight'}

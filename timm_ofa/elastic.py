@@ -10,28 +10,66 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, ConvNormAct
 from timm.models._efficientnet_blocks import InvertedResidual, SqueezeExcite
+from timm.models.byobnet import BottleneckBlock
 from torch import nn
 
-from .space import make_divisible
+from .rows import bottleneck_mid_chs, make_divisible
 
 
-def first_channels_norm_act(norm: BatchNormAct2d, x: torch.Tensor) -> torch.Tensor:
-    """BatchNorm and activation of the first C channels, x (N, C, H, W).
+def first_channels_norm_act(norm: BatchNormAct2d, x: torch.Tensor, channels: int) -> torch.Tensor:
+    """BatchNorm and activation of the first `channels` channels, x (N, channels, H, W).
 
-    In training mode the first C running statistics are updated in place, as the original's dynamic BatchNorm: they mix
+    In training mode their running statistics are updated in place, as in the original's dynamic BatchNorm: they mix
     all subnets, and each subnet is recalibrated before it is used.
     """
-    channels = x.shape[1]
     if channels == norm.num_features:
         return norm(x)
     if norm.training:
         norm.num_batches_tracked.add_(1)
-    x = F.batch_norm(
-        x, norm.running_mean[:channels], norm.running_var[:channels], norm.weight[:channels], norm.bias[:channels],
-        norm.training, norm.momentum, norm.eps)
+    tensors = [t[:channels] for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias)]
+    if norm.training and isinstance(norm, SynchronizedBatchNormAct2d):
+        x = _synchronized_batch_norm(x, *tensors, norm.momentum, norm.eps)
+    else:
+        x = F.batch_norm(x, *tensors, norm.training, norm.momentum, norm.eps)
     return norm.act(x)
+
+
+class SynchronizedBatchNormAct2d(BatchNormAct2d):
+    """BatchNorm over the batches of all processes, on any device; like the stock layer otherwise."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return super().forward(x)
+        self.num_batches_tracked.add_(1)
+        tensors = self.running_mean, self.running_var, self.weight, self.bias
+        return self.act(self.drop(_synchronized_batch_norm(x, *tensors, self.momentum, self.eps)))
+
+
+def synchronize_batch_norm(model: nn.Module) -> None:
+    """Let all BatchNorm layers of a network use the statistics of all processes, whose batches are of one size."""
+    for module in model.modules():
+        if type(module) is BatchNormAct2d:
+            module.__class__ = SynchronizedBatchNormAct2d
+
+
+def _synchronized_batch_norm(
+        x: torch.Tensor, running_mean: torch.Tensor, running_var: torch.Tensor, weight: torch.Tensor,
+        bias: torch.Tensor, momentum: float, eps: float) -> torch.Tensor:
+    """x (N, C, H, W) normalized; running statistics (C,) are updated in place."""
+    from torch.distributed.nn.functional import all_reduce  # with gradient
+
+    world = torch.distributed.get_world_size()
+    wide, n = x if x.dtype == torch.float64 else x.float(), world * x.numel() // x.shape[1]
+    mean = all_reduce(wide.mean((0, 2, 3))) / world
+    centered = wide - mean.view(1, -1, 1, 1)
+    var = all_reduce(centered.square().mean((0, 2, 3))) / world
+    with torch.no_grad():
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        running_var.lerp_((var * (n / max(1, n - 1))).to(running_var.dtype), momentum)
+    scale = weight * torch.rsqrt(var + eps)
+    return (centered * scale.view(1, -1, 1, 1) + bias.view(1, -1, 1, 1)).to(x.dtype)
 
 
 def first_channels_squeeze_excite(se: SqueezeExcite, x: torch.Tensor, hidden: int) -> torch.Tensor:
@@ -41,6 +79,13 @@ def first_channels_squeeze_excite(se: SqueezeExcite, x: torch.Tensor, hidden: in
     s = se.act1(F.conv2d(s, reduce.weight[:hidden, :channels], reduce.bias[:hidden]))
     s = F.conv2d(s, expand.weight[:channels, :hidden], expand.bias[:channels])
     return x * se.gate(s)
+
+
+def first_channels_conv_norm_act(layer: ConvNormAct, x: torch.Tensor, out_chs: int) -> torch.Tensor:
+    """Convolution from the C channels of x (N, C, H, W) to the first `out_chs`, BatchNorm and activation."""
+    conv = layer.conv
+    x = F.conv2d(x, conv.weight[:out_chs, :x.shape[1]], stride=conv.stride, padding=conv.padding)
+    return first_channels_norm_act(layer.bn, x, out_chs)
 
 
 class ElasticInvertedResidual(nn.Module):
@@ -97,10 +142,10 @@ class ElasticInvertedResidual(nn.Module):
         shortcut = x
         mid = self.mid_chs(expand_ratio)
         x = F.conv2d(x, self.conv_pw.weight[:mid])
-        x = first_channels_norm_act(self.bn1, x)
+        x = first_channels_norm_act(self.bn1, x, mid)
         kernel = self.kernel(kernel_size, mid)
         x = F.conv2d(x, kernel, stride=self.conv_dw.stride, padding=kernel.shape[-1] // 2, groups=mid)
-        x = first_channels_norm_act(self.bn2, x)
+        x = first_channels_norm_act(self.bn2, x, mid)
         if self.se_ratio:
             x = first_channels_squeeze_excite(self.se, x, self.hidden_chs(mid))
         x = self.bn3(F.conv2d(x, self.conv_pwl.weight[:, :mid]))
@@ -125,6 +170,43 @@ class ElasticInvertedResidual(nn.Module):
             order = _descending(expand.weight.abs().sum((0, 2, 3)), [self.hidden_chs(border) for border in borders])
             expand.weight.copy_(expand.weight[:, order])
             _permute_outputs(reduce, order)
+
+
+class ElasticBottleneck(nn.Module):
+    """timm's `BottleneckBlock` at any input width, expand ratio and output width up to its own.
+
+    Takes over the layers of the block it is given. Its input's width is that of the stage before.
+    """
+
+    def __init__(self, block: BottleneckBlock):
+        super().__init__()
+        for name in ('shortcut', 'conv1_1x1', 'conv2_kxk', 'conv3_1x1', 'drop_path', 'act'):
+            self.add_module(name, getattr(block, name))
+
+    def forward(self, x: torch.Tensor, expand_ratio: float | None = None, width: int | None = None) -> torch.Tensor:
+        """x (N, C, H, W) at an expand ratio and output width; None: the largest."""
+        out = self.conv3_1x1.conv.out_channels if width is None else width
+        mid = self.conv1_1x1.conv.out_channels if expand_ratio is None else bottleneck_mid_chs(out, expand_ratio)
+        y = first_channels_conv_norm_act(self.conv1_1x1, x, mid)
+        y = first_channels_conv_norm_act(self.conv2_kxk, y, mid)
+        y = first_channels_conv_norm_act(self.conv3_1x1, y, out)
+        if not isinstance(self.shortcut, nn.Identity):  # average pool, then convolution
+            x = first_channels_conv_norm_act(self.shortcut.conv, self.shortcut.pool(x), out)
+        return self.act(self.drop_path(y) + x)
+
+    @torch.no_grad()
+    def sort_channels(self, keep: Sequence[float] = ()) -> None:
+        """Order the channels between the convolutions by importance, the L1 norm of the weights that read them.
+
+        The function of the whole block stays; with `keep`, that of the same block at those expand ratios as well.
+        """
+        borders = [bottleneck_mid_chs(self.conv3_1x1.conv.out_channels, ratio) for ratio in keep]
+        for writer, reader in ((self.conv2_kxk, self.conv3_1x1), (self.conv1_1x1, self.conv2_kxk)):
+            weight = reader.conv.weight
+            order = _descending(weight.abs().sum((0, 2, 3)), borders)
+            weight.copy_(weight[:, order])
+            _permute_outputs(writer.conv, order)
+            _permute_outputs(writer.bn, order)
 
 
 def _descending(importance: torch.Tensor, borders: Sequence[int]) -> torch.Tensor:

@@ -5,95 +5,131 @@ Source: arXiv:1908.09791, section 3.3.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import timm
 import torch
 from safetensors import SafetensorError
+from timm.layers import ConvNormAct
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models._efficientnet_blocks import InvertedResidual
+from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
-from torch import nn
+from torch import fx, nn
 from torch.utils.checkpoint import checkpoint
 
-from .elastic import ElasticInvertedResidual
+from .elastic import ElasticBottleneck, ElasticInvertedResidual, first_channels_conv_norm_act
 from .errors import InputError
-from .models import PAPER, data_cfg, model_args, network_kwargs, set_stem_stride
+from .models import (
+    ENTRY_POINTS,
+    PAPER,
+    OFAResNet,
+    all_levels,
+    byobnet_kwargs,
+    data_cfg,
+    efficientnet_kwargs,
+    mobilenetv3_kwargs,
+    model_args,
+    set_stem_stride,
+)
 from .space import Arch, SearchSpace, load_space, space_names
 
 __all__: list[str] = []  # the model registry adds each entry-point
 
 
-class MobileNetV3Supernet(MobileNetV3):
-    """timm's `MobileNetV3` at the largest arch of `space`; `forward(x, arch)` runs any subnet of it."""
+@fx.wrap
+def largest_only(x: torch.Tensor, arch: Arch | None) -> torch.Tensor:
+    """What a trace by `torch.fx`, which is that of the largest network, keeps of the argument `arch`: a refusal."""
+    if arch is not None:
+        raise InputError(f'arch {arch!s:.120} is given to a trace of the largest network; trace supernet.extract(arch)')
+    return x
+
+
+class Supernet(nn.Module):
+    """A timm network at the largest arch of `space`; `forward(x, arch)` runs any subnet of it.
+
+    Mixed into timm's class, of which a family says: its elastic stages, their blocks, and what is before and after.
+    """
 
     def __init__(self, space: SearchSpace, **kwargs):
         super().__init__(**kwargs)
         self.space = space
-        set_stem_stride(self, space.stem_stride)
-        for stage, options in zip(self.elastic_stages(), space.stages):
-            for i, block in enumerate(stage):
-                assert isinstance(block, InvertedResidual)
-                stage[i] = ElasticInvertedResidual(block, options.kernel_sizes, options.se_ratio)
+        self.make_elastic()
+
+    def make_elastic(self) -> None:
+        """Replace the stock blocks."""
+        raise NotImplementedError
 
     def elastic_stages(self) -> list[nn.Sequential]:
-        """The stages whose blocks vary: all but the fixed first block and the last convolution."""
-        return list(self.blocks)[1:-1]
+        """The stages whose blocks vary."""
+        raise NotImplementedError
+
+    def choices(self, arch: Arch) -> list[list[tuple]]:
+        """Arguments of every active block besides its input, one list a stage."""
+        raise NotImplementedError
+
+    def forward_before(self, x: torch.Tensor, arch: Arch) -> torch.Tensor:
+        """What comes before the elastic stages, x (N, 3, H, W)."""
+        raise NotImplementedError
+
+    def forward_after(self, x: torch.Tensor) -> torch.Tensor:
+        """What comes between the elastic stages and the head, x (N, C, H, W)."""
+        raise NotImplementedError
 
     def forward_features(self, x: torch.Tensor, arch: Arch | None = None) -> torch.Tensor:
         """x (N, 3, H, W) -> (N, last width, h, w), before the pool."""
         if arch is None:
             return super().forward_features(x)
         self.space.check(arch)
-        x = self.bn1(self.conv_stem(x))
-        x = self.blocks[0](x)
-        for stage, kernel_sizes, expand_ratios in zip(self.elastic_stages(), arch.kernel_size, arch.expand_ratio):
-            for block, kernel_size, expand_ratio in zip(stage, kernel_sizes, expand_ratios):
+        x = self.forward_before(x, arch)
+        for stage, choices in zip(self.elastic_stages(), self.choices(arch)):
+            for block, choice in zip(stage, choices):
                 if self.grad_checkpointing and self.training:
-                    x = checkpoint(block, x, kernel_size, expand_ratio, use_reentrant=False)
+                    x = checkpoint(block, x, *choice, use_reentrant=False)
                 else:
-                    x = block(x, kernel_size, expand_ratio)
-        return self.blocks[-1](x)
+                    x = block(x, *choice)
+        return self.forward_after(x)
 
     def forward(self, x: torch.Tensor, arch: Arch | None = None) -> torch.Tensor:
         """Logits (N, classes) of the given subnet, or of the largest. x (N, 3, H, W) may have any side:
         `arch.resolution` says which one the caller should have used, it does not resize."""
-        return self.forward_head(self.forward_features(x, arch))
+        if isinstance(arch, fx.Proxy):
+            x, arch = largest_only(x, arch), None
+        x = self.forward_features(x, arch)
+        return self.forward_head(x) if arch is None else self.forward_classifier(x)
 
-    @torch.no_grad()
-    def subnet_state_dict(self, arch: Arch) -> dict[str, torch.Tensor]:
-        """The tensors of a subnet under the same names: leading slices, kernels through their matrices."""
-        self.space.check(arch)
-        state = {k: v for k, v in self.state_dict().items() if '.kernel_transform.' not in k}
-        choices = zip(self.elastic_stages(), arch.kernel_size, arch.expand_ratio)
-        for s, (stage, kernels, ratios) in enumerate(choices, 1):
-            for b, block in enumerate(stage):
-                prefix = f'blocks.{s}.{b}.'
-                names = [name for name in state if name.startswith(prefix)]
-                if b >= len(kernels):
-                    for name in names:
-                        del state[name]
-                    continue
-                mid = block.mid_chs(ratios[b])
-                hidden = block.hidden_chs(mid)
-                for name in names:
-                    state[name] = _subnet_tensor(state[name], name.removeprefix(prefix), mid, hidden)
-                state[f'{prefix}conv_dw.weight'] = block.kernel(kernels[b], mid)
-        plain = torch.contiguous_format  # a supernet may be in channels-last order; its subnets are saved in this one
-        return {name: tensor.detach().clone(memory_format=plain) for name, tensor in state.items()}
+    def forward_classifier(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes) of features (N, C, H, W) of any active width."""
+        return self.forward_head(x)
 
-    def extract(self, arch: Arch) -> MobileNetV3:
-        """A stock timm `MobileNetV3` with its own copy of this subnet's weights; equal to `supernet(x, arch)`.
+    def own_names(self, names: Sequence[str], arch: Arch) -> Iterator[tuple[str, str]]:
+        """(name in the subnet, name in the supernet) of every tensor of a subnet."""
+        return ((name, name) for name in names)
 
+    def extract(self, arch: Arch) -> nn.Module:
+        """A stock timm model with its own copy of this subnet's weights; equal to `supernet(x, arch)`.
+
+        Every tensor is the leading slice of the supernet's tensor, depthwise kernels go through their matrices.
         BatchNorm statistics are copied as they are: recalibrate them before use (`timm_ofa.recalibrate_bn`).
         """
         with torch.device('meta'):  # no weights are drawn only to be replaced
             subnet = timm.create_model(
-                'ofa_mobilenetv3', **model_args(self.space, arch), num_classes=self.num_classes, in_chans=self.in_chans,
-                drop_rate=self.drop_rate, pretrained_cfg_overlay=data_cfg(self.space, arch.resolution))
-        subnet.load_state_dict(self.subnet_state_dict(arch), assign=True)
+                ENTRY_POINTS[self.space.family], **model_args(self.space, arch), num_classes=self.num_classes,
+                in_chans=self.in_chans, drop_rate=self.drop_rate,
+                pretrained_cfg_overlay=data_cfg(self.space, arch.resolution))
+        with torch.no_grad():
+            own, shapes, kernels = self.state_dict(), subnet.state_dict(), self.kernels(arch)
+            state = {
+                name: kernels.get(name, own[own_name][tuple(map(slice, shapes[name].shape))])
+                for name, own_name in self.own_names(list(shapes), arch)}
+            plain = torch.contiguous_format  # a supernet may be in channels-last order; its subnets are saved in this
+            state = {name: tensor.detach().clone(memory_format=plain) for name, tensor in state.items()}
+        subnet.load_state_dict(state, assign=True)
         return subnet.train(self.training)
+
+    def kernels(self, arch: Arch) -> dict[str, torch.Tensor]:
+        """The tensors of a subnet that are no leading slices, by name."""
+        return {}
 
     @torch.no_grad()
     def sort_channels(self, keep: Sequence[float] = ()) -> None:
@@ -103,29 +139,107 @@ class MobileNetV3Supernet(MobileNetV3):
                 block.sort_channels(keep)
 
 
-def _subnet_tensor(tensor: torch.Tensor, name: str, mid: int, hidden: int) -> torch.Tensor:
-    """The leading slice of one tensor of a block; `name` is relative to the block."""
-    layer, kind = name.rsplit('.', 1)
-    if not tensor.ndim or layer == 'bn3':
-        return tensor
-    if layer == 'conv_pwl':
-        return tensor[:, :mid]
-    if layer == 'se.conv_reduce':
-        return tensor[:hidden, :mid] if kind == 'weight' else tensor[:hidden]
-    if layer == 'se.conv_expand' and kind == 'weight':
-        return tensor[:mid, :hidden]
-    return tensor[:mid]
+class _MobileSupernet(Supernet):
+    """What MobileNetV3 and EfficientNet share: a fixed first block, inverted residuals."""
+    first_stage = 1  # of the elastic ones in `blocks`
+
+    def make_elastic(self) -> None:
+        set_stem_stride(self, self.space.stem_stride)
+        for stage, options in zip(self.elastic_stages(), self.space.stages):
+            for i, block in enumerate(stage):
+                stage[i] = ElasticInvertedResidual(block, options.kernel_sizes, options.se_ratio)
+
+    def elastic_stages(self) -> list[nn.Sequential]:
+        return list(self.blocks)[self.first_stage:][:len(self.space.stages)]
+
+    def choices(self, arch: Arch) -> list[list[tuple]]:
+        return [list(zip(kernels, ratios)) for kernels, ratios in zip(arch.kernel_size, arch.expand_ratio)]
+
+    def forward_before(self, x: torch.Tensor, arch: Arch) -> torch.Tensor:
+        return self.blocks[0](self.bn1(self.conv_stem(x)))
+
+    def kernels(self, arch: Arch) -> dict[str, torch.Tensor]:
+        return {
+            f'blocks.{s}.{b}.conv_dw.weight': block.kernel(kernel_size, block.mid_chs(expand_ratio))
+            for s, (stage, choices) in enumerate(zip(self.elastic_stages(), self.choices(arch)), self.first_stage)
+            for b, (block, (kernel_size, expand_ratio)) in enumerate(zip(stage, choices))}
 
 
-def create_supernet(name: str, space: SearchSpace, pretrained: bool = False, **kwargs) -> MobileNetV3Supernet:
+class MobileNetV3Supernet(_MobileSupernet, MobileNetV3):
+    """timm's `MobileNetV3`, elastic; its last convolution is the last of `blocks`."""
+
+    def forward_after(self, x: torch.Tensor) -> torch.Tensor:
+        return self.blocks[-1](x)
+
+
+class EfficientNetSupernet(_MobileSupernet, EfficientNet):
+    """timm's `EfficientNet`, elastic: ProxylessNAS."""
+
+    def forward_after(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn2(self.conv_head(x))
+
+
+class ByobSupernet(Supernet, OFAResNet):
+    """timm's `ByobNet`, elastic: ResNet50D with elastic depth, expansion, widths and stem."""
+
+    def make_elastic(self) -> None:
+        for stage in self.stages:
+            for i, block in enumerate(stage):
+                stage[i] = ElasticBottleneck(block)
+
+    def elastic_stages(self) -> list[nn.Sequential]:
+        return list(self.stages)
+
+    def choices(self, arch: Arch) -> list[list[tuple]]:
+        return [[(ratio, width) for ratio in ratios] for ratios, width in zip(arch.expand_ratio, arch.width)]
+
+    def stem_convs(self, arch: Arch) -> list[str]:
+        """The stem's convolutions that are active, by name: without a residual one the first and the last."""
+        names = [name for name, layer in self.stem.named_children() if isinstance(layer, ConvNormAct)]
+        return names if len(arch.stem_width) == len(names) else [names[0], names[-1]]
+
+    def forward_before(self, x: torch.Tensor, arch: Arch) -> torch.Tensor:
+        names = self.stem_convs(arch)
+        for name, width in zip(names, arch.stem_width):
+            y = first_channels_conv_norm_act(getattr(self.stem, name), x, width)
+            x = y + x if len(names) == 3 and name == names[1] else y
+        return self.stem.pool(x) if self.space.stem_pool else x
+
+    def forward_after(self, x: torch.Tensor) -> torch.Tensor:
+        return self.final_conv(x)
+
+    def forward_classifier(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.head.drop(self.head.global_pool(x))
+        if isinstance(self.head.fc, nn.Linear):
+            x = nn.functional.linear(x, self.head.fc.weight[:, :x.shape[1]], self.head.fc.bias)
+        return self.head.flatten(x)
+
+    def own_names(self, names: Sequence[str], arch: Arch) -> Iterator[tuple[str, str]]:
+        stem = {f'stem.conv{i}': f'stem.{name}' for i, name in enumerate(self.stem_convs(arch), 1)}
+        for name in names:
+            layer = '.'.join(name.split('.')[:2])
+            yield name, name.replace(layer, stem.get(layer, layer), 1)
+
+
+NETWORKS = {  # family -> class, its arguments
+    'mobilenetv3': (MobileNetV3Supernet, mobilenetv3_kwargs),
+    'efficientnet': (EfficientNetSupernet, efficientnet_kwargs),
+    'byobnet': (ByobSupernet, byobnet_kwargs),
+}
+
+
+def create_supernet(name: str, space: SearchSpace, pretrained: bool = False, **kwargs) -> Supernet:
     """Build the supernet of a space through timm's builder, under a registered name."""
-    if kwargs.pop('features_only', False):
-        raise InputError(f'features_only is not for the supernet {name}; take them from supernet.extract(arch)')
-    max_arch = space.max_arch()
+    network, network_kwargs = NETWORKS[space.family]
+    args = model_args(space, space.max_arch())
+    stem_stride = args.pop('stem_stride')
+    if kwargs.get('features_only'):
+        kwargs.setdefault('out_indices', all_levels(args['arch_def']))
+    if space.family == 'byobnet':
+        kwargs['stem_stride'] = stem_stride
     return build_model_with_cfg(
-        MobileNetV3Supernet, name, pretrained, space=space,
-        **network_kwargs(
-            space.arch_def(max_arch), space.stem_width, space.num_features, space.act, space.bn_eps, kwargs))
+        network, name, pretrained, space=space, feature_cfg=dict(feature_cls='getter'),
+        **network_kwargs(**args, kwargs=kwargs))
 
 
 def supernet_cfg(space: SearchSpace) -> dict:
@@ -145,7 +259,7 @@ def _register(name: str, default_space: str) -> None:
             space: str | Mapping | None = None,
             resolutions: Sequence[int] | None = None,
             **kwargs,
-    ) -> MobileNetV3Supernet:
+    ) -> Supernet:
         chosen = SearchSpace.from_dict(space) if isinstance(space, Mapping) else load_space(space or default_space)
         return create_supernet(name, chosen.restrict(resolutions=resolutions), pretrained, **kwargs)
 
@@ -161,7 +275,7 @@ for _space_name in space_names():
     _register(f'{_space_name}_supernet', _space_name)
 
 
-def new_supernet(space: SearchSpace, **kwargs) -> MobileNetV3Supernet:
+def new_supernet(space: SearchSpace, **kwargs) -> Supernet:
     """A supernet with fresh weights of a space, on the shelf or not, such that its saved folder can be loaded again."""
     on_shelf = space.name in space_names() and load_space(space.name) == replace(
         space, resolutions=load_space(space.name).resolutions)
@@ -170,7 +284,7 @@ def new_supernet(space: SearchSpace, **kwargs) -> MobileNetV3Supernet:
     return timm.create_model('ofa_supernet', space=space.to_dict(), **kwargs)
 
 
-def load_supernet(source: str, **kwargs) -> MobileNetV3Supernet:
+def load_supernet(source: str, **kwargs) -> Supernet:
     """A trained supernet: a folder that training wrote, or `hf-hub:ORG/NAME`."""
     name = source if ':' in source else f'local-dir:{source}'
     try:
@@ -179,6 +293,6 @@ def load_supernet(source: str, **kwargs) -> MobileNetV3Supernet:
         raise InputError(
             f'supernet {source!r:.120} cannot be loaded ({str(error).splitlines()[0]:.160}); '
             'give a folder that train.py wrote, or hf-hub:ORG/NAME') from None
-    if not isinstance(model, MobileNetV3Supernet):
+    if not isinstance(model, Supernet):
         raise InputError(f'{source!r:.120} is a {type(model).__name__}, not a supernet; give one that train.py wrote')
     return model
