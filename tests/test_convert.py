@@ -4,16 +4,16 @@ import timm
 import torch
 
 import timm_ofa
-from timm_ofa import InputError, load_space
+from timm_ofa import Arch, InputError, load_space
 from timm_ofa.convert import convert_upstream
-from timm_ofa.models import model_args
+from timm_ofa.models import ENTRY_POINTS, model_args
 
 OLD, NEW = '.mobile_inverted_conv.', '.conv.'
 WRAPPINGS = [dict, lambda t: {'state_dict': t}, lambda t: {f'module.{k}': v for k, v in t.items()}]
 
 
 def build(space, arch, device=None, **kwargs):
-    return timm.create_model('ofa_mobilenetv3', **model_args(space, arch), device=device, **kwargs).eval()
+    return timm.create_model(ENTRY_POINTS[space.family], **model_args(space, arch), device=device, **kwargs).eval()
 
 
 def randomize(model, seed=0):
@@ -45,23 +45,45 @@ def activate(theirs, space, arch):
     return theirs.eval()
 
 
-@pytest.fixture(scope='module', params=[('ofa_mbv3_w10', 1.0), ('ofa_mbv3_w12', 1.2)], ids=['w1.0', 'w1.2'])
+MOBILE = dict(ks_list=[3, 5, 7], expand_ratio_list=[3, 4, 6], depth_list=[2, 3, 4])
+ORIGINALS = {  # space -> class of the original code and its arguments
+    'ofa_mbv3_w10': ('OFAMobileNetV3', dict(width_mult=1.0, **MOBILE)),
+    'ofa_mbv3_w12': ('OFAMobileNetV3', dict(width_mult=1.2, **MOBILE)),
+    'ofa_proxyless_w13': ('OFAProxylessNASNets', dict(width_mult=1.3, **MOBILE)),
+    'ofa_resnet50d': ('OFAResNets', dict(
+        depth_list=[0, 1, 2], expand_ratio_list=[0.2, 0.25, 0.35], width_mult_list=[0.65, 0.8, 1.0])),
+}
+
+
+@pytest.fixture(scope='module', params=ORIGINALS)
 def pair(request):
     """(space, randomized supernet of the original code, our supernet, empty)."""
     networks = pytest.importorskip('ofa.imagenet_classification.elastic_nn.networks', reason='needs the package ofa')
-    space = load_space(request.param[0])
-    theirs = randomize(networks.OFAMobileNetV3(
-        width_mult=request.param[1], ks_list=[3, 5, 7], expand_ratio_list=[3, 4, 6], depth_list=[2, 3, 4]))
-    return space, theirs, timm.create_model(f'{space.name}_supernet').eval()
+    space, (kind, args) = load_space(request.param), ORIGINALS[request.param]
+    return space, randomize(getattr(networks, kind)(**args)), timm.create_model(f'{space.name}_supernet').eval()
 
 
 def upstream_arch(space, arch):
     """Per-position lists as the original wants them; what is inactive is filled with the smallest choice."""
     pad = [max(s.depths) for s in space.stages]
+
+    def positions(stages, least):
+        return [v for values, n in zip(stages, pad) for v in (*values, *[least] * (n - len(values)))]
+    if not space.elastic_widths:
+        return {'ks': positions(arch.kernel_size, 3), 'e': positions(arch.expand_ratio, 3), 'd': list(arch.depth)}
+    mids, outs = [24, 24, 32], [40, 48, 64]
     return {
-        'ks': [k for ks, n in zip(arch.kernel_size, pad) for k in (*ks, *[3] * (n - len(ks)))],
-        'e': [e for es, n in zip(arch.expand_ratio, pad) for e in (*es, *[3] * (n - len(es)))],
-        'd': list(arch.depth)}
+        'd': [2 * (len(arch.stem_width) == 3), *(d - s.depths[0] for d, s in zip(arch.depth, space.stages))],
+        'e': positions(arch.expand_ratio, 0.2),
+        'w': [mids.index(arch.stem_width[0]), outs.index(arch.stem_width[-1]),
+              *(s.widths.index(w) for s, w in zip(space.stages, arch.width))]}
+
+
+def test_archs_of_the_original_are_the_same_archs_here(rng):
+    for name in ORIGINALS:
+        space = load_space(name)
+        for arch in sampled(space, rng):
+            assert space.from_upstream({**upstream_arch(space, arch), 'image_size': arch.resolution}) == arch
 
 
 def relative_difference(a, b):
@@ -98,6 +120,9 @@ def test_static_networks_of_the_original_agree_in_double_precision(pair, rng):
 @torch.no_grad()
 def test_the_kernel_matrices_of_the_checkpoint_are_used(pair):
     space, theirs, ours = pair
+    if space.elastic_widths:
+        assert not any('kernel_transform' in name for name in ours.state_dict())
+        return
     arch, x = space.min_arch(), torch.randn(1, 3, 96, 96)
     ours.load_state_dict(convert_upstream(activate(theirs, space, arch).state_dict(), ours))
     expected = ours(x, arch)
@@ -113,13 +138,27 @@ def released_keys(path):
     return {name: torch.empty([int(n) for n in shape.strip('[]').split(',') if n.strip()]) for name, shape, _ in lines}
 
 
-@pytest.mark.parametrize('space', ['ofa_mbv3_w10', 'ofa_mbv3_w12'])
-@pytest.mark.parametrize('kind', ['checkpointfile', 'supernet'])
-def test_released_supernet_names_fit_the_supernet(shared, kind, space):
-    path = shared / f'upstream/state_dict_keys/{kind}_ofa_mbv3_d234_e346_k357_w{space[-2]}.{space[-1]}.txt'
+@pytest.mark.parametrize('space, file', [
+    *((f'ofa_mbv3_{w}', f'{kind}_ofa_mbv3_d234_e346_k357_w{w[1]}.{w[2]}') for w in ('w10', 'w12')
+      for kind in ('checkpointfile', 'supernet')),
+    *(('ofa_proxyless_w13', f'{kind}_ofa_proxyless_d234_e346_k357_w1.3') for kind in ('checkpointfile', 'supernet')),
+    ('ofa_resnet50d', 'supernet_ofa_resnet50')])
+def test_released_supernet_names_fit_the_supernet(shared, space, file):
     model = timm.create_model(f'{space}_supernet', device='meta')
-    converted = convert_upstream(released_keys(path), model)
+    converted = convert_upstream(released_keys(shared / f'upstream/state_dict_keys/{file}.txt'), model)
     assert {k: v.shape for k, v in converted.items()} == {k: v.shape for k, v in model.state_dict().items()}
+
+
+@pytest.mark.parametrize('file, stem, depth, ratio', [
+    ('subnet_resnet50d_min', (24, 40), (2, 2, 4, 2), 0.2),
+    ('subnet_resnet50d_standard_d2-1-2-2-1_e0.25_w1.0', (32, 32, 64), (3, 4, 6, 3), 0.25)])
+def test_standalone_resnets_of_the_original_fit(shared, file, stem, depth, ratio):
+    space = load_space('ofa_resnet50d')
+    width = tuple(s.widths[-1 if ratio == 0.25 else 0] for s in space.stages)
+    arch = Arch(224, tuple((3,) * d for d in depth), tuple((ratio,) * d for d in depth), width, stem)
+    tensors = released_keys(shared / f'upstream/state_dict_keys/{file}.txt')
+    model = build(space, arch, 'meta')
+    assert set(convert_upstream(tensors, model)) == set(model.state_dict())
 
 
 def test_the_teacher_checkpoint_is_the_largest_network(shared):

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from timm.models import clean_state_dict
+from timm.models.byobnet import ByobNet
+from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 
@@ -19,7 +21,8 @@ from .errors import InputError
 
 TWICE = re.compile(r'\.(conv|bn|linear)\.\1\.')  # the original's elastic layers wrap the plain ones
 OLD_BLOCK = re.compile(r'^(blocks\.\d+)\.mobile_inverted_conv\.')
-OURS_BLOCK = re.compile(r'(blocks\.\d+\.\d+)\.(.+)')
+STEM_UNIT = re.compile(r'^(input_stem\.\d+)\.(?:\w+\.)*(conv|bn)\.(\w+)$')  # a residual one is wrapped once more
+OURS_BLOCK = re.compile(r'((?:blocks|stages)\.\d+\.\d+)\.(.+)')
 OURS_KERNEL = re.compile(r'k(\d+to\d+)')  # a kernel matrix, '7to5_matrix' in the original
 
 
@@ -32,36 +35,50 @@ class NameRules:
     unnumbered: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # the same, for what is no block there
 
 
+MOBILE_BLOCKS = {
+    'conv_pwl': {
+        'conv_pw': 'conv.inverted_bottleneck.conv',
+        'bn1': 'conv.inverted_bottleneck.bn',
+        'conv_dw': 'conv.depth_conv.conv',
+        'kernel_transform': 'conv.depth_conv.conv',
+        'bn2': 'conv.depth_conv.bn',
+        'se.conv_reduce': 'conv.depth_conv.se.fc.reduce',
+        'se.conv_expand': 'conv.depth_conv.se.fc.expand',
+        'conv_pwl': 'conv.point_linear.conv',
+        'bn3': 'conv.point_linear.bn',
+    },
+    'conv_dw': {
+        'conv_dw': 'conv.depth_conv.conv',
+        'bn1': 'conv.depth_conv.bn',
+        'conv_pw': 'conv.point_linear.conv',
+        'bn2': 'conv.point_linear.bn',
+    },
+}
+MOBILE_LAYERS = {
+    'conv_stem': 'first_conv.conv',
+    'bn1': 'first_conv.bn',
+    'conv_head': 'feature_mix_layer.conv',
+    'classifier': 'classifier.linear',
+}
 MOBILENETV3 = NameRules(
     anchor='conv_stem.weight',
-    layers={
-        'conv_stem': 'first_conv.conv',
-        'bn1': 'first_conv.bn',
-        'conv_head': 'feature_mix_layer.conv',
-        'classifier': 'classifier.linear',
-    },
-    blocks={
-        'conv_pwl': {
-            'conv_pw': 'inverted_bottleneck.conv',
-            'bn1': 'inverted_bottleneck.bn',
-            'conv_dw': 'depth_conv.conv',
-            'kernel_transform': 'depth_conv.conv',
-            'bn2': 'depth_conv.bn',
-            'se.conv_reduce': 'depth_conv.se.fc.reduce',
-            'se.conv_expand': 'depth_conv.se.fc.expand',
-            'conv_pwl': 'point_linear.conv',
-            'bn3': 'point_linear.bn',
-        },
-        'conv_dw': {
-            'conv_dw': 'depth_conv.conv',
-            'bn1': 'depth_conv.bn',
-            'conv_pw': 'point_linear.conv',
-            'bn2': 'point_linear.bn',
-        },
-    },
+    layers=MOBILE_LAYERS,
+    blocks=MOBILE_BLOCKS,
     unnumbered={'conv': {'conv': 'final_expand_layer.conv', 'bn1': 'final_expand_layer.bn'}},
 )
-FAMILIES: tuple[tuple[type[nn.Module], NameRules], ...] = ((MobileNetV3, MOBILENETV3),)
+PROXYLESS = NameRules(
+    anchor='conv_stem.weight', layers={**MOBILE_LAYERS, 'bn2': 'feature_mix_layer.bn'}, blocks=MOBILE_BLOCKS)
+RESNET = NameRules(
+    anchor='stem.conv1.conv.weight',
+    layers={
+        'head.fc': 'classifier.linear',
+        **{f'stem.conv{i + 1}.{kind}': f'input_stem.{i}.{kind}' for i in range(3) for kind in ('conv', 'bn')}},
+    blocks={'conv1_1x1': {
+        f'{ours}.{kind}': f'{theirs}.{kind}' for kind in ('conv', 'bn') for ours, theirs in {
+            'conv1_1x1': 'conv1', 'conv2_kxk': 'conv2', 'conv3_1x1': 'conv3', 'shortcut.conv': 'downsample'}.items()}},
+)
+FAMILIES: tuple[tuple[type[nn.Module], NameRules], ...] = (
+    (MobileNetV3, MOBILENETV3), (EfficientNet, PROXYLESS), (ByobNet, RESNET))
 
 
 def convert_upstream(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, torch.Tensor]:
@@ -107,7 +124,7 @@ def upstream_names(ours: Iterable[str], rules: NameRules) -> dict[str, str]:
         if kind in rules.unnumbered:
             tables[block] = rules.unnumbered[kind]
         else:
-            tables[block] = {k: f'blocks.{number}.conv.{v}' for k, v in rules.blocks[kind].items()}
+            tables[block] = {k: f'blocks.{number}.{v}' for k, v in rules.blocks[kind].items()}
             number += 1
     return {name: _upstream_name(name, tables, rules) for name in names}
 
@@ -135,7 +152,7 @@ def _plain_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
     """The original's newest spelling, each layer named once."""
     plain: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
-        short = TWICE.sub(r'.\1.', OLD_BLOCK.sub(r'\1.conv.', name))
+        short = STEM_UNIT.sub(r'\1.\2.\3', TWICE.sub(r'.\1.', OLD_BLOCK.sub(r'\1.conv.', name)))
         if short in plain:
             raise InputError(f'upstream tensor {name!r:.120} is there under two spellings; remove one')
         plain[short] = tensor
