@@ -3,15 +3,19 @@ import copy
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from scipy.stats import kendalltau
 
 from timm_ofa.errors import InputError
 from timm_ofa.latency import DeviceProfile, RowCost, kendall_tau, latency_error, load_profile, profile_names
 from timm_ofa.note10 import import_note10_tables
-from timm_ofa.space import load_space
+from timm_ofa.space import load_space, space_names
+
+HUB_CONFIGS = Path(__file__).resolve().parents[1] / 'hub_configs'
 
 
 @pytest.fixture(scope='module')
@@ -19,15 +23,20 @@ def space():
     return load_space('ofa_mbv3_tiny')
 
 
-@pytest.fixture(scope='module')
-def profile(space):
-    """Prices every row by its MACs, two resolutions only."""
-    rows = [row for resolution in (20, 32) for row in space.all_rows(resolution)]
+def toy_profile(space, resolutions):
+    """Prices every row by its MACs."""
+    rows = [row for resolution in resolutions for row in space.all_rows(resolution)]
     return DeviceProfile(
         name='toy', space=space.name, device='toy-phone', device_name='Toy Phone', runtime='none', runtime_version='1',
-        precision='fp32', threads=1, batch_size=1, measured_on='2024-05-31', num_classes=10, overhead_ms=0.5, scale=2.0,
-        table={row.key: RowCost(row.macs / 1e6, None, 3) for row in rows}, protocol={'statistic': 'none', 'sweeps': 3},
+        precision='fp32', threads=1, batch_size=1, measured_on='2024-05-31', num_classes=space.num_classes,
+        overhead_ms=0.5, scale=2.0, table={row.key: RowCost(row.macs / 1e6, None, 3) for row in rows},
+        protocol={'statistic': 'none', 'sweeps': 3},
         check=dict(mape_pct=1.0, within_5_pct=100.0, within_10_pct=100.0, kendall_tau=0.9, n=12), source='a test')
+
+
+@pytest.fixture(scope='module')
+def profile(space):
+    return toy_profile(space, (20, 32))
 
 
 def test_a_network_costs_overhead_plus_scaled_rows(space, profile, rng):
@@ -37,10 +46,15 @@ def test_a_network_costs_overhead_plus_scaled_rows(space, profile, rng):
     assert profile.latency_ms(space, []).shape == (0,)
 
 
-def test_cost_table_prices_like_latency_ms(space, profile, rng):
+@pytest.mark.parametrize('name', space_names())
+def test_every_space_is_priced_row_by_row_and_by_table_alike(name, rng):
+    space = load_space(name)
+    profile = toy_profile(space, space.resolutions[1:3])
     small = space.restrict(resolutions=profile.resolutions(space))
     archs = small.sample(rng, 50)
-    np.testing.assert_allclose(profile.cost_table(small)(small.encode(archs)), profile.latency_ms(space, archs))
+    latency_ms = profile.latency_ms(space, archs)
+    np.testing.assert_allclose(latency_ms, [0.5 + 2 * space.macs(arch) / 1e6 for arch in archs])
+    np.testing.assert_allclose(profile.cost_table(small)(small.encode(archs)), latency_ms)
 
 
 def test_resolutions_are_those_fully_priced(space, profile):
@@ -166,11 +180,22 @@ def test_note10_gives_the_published_latencies(shared):
     assert profile.resolutions(space) == tuple(range(160, 225, 4))
 
 
+@pytest.mark.parametrize('name, limit_ms', [
+    ('ofa_mbv3_note10_lat30ms', 30), ('ofa_mbv3_note10_lat41ms', 41), ('ofa_mbv3_note10_lat50ms', 50)])
+def test_note10_prices_the_released_networks_as_they_are_called(name, limit_ms):
+    config = yaml.safe_load((HUB_CONFIGS / f'{name}.yaml').read_text())
+    space = load_space(config['space'])
+    latency_ms, = load_profile('note10').latency_ms(space, [space.parse(config['arch'])])
+    assert latency_ms == pytest.approx(limit_ms, rel=0.05)
+
+
 def test_the_shelf_holds_what_the_importer_makes(shared):
     assert import_note10_tables(shared / 'upstream' / 'note10') == load_profile('note10')
 
 
 def test_importing_tables_refuses_what_is_not_there(tmp_path):
+    with pytest.raises(InputError, match='ofa_resnet50d is of the family byobnet'):
+        import_note10_tables(tmp_path, 'ofa_resnet50d')
     with pytest.raises(InputError, match='holds no'):
         import_note10_tables(tmp_path)
     table = tmp_path / '160_lookup_table.yaml'

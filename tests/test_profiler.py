@@ -33,14 +33,18 @@ def fake(monkeypatch):
     return SimpleNamespace(network_ms=lambda rows: START_MS + sum(map(row_ms, rows)))
 
 
-def test_on_an_additive_device_the_profile_is_exact(fake, rng):
-    profile = profile_space(SPACE, 'fake', device='toy', sweeps=3, progress=False)
-    archs = SPACE.sample(rng, 30)
-    expected_ms = [fake.network_ms(SPACE.rows(arch)) for arch in archs]
-    np.testing.assert_allclose(profile.latency_ms(SPACE, archs), expected_ms, rtol=1e-3)
+@pytest.mark.parametrize('name', ['ofa_mbv3_tiny', 'ofa_proxyless_w13', 'ofa_resnet_tiny', 'ofa_resnet50d'])
+def test_on_an_additive_device_the_profile_is_exact(fake, name, rng):
+    space = load_space(name)
+    space = space.restrict(resolutions=space.resolutions[:3])
+    profile = profile_space(name, 'fake', device='toy', resolutions=space.resolutions, sweeps=2, progress=False)
+    archs = space.sample(rng, 30)
+    latency_ms = profile.latency_ms(space, archs)
+    np.testing.assert_allclose(latency_ms, [fake.network_ms(space.rows(arch)) for arch in archs], rtol=1e-3)
+    np.testing.assert_allclose(profile.cost_table(space)(space.encode(archs)), latency_ms)
     assert profile.scale == pytest.approx(1, abs=1e-3) and profile.overhead_ms == pytest.approx(START_MS, abs=1e-4)
     assert profile.check['mape_pct'] < 0.1 and profile.check['n'] == 12
-    assert profile.resolutions(SPACE) == SPACE.resolutions
+    assert profile.resolutions(load_space(name)) == space.resolutions
 
 
 def test_resolutions_and_classes_are_those_asked_for(fake):
@@ -90,12 +94,15 @@ def test_this_device_is_a_slug_and_a_name():
     assert SLUG.fullmatch(slug) and name
 
 
-def test_a_real_profile_is_saved_loaded_and_orders_networks(tmp_path):
-    profile = profile_space(SPACE, resolutions=[32], sweeps=20, check_nets=6, progress=False)
+@pytest.mark.parametrize('name, resolution', [('ofa_mbv3_tiny', 32), ('ofa_resnet_tiny', 20)])
+def test_a_real_profile_is_saved_loaded_and_orders_networks(name, resolution, tmp_path):
+    space = load_space(name)
+    profile = profile_space(space, resolutions=[resolution], sweeps=20, check_nets=6, progress=False)
     profile.save(tmp_path / 'mine.json')
     assert load_profile(tmp_path / 'mine.json') == profile
     assert profile.check['kendall_tau'] > 0.3  # wide: other work may share the machine
-    small_ms, large_ms = profile.latency_ms(SPACE, [SPACE.min_arch(32), SPACE.max_arch(32)])
+    small, large = space.min_arch(resolution), space.max_arch(resolution)
+    small_ms, large_ms = profile.latency_ms(space, [small, large])
     assert 0 < 1.3 * small_ms < large_ms
-    measured = measure_network(SPACE.rows(SPACE.max_arch(32)), sweeps=20)
+    measured = measure_network(space.rows(large), sweeps=20)
     assert large_ms / 2 < measured['latency_ms'] < 2 * large_ms

@@ -5,11 +5,13 @@ import torch
 
 from timm_ofa import runtimes
 from timm_ofa.errors import InputError
-from timm_ofa.export import random_input, to_torch
+from timm_ofa.export import to_torch
+from timm_ofa.layers import random_input
 from timm_ofa.runtimes import DEFAULT, load_runtime, runtime_names
 from timm_ofa.space import load_space
 
 SPACE = load_space('ofa_mbv3_tiny')
+FAMILIES = ['ofa_mbv3_tiny', 'ofa_proxyless_w13', 'ofa_resnet_tiny']
 MAX_ERROR = {'fp32': 1e-5}  # relative to the largest output, by precision
 
 
@@ -27,16 +29,20 @@ def max_relative_error(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize('batch_size', [1, 3])
-def test_a_whole_network_agrees_with_torch(runtime, batch_size, rng):
-    rows = SPACE.rows(SPACE.sample(rng))
+@pytest.mark.parametrize('name', FAMILIES)
+def test_a_whole_network_agrees_with_torch(runtime, name, batch_size, rng):
+    space = load_space(name)
+    rows = space.rows(space.sample(rng))
     x = random_input(rows, batch_size, seed=5)
     y = runtime.load(rows, batch_size=batch_size, seed=2).predict(x)
     assert max_relative_error(y, to_torch(rows, seed=2)(torch.from_numpy(x)).numpy()) < MAX_ERROR[runtime.PRECISION]
 
 
 @pytest.mark.parametrize('part', [slice(0, 1), slice(1, 3), slice(-3, -1), slice(-1, None)])
-def test_a_part_of_a_network_agrees_with_torch(runtime, part):
-    rows = SPACE.rows(SPACE.max_arch(20))[part]
+@pytest.mark.parametrize('name', FAMILIES)
+def test_a_part_of_a_network_agrees_with_torch(runtime, name, part):
+    space = load_space(name)
+    rows = space.rows(space.max_arch(space.resolutions[0]))[part]
     x = random_input(rows)
     y = runtime.load(rows).predict(x)
     assert max_relative_error(y, to_torch(rows)(torch.from_numpy(x)).numpy()) < MAX_ERROR[runtime.PRECISION]

@@ -8,21 +8,25 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from .card import render_card
 from .errors import InputError, listed
-from .files import save_tensors
-from .models import data_cfg, model_args
+from .export import to_onnx
+from .files import replacing, save_tensors, write_text
+from .models import ENTRY_POINTS, data_cfg, model_args
 from .plots import plot_front
 from .record import Record
 
 CONFIG, WEIGHTS, CARD, PERF, PLOT = 'config.json', 'model.safetensors', 'README.md', 'perf.json', 'pareto.svg'
-FILES = (CONFIG, WEIGHTS, CARD, PERF, PLOT, 'model.onnx', 'LICENSE')  # nothing else is published or fetched
+ONNX = 'model.onnx'
+FILES = (CONFIG, WEIGHTS, CARD, PERF, PLOT, ONNX, 'LICENSE')  # nothing else is published or fetched
 REQUIRED = FILES[:4]
 BLOCK = 'timm_ofa'  # our key in config.json
 FORMAT = 1  # of that block and of perf.json
@@ -30,6 +34,7 @@ ELSEWHERE = {PERF: ('measurements', 'front'), CONFIG: ('num_classes', 'class_nam
 PICKLES = ('.bin', '.pth', '.pkl', '.pickle', '.pt', '.ckpt')
 BUILD_ARGS = {'num_classes', 'in_chans', 'global_pool', 'img_size'}  # that timm records beside ours
 MAX_JSON_BYTES = 16 * 2**20
+MAX_ONNX_ERROR = 1e-3  # of the largest logit: rounding only, any wrong weight is far above it
 
 
 def save_folder(folder: str | Path, model: nn.Module, record: Record) -> Path:
@@ -63,6 +68,27 @@ def save_folder(folder: str | Path, model: nn.Module, record: Record) -> Path:
     return folder
 
 
+def add_onnx(folder: str | Path) -> Path:
+    """Write `model.onnx` beside the weights of a folder: input 'x' (N, 3, R, R) at the network's resolution, output 'y'
+    (N, classes), any N.
+
+    Its logits in ONNX Runtime, where that is installed, must be those of the torch network. `perf.json` keeps its hash,
+    by which `check_folder` knows that it belongs to the weights.
+    """
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    record = _check_network(folder)
+    rows = record.space.rows(record.arch, record.num_classes)
+    model = to_onnx(rows, weights=load_file(folder / WEIGHTS), bn_eps=record.space.bn_eps, batch_size=None)
+    if find_spec('onnxruntime'):
+        _check_onnx_logits(model, folder, record.arch.resolution)
+    with replacing(folder / ONNX) as temporary:
+        temporary.write_bytes(model)
+    _write_json(folder / PERF, {**_read_json(folder / PERF), 'onnx_sha256': _sha256(folder / ONNX)})
+    return folder / ONNX
+
+
 def _plain_copy(model: nn.Module) -> nn.Module:
     """A copy on the CPU with its tensors in the order in which files hold them, so that both compute the same bits."""
     model = copy.deepcopy(model).cpu().eval()
@@ -89,9 +115,17 @@ def load_record(folder: str | Path) -> Record:
 
 
 def check_folder(folder: str | Path) -> Record:
-    """Check a folder before anything in it is used: known files, a valid record, and an architecture and weights that
-    are those of the record's arch. Raises `InputError`; gives the record."""
+    """Check a folder before anything in it is used: known files, a valid record, an architecture and weights that are
+    those of the record's arch, and an ONNX file, if any, of these weights. Raises `InputError`; gives the record."""
     folder = Path(folder)
+    record = _check_network(folder)
+    if (folder / ONNX).is_file() and _read_json(folder / PERF).get('onnx_sha256') != _sha256(folder / ONNX):
+        raise InputError(
+            f'{ONNX} in {str(folder)!r} is not that which {PERF} was written for; remove it, or write it anew (--onnx)')
+    return record
+
+
+def _check_network(folder: Path) -> Record:
     names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     for name in REQUIRED:
         if name not in names:
@@ -124,7 +158,7 @@ def _write_config(path: Path, model: nn.Module, record: Record) -> None:
 
 
 def _entry_point(record: Record) -> str:
-    return f'ofa_{record.space.family}'
+    return ENTRY_POINTS[record.space.family]
 
 
 def _check_config(config: dict, record: Record) -> None:
@@ -163,16 +197,31 @@ def _check_weights(path: Path, record: Record) -> None:
             f'{expected.get(wrong[0])}; save the folder again')
 
 
-def _check_same_logits(folder: Path, model: nn.Module, resolution: int) -> None:
+def _loaded_logits(folder: Path, resolution: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two random images (2, 3, R, R), and what the network of a folder makes of them (2, classes)."""
     import timm
 
     x = torch.randn(2, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
-    loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
     with torch.inference_mode():
-        difference = (loaded(x) - model(x)).abs().max().item()
+        return x, timm.create_model(f'local-dir:{folder}', pretrained=True).eval()(x)
+
+
+def _check_same_logits(folder: Path, model: nn.Module, resolution: int) -> None:
+    x, logits = _loaded_logits(folder, resolution)
+    with torch.inference_mode():
+        difference = (logits - model(x)).abs().max().item()
     if difference != 0:
         raise InputError(
             f'the reloaded network differs by {difference:g} in its logits; save a model of the plain timm class')
+
+
+def _check_onnx_logits(model: bytes, folder: Path, resolution: int) -> None:
+    from .runtimes.onnxruntime import Session
+
+    x, logits = _loaded_logits(folder, resolution)
+    error = np.abs(Session(model, x=x.numpy()).predict(x.numpy()) - logits.numpy()).max() / logits.abs().max().item()
+    if not error <= MAX_ONNX_ERROR:
+        raise InputError(f'{ONNX} of {str(folder)!r} would differ by {error:.2g} of its logits; save the folder again')
 
 
 def _read_json(path: Path) -> dict:
@@ -188,7 +237,7 @@ def _read_json(path: Path) -> dict:
 
 
 def _write_json(path: Path, data: dict) -> None:
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + '\n')
 
 
 def is_ours(config: Path) -> bool:

@@ -1,30 +1,42 @@
 """Networks on the Hugging Face Hub.
 
 `publish` brings a folder there in one commit and checks what arrived, `pull` fetches one from anybody and checks it
-before it is used. Errors of the Hub come as one line. Tokens are those of the Hub client; none is kept or shown.
+before it is used, `find` lists what an organization has published. Errors of the Hub come as one line. Tokens are
+those of the Hub client; none is kept or shown.
 """
 from __future__ import annotations
 
+import hashlib
+import logging
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .card import OWNER, tags
+from .card import OWNER, RUNGS_MS, evidence, tags
 from .errors import InputError, listed
-from .folder import CARD, CONFIG, FILES, check_folder, is_ours, refuse_pickles
+from .fields import check_slug
+from .folder import CARD, CONFIG, FILES, PERF, check_folder, is_ours, refuse_pickles
 from .folder import load_record as load_record
 from .folder import save_folder as save_folder
-from .record import Record
+from .record import Measurement, Record
+
+_logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # to upload
+READERS = 8  # records that are downloaded at a time
+COLLECTION = 'timm_ofa: networks for '  # and the device
+MAX_TITLE, MAX_NOTE = 60, 500  # characters that the Hub takes of a collection
 
 
 def publish(folder: str | Path, repo_id: str | None = None, *, private: bool = False, dry_run: bool = False,
-            force: bool = False) -> dict[str, Any]:
+            force: bool = False, collection: bool = False) -> dict[str, Any]:
     """Check a folder and bring it to the Hub: one commit, one version tag; nothing when it is there already.
 
     Args:
@@ -32,9 +44,12 @@ def publish(folder: str | Path, repo_id: str | None = None, *, private: bool = F
         private: Make the repository private. One that is public already is refused, not changed.
         dry_run: Stop before the first request.
         force: Overwrite a repository that timm_ofa did not write.
+        collection: List it in the namespace's collection of each of its devices. A collection is made where there is
+            none, private if the repository is; one that cannot be written to is a warning.
 
     Returns:
-        repo_id, tags, files; after publishing also url, commit (sha), version ('v1', ...) and changed (bool).
+        repo_id, tags, files; after publishing also url, commit (sha), version ('v1', ...) and changed (bool), and
+        with `collection` collections (addresses).
     """
     from huggingface_hub import constants
 
@@ -56,8 +71,9 @@ def publish(folder: str | Path, repo_id: str | None = None, *, private: bool = F
         commit = _upload(api, repo_id, stage, before.sha, f'{record.name} (timm_ofa {record.code_version})')
         _check_tags(api, repo_id, found['tags'])
         version = _tag_version(api, repo_id, commit)
-    return {'repo_id': repo_id, **found, 'url': f'{constants.ENDPOINT}/{repo_id}', 'commit': commit, 'version': version,
-            'changed': commit != before.sha}
+    done = {'repo_id': repo_id, **found, 'url': f'{constants.ENDPOINT}/{repo_id}', 'commit': commit,
+            'version': version, 'changed': commit != before.sha}
+    return {**done, 'collections': _collect(api, repo_id, record, private)} if collection else done
 
 
 def pull(repo_id: str, revision: str | None = None) -> Path:
@@ -80,6 +96,97 @@ def pull(repo_id: str, revision: str | None = None) -> Path:
             f'{wrong[0]["path"]} of {repo_id} has not the hash that the Hub lists; delete {path} and pull again')
     check_folder(path)
     return path
+
+
+@dataclass(frozen=True)
+class Found:
+    """A network that was published. `id` is 'ORG/NAME', or its folder."""
+    id: str
+    record: Record
+    url: str | None = None  # of its page on the Hub
+
+    @property
+    def load_line(self) -> str:
+        address = f'{"hf-hub" if self.url else "local-dir"}:{self.id}'
+        return f'import timm, timm_ofa; timm.create_model({address!r}, pretrained=True)'
+
+    def latency(self, device: str) -> Measurement | None:
+        """What is known of single images on a device: the fastest measurement, else the fastest prediction."""
+        return next(iter(evidence(self.record, device)), None)
+
+
+def find(source: str, device: str | None = None, max_latency_ms: float | None = None) -> list[Found]:
+    """The networks of an organization on the Hub, or of the folders in a folder, by id.
+
+    Whatever is there may be from anybody: a record that is not valid is left out with a warning. Weights are neither
+    fetched nor read.
+
+    Args:
+        device: Only those of which a latency on this device is known (a slug).
+        max_latency_ms: Only those that take at most this long there, or on any device if none is given.
+    """
+    if device is not None:
+        check_slug(device, 'device')
+    folder = Path(source)
+    candidates = _in_folder(folder) if folder.is_dir() else _on_hub(source, device, max_latency_ms)
+    found = []
+    for name, url, path in candidates:
+        try:
+            if path is None:
+                raise InputError(f'there is no {CONFIG} or no {PERF} that may be read; publish it again')
+            found.append(Found(name, load_record(path), url))
+        except InputError as error:
+            _logger.warning('%s', f'left out: {name!r:.200}: {error}')
+    fits = partial(_fits, device=device, max_latency_ms=max_latency_ms)
+    return sorted(filter(fits, found), key=lambda f: f.id)
+
+
+def _fits(found: Found, device: str | None, max_latency_ms: float | None) -> bool:
+    if device is None and max_latency_ms is None:
+        return True
+    devices = [device] if device else {m.device for m in found.record.measurements}
+    known = [m for m in map(found.latency, devices) if m]
+    return any(max_latency_ms is None or m.typical_ms <= max_latency_ms for m in known)
+
+
+def _in_folder(folder: Path) -> Iterator[tuple[str, None, Path]]:
+    """Published folders down to two levels; those in the making are hidden ones."""
+    for pattern in (PERF, f'*/{PERF}', f'*/*/{PERF}'):
+        for path in sorted(folder.glob(pattern)):
+            parts = path.relative_to(folder).parts
+            if not any(part.startswith('.') for part in parts):
+                yield str(path.parent), None, path.parent
+
+
+def _on_hub(org: str, device: str | None, max_latency_ms: float | None) -> Iterator[tuple[str, str, Path | None]]:
+    """Repositories of an organization that have the right tags: id, address, and a folder with the record if any."""
+    from huggingface_hub import constants
+
+    if not re.fullmatch(r'[\w-][\w.-]*', org, re.ASCII):
+        raise InputError(f'source {org!r:.120} is neither a folder nor a name on the Hub; give one of these')
+    api, wanted = _api(), ['timm_ofa']
+    if device:
+        wanted.append(f'device:{device}')
+        rung = next((r for r in RUNGS_MS if max_latency_ms is not None and max_latency_ms <= r), None)
+        wanted += [f'latency:{device}:le-{rung}ms'] if rung else []
+    with _one_line(org):
+        infos = list(api.list_models(author=org, filter=wanted, expand=['sha']))
+    with ThreadPoolExecutor(READERS) as pool:
+        paths = pool.map(partial(_fetch_record, api), infos)
+        for info, path in zip(infos, paths):
+            yield info.id, f'{constants.ENDPOINT}/{info.id}', path
+
+
+def _fetch_record(api: Any, info: Any) -> Path | None:
+    """The folder of the two files that make a record; None if the repository does not give them."""
+    from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError, RepositoryNotFoundError
+
+    with _one_line(info.id):
+        try:
+            paths = [Path(api.hf_hub_download(info.id, name, revision=info.sha)) for name in (CONFIG, PERF)]
+        except (HFValidationError, RemoteEntryNotFoundError, RepositoryNotFoundError):
+            return None
+    return paths[0].parent
 
 
 def _api(record: Record | None = None) -> Any:
@@ -177,6 +284,49 @@ def _tag_version(api: Any, repo_id: str, commit: str) -> str:
     if number not in versions:
         api.create_tag(repo_id, tag=f'v{number}', revision=commit)
     return f'v{number}'
+
+
+def _collect(api: Any, repo_id: str, record: Record, private: bool) -> list[str]:
+    """List a repository in the collections of its devices; gives the addresses of those that hold it."""
+    urls = []
+    for device in sorted({m.device for m in record.measurements}):
+        title = _title(device)
+        try:
+            with _one_line(f'collection {title!r}'):
+                urls.append(_list_in_collection(api, repo_id, title, _note(record, device), private))
+        except InputError as error:
+            _logger.warning('%s', f'{repo_id} is published, but not listed: {error}')
+    return urls
+
+
+def _title(device: str) -> str:
+    """Of a device's collection. One that would be too long ends in a hash, so that no two devices share one."""
+    title = COLLECTION + device
+    end = hashlib.sha256(device.encode()).hexdigest()[:8]
+    return title if len(title) <= MAX_TITLE else f'{title[:MAX_TITLE - 9]}-{end}'
+
+
+def _note(record: Record, device: str) -> str:
+    parts = [f'{m.typical_ms:.4g} ms on {m.device_name}, {m.runtime} {m.runtime_version}, {m.precision}, {m.source}'
+             for m in evidence(record, device)[:1]]
+    if record.top1_pct is not None:
+        parts.insert(0, f'{record.top1_pct:.2f} % top-1 on {record.accuracy.dataset}')
+    return '; '.join(parts)[:MAX_NOTE]
+
+
+def _list_in_collection(api: Any, repo_id: str, title: str, note: str, private: bool) -> str:
+    owner = repo_id.split('/')[0]
+    slug = next((c.slug for c in api.list_collections(owner=owner) if c.title == title), None)
+    if slug is None:
+        about = 'Image classifiers with their measured or predicted latency, from timm_ofa.'
+        slug = api.create_collection(title, namespace=owner, description=about, private=private, exists_ok=True).slug
+    found = api.get_collection(slug)  # with all its items: the list above holds four of each
+    item = next((i for i in found.items if (i.item_type, i.item_id) == ('model', repo_id)), None)
+    if item is None:
+        api.add_collection_item(slug, repo_id, 'model', note=note, exists_ok=True)
+    elif item.note != note:
+        api.update_collection_item(slug, item.item_object_id, note=note)
+    return found.url
 
 
 @contextmanager

@@ -162,7 +162,8 @@ class DeviceProfile:
 
     def _same_space(self, space: SearchSpace) -> None:
         if space.name != self.space:
-            raise InputError(f'profile {self.name} prices {self.space}, not {space.name}; use one of {space.name}')
+            raise InputError(
+                f'profile {self.name} prices {self.space}, not {space.name}; give a profile of {space.name}')
 
     # ---- files ----------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,8 @@ SOURCE = (
 def import_note10_tables(folder: str | Path, space: str | SearchSpace = 'ofa_mbv3_w12') -> DeviceProfile:
     """Read the `<px>_lookup_table.yaml` files of a folder; each must hold every row of the space at its resolution."""
     space = load_space(space)
+    if space.family != 'mobilenetv3':
+        raise InputError(f'space {space.name} is of the family {space.family}, the tables are not; give ofa_mbv3_w12')
     paths = sorted(Path(folder).glob(f'*{SUFFIX}'))
     if not paths:
         raise InputError(f'folder {str(folder)!r:.120} holds no *{SUFFIX}; give the folder of the note10 tables')
@@ -44,21 +46,23 @@ def _read(path: Path, space: SearchSpace) -> list[tuple[int, Row, RowCost]]:
     try:
         resolution = int(path.name.removesuffix(SUFFIX))
         entries = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, OSError, yaml.YAMLError) as error:
         raise InputError(f'table {path.name} cannot be read ({str(error)!r:.60}); give a published one') from None
     if resolution not in (*space.resolutions, *space.extra_resolutions):
         raise InputError(f'table {path.name}: resolution {resolution} is not in {space.name}; remove the file')
-    return [(resolution, row, _cost(row, entries, path.name)) for row in space.all_rows(resolution)]
+    return [(resolution, row, _cost(row, entries, path.name, space)) for row in space.all_rows(resolution)]
 
 
-def _cost(row: Row, entries, where: str) -> RowCost:
+def _cost(row: Row, entries, where: str, space: SearchSpace) -> RowCost:
     """The entries of one row added up; `n` is the least of their counts."""
     parts = []
     for key in _upstream_keys(row):
         try:
             parts.append((float(entries[key]['mean']), int(entries[key]['count'])))
         except (KeyError, TypeError, ValueError):
-            raise InputError(f'table {where}: entry {key} is missing or has no mean and count; mend the file') from None
+            raise InputError(
+                f'table {where}: entry {key} is missing or has no mean and count; '
+                f'give the published table, and the space that was measured ({space.name} was asked for)') from None
     return RowCost(round(sum(mean for mean, _ in parts), 6), None, min(count for _, count in parts))
 
 

@@ -23,9 +23,9 @@ import numpy as np
 from tqdm import tqdm
 
 from .errors import InputError, listed
-from .export import BN_EPS, mean_row
 from .fields import check_slug, slug
 from .latency import DeviceProfile, RowCost, latency_error
+from .layers import BN_EPS, mean_row
 from .runtimes import DEFAULT, load_runtime
 from .space import Arch, Row, SearchSpace, load_space
 

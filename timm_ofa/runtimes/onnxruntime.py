@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..export import BN_EPS, random_input, to_onnx
+from ..export import to_onnx
+from ..layers import BN_EPS, random_input
 from ..space import Row
 
 NAME = 'onnxruntime'
@@ -13,10 +14,10 @@ REQUIRES = 'onnxruntime>=1.20'
 PRECISION = 'fp32'
 
 
-class _Session:
-    """A session with its input."""
+class Session:
+    """An ONNX file, loaded, with the input on which it is timed."""
 
-    def __init__(self, model: bytes, threads: int, x: np.ndarray) -> None:
+    def __init__(self, model: bytes, x: np.ndarray, threads: int = 1) -> None:
         import onnxruntime
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -38,7 +39,7 @@ def version() -> str:
 
 
 def load(rows: Sequence[Row], *, weights: Mapping | None = None, bn_eps: float = BN_EPS, threads: int = 1,
-         batch_size: int = 1, seed: int = 0) -> _Session:
+         batch_size: int = 1, seed: int = 0) -> Session:
     model = to_onnx(rows, weights=weights, bn_eps=bn_eps, seed=seed, batch_size=batch_size)
-    return _Session(model, threads, random_input(rows, batch_size, seed))
+    return Session(model, random_input(rows, batch_size, seed), threads)
 

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from ..export import BN_EPS, random_input, to_torch
+from ..export import to_torch
+from ..layers import BN_EPS, random_input
 from ..space import Row
 
 NAME = 'pytorch'
