@@ -1,14 +1,17 @@
 """Files appear whole or not at all, whoever else writes them."""
+import hashlib
 import os
 import stat
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from timm_ofa.files import replacing, save_tensors, write_text
+from timm_ofa.errors import InputError
+from timm_ofa.files import fetch, replacing, save_tensors, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
@@ -57,3 +60,44 @@ def test_tensors_are_written_as_they_are_and_for_all_users(tmp_path):
     first = path.read_bytes()
     save_tensors(path, dict(reversed(tensors.items())))
     assert path.read_bytes() == first
+
+
+class Server(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path in ('/file', '/cut') else 404)
+        self.send_header('Content-Length', '3' if self.path == '/file' else '9')
+        self.end_headers()
+        self.wfile.write(b'abc')
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope='module')
+def address():
+    server = ThreadingHTTPServer(('127.0.0.1', 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_file_is_fetched_and_checked(address, tmp_path):
+    path = tmp_path / 'new' / 'a'
+    assert fetch(f'{address}/file', path, hashlib.sha256(b'abc').hexdigest()) == path
+    assert path.read_bytes() == b'abc' and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('url, message', [
+    ('{}/file', r'has the SHA-256 ba7816bf8f01\.\.\., not 000000000000'),
+    ('{}/cut', 'broke off 6 bytes before its end'),
+    ('{}/missing', r'cannot be fetched \(HTTPError: HTTP Error 404'),
+    ('http://127.0.0.1:1/a', 'cannot be fetched .*check the address, or get the file elsewhere and give its path'),
+    ('http://a b/', 'cannot be fetched'), ('file:///etc/hosts', 'is not http or https'), ('', 'is not http or https'),
+])
+def test_what_cannot_be_fetched_leaves_the_old_file_alone(address, tmp_path, url, message):
+    path = tmp_path / 'a'
+    path.write_text('old')
+    with pytest.raises(InputError, match=message) as error:
+        fetch(url.format(address), path, '0' * 64)
+    assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path] and '\n' not in str(error.value)

@@ -2,7 +2,7 @@
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
@@ -12,8 +12,9 @@ import pytest
 from timm_ofa.errors import InputError
 from timm_ofa.knapsack import best_by_budget, cheapest
 from timm_ofa.latency import load_profile
+from timm_ofa.limits import Problem
 from timm_ofa.predictor import load_upstream_predictor
-from timm_ofa.search import InfeasibleError, Limit, MaxMacs, MaxParams, search
+from timm_ofa.search import InfeasibleError, Limit, MaxMacs, MaxParams, _Additive, search
 from timm_ofa.space import SearchSpace, load_space
 
 
@@ -30,9 +31,10 @@ class ToyPredictor:
     def predict_codes(self, codes, space):
         self.judged.append(codes)
         rng = np.random.default_rng(self.seed)
-        blocks, pairs = rng.random((codes.shape[1], 20)), rng.random((codes.shape[1], 20, 20))
-        columns = np.arange(codes.shape[1])
-        return 50 + blocks[columns, codes].sum(1) + pairs[columns[1:], codes[:, :-1], codes[:, 1:]].sum(1)
+        digits = np.concatenate([space.frames[codes[:, 0]][:, np.array(space.frame_sizes) > 1], codes[:, 1:]], 1)
+        blocks, pairs = rng.random((digits.shape[1], 20)), rng.random((digits.shape[1], 20, 20))
+        columns = np.arange(digits.shape[1])
+        return 50 + blocks[columns, digits].sum(1) + pairs[columns[1:], digits[:, :-1], digits[:, 1:]].sum(1)
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,20 @@ def small(space) -> SearchSpace:
     return space.restrict(depths=[1, 3], kernel_sizes=[3], expand_ratios=[2, 4], resolutions=[24, 32])
 
 
+@pytest.fixture(scope='module')
+def resnet() -> SearchSpace:
+    """28 thousand networks in 128 frames."""
+    return load_space('ofa_resnet_tiny').restrict(depths=[1, 2], expand_ratios=[0.2, 0.35], resolutions=[24, 32],
+                                                  widths=2)
+
+
 def every_code(space):
     """The codes of every network of a small space."""
     choices = [range(1, 1 + len(space.choices(i))) for i in range(len(space.stages))]
     stages = [
         [(*codes, *[0] * (s.depths[-1] - depth)) for depth in s.depths for codes in product(c, repeat=depth)]
         for s, c in zip(space.stages, choices)]
-    return np.array([(r, *sum(blocks, ())) for r in range(len(space.resolutions)) for blocks in product(*stages)])
+    return np.array([(f, *sum(blocks, ())) for f in range(len(space.frames)) for blocks in product(*stages)])
 
 
 def pareto(cost, top1):
@@ -74,9 +83,9 @@ def pareto(cost, top1):
     return cost[order][leads], top1[order][leads]
 
 
-@pytest.mark.parametrize('seed', range(3))
-def test_a_small_space_gives_what_brute_force_gives(small, seed):
-    predictor, profile = ToyPredictor(seed), ToyProfile()
+@pytest.mark.parametrize('name, seed', [('small', 0), ('small', 1), ('small', 2), ('resnet', 0), ('resnet', 1)])
+def test_a_small_space_gives_what_brute_force_gives(request, name, seed):
+    small, predictor, profile = request.getfixturevalue(name), ToyPredictor(seed), ToyProfile()
     codes = every_code(small)
     cost, top1 = profile.cost_table(small)(codes), predictor.predict_codes(codes, small)
     limit = float(np.quantile(cost, 0.6))
@@ -215,11 +224,48 @@ def test_dynamic_programming_is_exact_for_every_budget(small, rng):
             assert weight[positions, found[q, budget]].sum() <= budget
 
 
-def test_the_least_cost_of_each_resolution_is_exact(small):
-    codes = every_code(small)
-    table = ToyProfile().cost_table(small)
-    least = [table(codes)[codes[:, 0] == r].min() for r in range(len(small.resolutions))]
-    np.testing.assert_allclose(cheapest(small, table)[0], least)
+@pytest.mark.parametrize('name', ['small', 'resnet'])
+def test_the_least_cost_of_each_frame_is_exact(request, name):
+    space = request.getfixturevalue(name)
+    codes, table = every_code(space), ToyProfile().cost_table(space)
+    costs = table(codes)
+    least, found = cheapest(space, table)
+    np.testing.assert_allclose(least, [costs[codes[:, 0] == f].min() for f in range(len(space.frames))])
+    np.testing.assert_allclose(table(found), least)
+    np.testing.assert_array_equal(found[:, 0], np.arange(len(space.frames)))
+
+
+def test_each_width_is_a_gene_of_its_own(resnet, rng):
+    problem = Problem(resnet, ToyPredictor(), None, [])
+    assert problem.sizes[:len(problem.parts)].tolist() == list(resnet.frame_sizes) == [2, 8, 2, 2, 2]
+    codes = resnet.encode(resnet.sample(rng, 50))
+    genes = problem.genes(codes, rng)
+    np.testing.assert_array_equal(problem.codes(genes), codes)
+    genes[:, 3] = 1 - genes[:, 3]  # the width of the second stage
+    for arch, changed in zip(resnet.decode(codes), resnet.decode(problem.codes(genes))):
+        assert changed.width[1] != arch.width[1]
+        assert replace(changed, width=arch.width) == arch and changed.width[::2] == arch.width[::2]
+
+
+def test_local_steps_change_one_part_of_the_frame_by_one(resnet, space, rng):
+    codes = resnet.encode(resnet.sample(rng, 20))
+    for code in codes:
+        steps = Problem(resnet, ToyPredictor(), None, []).frame_steps(code[None])
+        apart = resnet.frames[steps[:, 0]] - resnet.frames[code[0]]
+        assert (np.abs(apart).sum(1) == 1).all() and (steps[:, 1:] == code[1:]).all()
+        assert len(np.unique(steps, axis=0)) == len(steps) >= 5
+    fixed = space.encode(space.sample(rng, 5))
+    assert len(Problem(space, ToyPredictor(), None, []).frame_steps(fixed)) == 0
+
+
+def test_the_additive_model_learns_the_part_of_each_width(resnet, rng):
+    codes = resnet.encode(resnet.sample(rng, 2000))
+    parts = [rng.normal(size=size) for size in resnet.frame_sizes]
+    top1 = 70 + sum(part[digit] for part, digit in zip(parts, resnet.frames[codes[:, 0]].T))
+    model = _Additive(resnet)
+    model.learn(codes[:1000], top1[:1000])
+    assert model.size == sum(resnet.frame_sizes) + 3 * len(resnet.positions)
+    np.testing.assert_allclose(model.predict(codes[1000:]), top1[1000:], atol=0.05)
 
 
 def test_the_published_predictor_and_phone_give_the_known_optimum(shared):
@@ -228,3 +274,13 @@ def test_the_published_predictor_and_phone_give_the_known_optimum(shared):
     result = search(space, predictor, load_profile('note10'), max_latency_ms=15.0)
     assert result.best.latency_ms <= 15 and result.best.top1_pct > 78.78
     assert result.best.top1_pct == pytest.approx(predictor.predict([result.best.arch])[0], abs=1e-4)
+
+
+@pytest.mark.parametrize('limit, best_pct', [(600e6, 78.501), (1200e6, 80.964)])
+def test_the_published_predictor_of_resnet_gives_the_known_optimum(shared, limit, best_pct):
+    space = load_space('ofa_resnet50d')
+    predictor = load_upstream_predictor(shared / 'upstream' / 'ofa_resnet50_acc_predictor.pth', space)
+    result = search(space, predictor, limits=[MaxMacs(limit)], rounds=15)
+    archs = [c.arch for c in result.front]
+    assert result.best.top1_pct >= best_pct and max(map(space.macs, archs)) <= limit
+    np.testing.assert_allclose([c.top1_pct for c in result.front], predictor.predict(archs), atol=1e-4)

@@ -1,14 +1,20 @@
 """Files that are written whole or not at all, whoever else writes them meanwhile."""
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .errors import InputError
+
 if TYPE_CHECKING:
     import torch
+
+TIMEOUT_S = 30.0  # without a byte from a server
+CHUNK = 2**20  # bytes
 
 
 @contextmanager
@@ -37,3 +43,33 @@ def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
     data = save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, {'format': 'pt'})
     with replacing(path) as temporary:
         temporary.write_bytes(data)  # save_file would keep it from all other users
+
+
+def fetch(url: str, path: Path, sha256: str | None = None) -> Path:
+    """Download a file over http(s), whole or not at all, and check what arrived; raises `InputError`."""
+    from http.client import HTTPException
+    from urllib.error import HTTPError
+    from urllib.request import urlopen
+
+    if not url.startswith(('http://', 'https://')):
+        raise InputError(f'address {url!r:.160} is not http or https; give such an address, or a file')
+    digest = hashlib.sha256()
+    with replacing(path) as temporary:
+        try:
+            with urlopen(url, timeout=TIMEOUT_S) as response, open(temporary, 'wb') as file:
+                while chunk := response.read(CHUNK):
+                    file.write(chunk)
+                    digest.update(chunk)
+                missing = response.length  # None: the server did not say how much it sends
+        except (OSError, ValueError, HTTPException) as error:
+            if isinstance(error, HTTPError):
+                error.close()
+            reason = ' '.join(str(error).split())
+            raise InputError(f'{url!r:.200} cannot be fetched ({type(error).__name__}: {reason:.120}); '
+                             'check the address, or get the file elsewhere and give its path') from None
+        if missing:
+            raise InputError(f'{url!r:.200} broke off {missing} bytes before its end; try again')
+        if sha256 and digest.hexdigest() != sha256:
+            raise InputError(f'{url!r:.200} has the SHA-256 {digest.hexdigest()[:12]}..., not {sha256[:12]}...; '
+                             'the file is another one, get it elsewhere and give its path')
+    return Path(path)

@@ -1,7 +1,7 @@
 """Exact optima where costs are additive: the cheapest network, and the best one for every budget.
 
-Legend: P positions, C codes a position (0: inactive), R resolutions, Q problems, B budget bins. A stage is active from
-its first position up to one of its depths.
+Legend: P positions, C codes a position (0: inactive), F frames, Q problems, B budget bins. A stage is active from its
+first position up to one of its depths. Costs add up within a frame.
 """
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def stage_positions(space: SearchSpace) -> list[list[int]]:
 
 
 def cheapest(space: SearchSpace, table: CostTable) -> tuple[np.ndarray, np.ndarray]:
-    """The least cost at each resolution, exact: costs (R,) and the codes (R, 1 + P) that reach them."""
-    codes = np.zeros((len(space.resolutions), 1 + len(space.positions)), dtype=np.int64)
+    """The least cost in each frame, exact: costs (F,) and the codes (F, 1 + P) that reach them."""
+    codes = np.zeros((len(table.const), 1 + len(space.positions)), dtype=np.int64)
     codes[:, 0] = np.arange(len(codes))
     for stage, positions in zip(space.stages, stage_positions(space)):
         choices = 1 + len(stage.kernel_sizes) * len(stage.expand_ratios)
@@ -34,7 +34,7 @@ def best_by_budget(
     """The network of the highest value for each budget 0 .. bins - 1.
 
     Args:
-        space: Gives depths and choices; its resolutions play no part.
+        space: Gives depths and choices; its frames play no part.
         value: (Q, P, C), one table a problem.
         weight: (P, C) whole numbers >= 0, the cost in bins, the same for all problems.
         bins: B.

@@ -3,7 +3,8 @@
 All costs are additive over rows, so each is a `CostTable`; whether a limit can be met at all is known exactly before
 any search.
 
-Legend: N networks, P positions, S stages, R resolutions. Costs are in the unit of their limit.
+Legend: N networks, P positions, S stages, F frames, R resolutions, G parts of a frame that vary. Costs are in the unit
+of their limit.
 """
 from __future__ import annotations
 
@@ -70,8 +71,9 @@ class MaxParams(_MaxSum):
 class Problem:
     """A space with its prices: what a network costs, and which are allowed.
 
-    Genes (N, 1 + S + P) are the resolution's index, one depth index a stage, one choice a position (from 0; those past
-    the depth lie idle). Every combination of genes is a network, which codes (N, 1 + P) do not offer.
+    Genes (N, G + S + P) are the resolution's index and those of the widths that vary, one depth index a stage, one
+    choice a position (from 0; those past the depth lie idle). Every combination of genes is a network, which codes
+    (N, 1 + P) do not offer.
     """
 
     def __init__(self, space: SearchSpace, predictor, profile, limits: Sequence) -> None:
@@ -80,16 +82,18 @@ class Problem:
         self.maxima = np.array([float(limit.maximum) for limit in limits])
         self.spans_latency = profile is not None
         self.axis = profile.cost_table(space) if profile else MaxMacs(math.inf).tabulate(space)  # of the front
-        self.budget = -cheapest(space, CostTable(-self.axis.const, -self.axis.table))[0]  # (R,) most of the axis
+        self.budget = -cheapest(space, CostTable(-self.axis.const, -self.axis.table))[0]  # (F,) most of the axis
         for limit in limits:
             if getattr(limit, 'profile', None) is profile and not isinstance(limit, MaxParams):
                 self.budget = np.minimum(self.budget, limit.maximum)
+        self.parts = varying_parts(space)
+        self.strides = np.array([math.prod(space.frame_sizes[part + 1:]) for part in range(len(space.frame_sizes))])
         self.stage = np.array([stage for stage, _ in space.positions])
         self.index = np.array([index for _, index in space.positions])
         most = max(len(s.depths) for s in space.stages)
         self.depths = np.array([[*s.depths, *[s.depths[-1]] * (most - len(s.depths))] for s in space.stages])
         self.sizes = np.array([  # choices of each gene
-            len(space.resolutions), *(len(s.depths) for s in space.stages),
+            *(space.frame_sizes[part] for part in self.parts), *(len(s.depths) for s in space.stages),
             *(len(space.choices(stage)) for stage, _ in space.positions)])
         self.cheapest = [cheapest(space, table) for table in self.tables]
         self.resolutions = self._feasible_resolutions()
@@ -103,10 +107,15 @@ class Problem:
                     f'no network of {self.space.name} is within {limit.text(limit.maximum)}; '
                     f'the least is {limit.text(costs.min())} ({arch}); raise the limit')
         met = [costs <= limit.maximum for limit, (costs, _) in zip(self.limits, self.cheapest)]
-        feasible = np.flatnonzero(np.all(met, 0)) if met else np.arange(len(self.space.resolutions))
-        if not feasible.size:
+        frames = np.flatnonzero(np.all(met, 0)) if met else np.arange(len(self.space.frames))
+        if not frames.size:
             raise self.clash()
-        return feasible
+        return np.unique(self.space.frames[frames, 0])
+
+    def starts(self) -> np.ndarray:
+        """Codes (N, 1 + P) that keep one limit most easily, for each resolution and limit."""
+        codes = [codes[_least_of_resolutions(self.space, costs)] for costs, codes in self.cheapest]
+        return np.concatenate([*codes, np.zeros((0, 1 + len(self.index)), dtype=np.int64)])
 
     def clash(self) -> InfeasibleError:
         """Each limit can be met, but not all at once."""
@@ -114,28 +123,42 @@ class Problem:
         return InfeasibleError(f'no network of {self.space.name} was found within {texts} at once; raise one of them')
 
     def codes(self, genes: np.ndarray) -> np.ndarray:
-        stages = len(self.depths)
-        depth = self.depths[np.arange(stages), genes[:, 1:1 + stages]]
+        parts, stages = len(self.parts), len(self.depths)
+        frame = (genes[:, :parts] * self.strides[self.parts]).sum(1, keepdims=True)
+        depth = self.depths[np.arange(stages), genes[:, parts:parts + stages]]
         active = self.index < depth[:, self.stage]
-        return np.concatenate([genes[:, :1], (genes[:, 1 + stages:] + 1) * active], 1)
+        return np.concatenate([frame, (genes[:, parts + stages:] + 1) * active], 1)
 
     def genes(self, codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The inverse of `codes`; idle genes are drawn."""
         genes = self.random_genes(len(codes), rng)
-        genes[:, 0] = codes[:, 0]
-        stages = len(self.depths)
+        parts, stages = len(self.parts), len(self.depths)
+        genes[:, :parts] = self.space.frames[codes[:, :1], self.parts]
         for s in range(stages):
             depth = (codes[:, 1:][:, self.stage == s] > 0).sum(1)
-            genes[:, 1 + s] = np.searchsorted(self.space.stages[s].depths, depth)
-        np.copyto(genes[:, 1 + stages:], codes[:, 1:] - 1, where=codes[:, 1:] > 0)
+            genes[:, parts + s] = np.searchsorted(self.space.stages[s].depths, depth)
+        np.copyto(genes[:, parts + stages:], codes[:, 1:] - 1, where=codes[:, 1:] > 0)
         return genes
 
     def shapes(self, codes: np.ndarray) -> np.ndarray:
         """A number (N,) for each combination of resolution and depths."""
-        shape = codes[:, 0]
+        shape = self.space.frames[codes[:, 0], 0]
         for s, stage in enumerate(self.space.stages):
             shape = shape * (1 + stage.depths[-1]) + (codes[:, 1:][:, self.stage == s] > 0).sum(1)
         return shape
+
+    def frame_steps(self, codes: np.ndarray) -> np.ndarray:
+        """The networks (M, 1 + P) with one part of their frame moved by one; none where only the resolution varies:
+        evolution does that as well."""
+        steps = [codes[:0]]
+        for part in self.parts if len(self.parts) > 1 else ():
+            for step in (-1, 1):
+                place = self.space.frames[codes[:, 0], part] + step
+                inside = (place >= 0) & (place < self.space.frame_sizes[part])
+                moved = codes[inside].copy()
+                moved[:, 0] += step * self.strides[part]
+                steps.append(moved)
+        return np.concatenate(steps)
 
     def random_genes(self, n: int, rng: np.random.Generator) -> np.ndarray:
         genes = rng.integers(0, self.sizes, (n, len(self.sizes)))
@@ -166,3 +189,14 @@ class Problem:
             kept = bad[better]
             genes[kept], codes[kept], excess[kept] = changed[better], changed_codes[better], changed_excess[better]
         return codes[excess <= 0]
+
+
+def varying_parts(space: SearchSpace) -> list[int]:
+    """The parts of a frame (columns of `space.frames`) that vary; the resolution is among them in any case."""
+    return [part for part, size in enumerate(space.frame_sizes) if part == 0 or size > 1]
+
+
+def _least_of_resolutions(space: SearchSpace, costs: np.ndarray) -> np.ndarray:
+    """The frame of the least cost (F,) at each resolution, (R,)."""
+    costs = costs.reshape(len(space.resolutions), -1)  # the resolution varies slowest
+    return costs.argmin(1) + costs.shape[1] * np.arange(len(costs))

@@ -2,13 +2,13 @@
 
 Everything is integers and tables: thousands of networks are repaired, priced and judged at once. An additive model
 of the accuracy, learned on the way, screens the children of an evolution; then the networks on the front are changed
-gene by gene, and dynamic programming on what that shows proposes the changes of several genes that fit each budget.
+gene by gene, and dynamic programming on what that shows proposes the changes of several blocks that fit each budget.
 
 This room knows no network, no torch and no runtime: it needs `predictor.predict_codes(codes, space)`,
 `predictor.resolutions(space)`, and of a profile `cost_table(space)`, `resolutions(space)` and `name`.
 
-Legend: N networks, P positions, S stages, C codes a position, Q problems, B budget bins. Costs are in the unit of
-their limit, accuracies in percent.
+Legend: N networks, P positions, S stages, C codes a position, G parts of a frame that vary (the resolution, and widths
+where they are elastic), Q problems, B budget bins. Costs are in the unit of their limit, accuracies in percent.
 """
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import numpy as np
 from .errors import InputError, listed
 from .knapsack import best_by_budget, stage_positions
 from .limits import InfeasibleError as InfeasibleError
-from .limits import Limit, MaxMacs, MaxParams, Problem
+from .limits import Limit, MaxMacs, MaxParams, Problem, varying_parts
 from .space import Arch, SearchSpace
 
 INITIAL = 1000  # random networks to begin with
@@ -103,19 +103,25 @@ def _judged(space: SearchSpace, predictor, profile, limits: Sequence, resolution
 
 
 class _Additive:
-    """Accuracy as a sum over resolution and blocks: ridge regression on what was judged, mostly the recent."""
+    """Accuracy as a sum over parts of the frame and blocks: ridge regression on what was judged, mostly the recent."""
 
     def __init__(self, space: SearchSpace) -> None:
+        parts = varying_parts(space)
+        self.frames = space.frames[:, parts]
         self.codes = 1 + max(len(space.choices(s)) for s in range(len(space.stages)))
-        self.resolutions = len(space.resolutions)
-        self.offsets = np.r_[0, self.resolutions + self.codes * np.arange(len(space.positions))]
-        self.size = self.resolutions + self.codes * len(space.positions)
+        sizes = [*(space.frame_sizes[part] for part in parts), *[self.codes] * len(space.positions)]
+        self.offsets = np.cumsum([0, *sizes[:-1]])
+        self.first_block, self.size = sum(sizes[:len(parts)]), sum(sizes)
         self.moments, self.products = np.zeros((self.size, self.size)), np.zeros(self.size)
         self.mean, self.error, self.weights = 0.0, 1.0, np.zeros(self.size)
 
+    def active(self, codes: np.ndarray) -> np.ndarray:
+        """Indices of the weights that add up, one a part and one a position: codes (N, 1 + P) -> (N, G + P)."""
+        return np.concatenate([self.frames[codes[:, 0]], codes[:, 1:]], 1) + self.offsets
+
     def learn(self, codes: np.ndarray, top1: np.ndarray) -> None:
         features = np.zeros((len(codes), self.size), dtype=np.float32)
-        features[np.arange(len(codes))[:, None], codes + self.offsets] = 1
+        features[np.arange(len(codes))[:, None], self.active(codes)] = 1
         self.mean = self.mean or float(top1.mean())
         self.moments = FORGET * self.moments + features.T @ features
         self.products = FORGET * self.products + features.T @ (top1 - self.mean).astype(np.float32)
@@ -123,11 +129,11 @@ class _Additive:
         self.error = float(np.std(top1 - self.predict(codes)))
 
     def predict(self, codes: np.ndarray) -> np.ndarray:
-        return self.mean + self.weights[codes + self.offsets].sum(1)
+        return self.mean + self.weights[self.active(codes)].sum(1)
 
     def blocks(self) -> np.ndarray:
         """The part of each block, (P, C)."""
-        return self.weights[self.resolutions:].reshape(-1, self.codes)
+        return self.weights[self.first_block:].reshape(-1, self.codes)
 
 
 def _among(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -211,8 +217,7 @@ class _Run:
 
     def begin(self) -> None:
         genes = self.problem.random_genes(INITIAL, self.rng)
-        starts = [self.problem.repair(genes, self.rng), *(codes for _, codes in self.problem.cheapest)]
-        codes = np.concatenate(starts)
+        codes = np.concatenate([self.problem.repair(genes, self.rng), self.problem.starts()])
         codes = codes[self.fresh(codes)]
         if not len(codes):
             raise self.problem.clash()
@@ -240,9 +245,11 @@ class _Run:
             return False
         bases, top1 = self.codes[chosen], self.top1[chosen]
         self.changed = np.sort(np.concatenate([self.changed, self.keys(bases)]))
+        steps = self.problem.frame_steps(bases)
+        self.judge_promising(steps, self.model.predict(steps))
         proposals = []
-        for resolution in np.unique(bases[:, 0]):
-            same = bases[:, 0] == resolution
+        for frame in np.unique(bases[:, 0]):
+            same = bases[:, 0] == frame
             proposals.append(self.propose(bases[same], self.effects(bases[same], top1[same]), top1[same]))
         codes, hoped = (np.concatenate(parts) for parts in zip(*proposals))
         self.judge_promising(codes, hoped)
@@ -293,17 +300,17 @@ class _Run:
     def propose(self, bases: np.ndarray, effects: np.ndarray, top1: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Changes of several blocks at once, the best for every budget if effects (Q, P, C) add up.
 
-        Returns codes (N, 1 + P) and the hoped accuracies (N,) in percent. The bases share one resolution.
+        Returns codes (N, 1 + P) and the hoped accuracies (N,) in percent. The bases share one frame.
         """
-        resolution, unchanged = bases[0, 0], np.arange(effects.shape[2]) == bases[:, 1:, None]
-        step = (self.problem.budget[resolution] - self.problem.axis.const[resolution]) / (BINS - 1)
+        frame, unchanged = bases[0, 0], np.arange(effects.shape[2]) == bases[:, 1:, None]
+        step = (self.problem.budget[frame] - self.problem.axis.const[frame]) / (BINS - 1)
         step = max(step, 1e-12)
-        weight = np.maximum(np.rint(self.problem.axis.table[resolution] / step), 0).astype(np.int64)
+        weight = np.maximum(np.rint(self.problem.axis.table[frame] / step), 0).astype(np.int64)
         value = np.concatenate([effects - caution * self.model.error * ~unchanged for caution in CAUTION])
         blocks, gain = best_by_budget(self.problem.space, value, weight, BINS)
         possible = np.isfinite(gain)
         hoped = (np.tile(top1, len(CAUTION))[:, None] + gain)[possible]
-        codes = np.concatenate([np.full((possible.sum(), 1), resolution), blocks[possible]], 1)
+        codes = np.concatenate([np.full((possible.sum(), 1), frame), blocks[possible]], 1)
         return codes, hoped
 
     # ---- the whole ------------------------------------------------------------------------------------------------
