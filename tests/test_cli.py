@@ -6,13 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 import yaml
+from PIL import Image
 
 from timm_ofa import Arch, DeviceProfile, load_space
 from timm_ofa.__main__ import _parser, main
+from timm_ofa.files import save_tensors
+from timm_ofa.folder import check_folder
 from timm_ofa.models import model_args
 from timm_ofa.runs import save_supernet
 from timm_ofa.supernet import new_supernet
@@ -27,6 +31,13 @@ CONFIG = {
          'expand_ratios': [4]},
         {'name': 'all', 'epochs': 1, 'lr': 0.03}]}
 ARCH = 'r20:k3/3/3:e2/2/2'
+NAMED = {
+    'kind': 'subnet', 'name': 'ofa_mbv3_tiny', 'family': 'mbv3', 'space': 'ofa_mbv3_tiny', 'arch': ARCH,
+    'device': 'my-phone', 'latency_ms': 2, 'top1_pct': None, 'top5_pct': None, 'predicted_top1_pct': 91.5,
+    'predicted_ms': 1.9, 'macs_m': 1, 'params_m': 0.1, 'drop_rate': 0, 'tag': 'search', 'hub_id': 'acme/tiny',
+    'license': 'mit',
+    'search': {'limit': 'latency <= 2 ms', 'seed': 3, 'predictor': 'that of a test', 'profile': 'my-phone'},
+    'supernet': 'ofa_mbv3_tiny_supernet', 'source': 'https://example.com'}
 
 
 def run(capsys, *args):
@@ -77,6 +88,23 @@ def test_models_are_chosen_by_device_and_latency(capsys):
     assert [r['latency_ms'] for r in chosen] == sorted(r['latency_ms'] for r in chosen)
 
 
+def test_models_show_what_we_compute_beside_what_was_published(capsys):
+    rows = json.loads(run(capsys, 'models', '--format', 'json')[1])
+    subnets = [r for r in rows if r['kind'] == 'subnet' and r['published']]
+    same = [r for r in subnets if r['published']['same_network']]
+    others = [r for r in subnets if not r['published']['same_network'] and not r['device']]
+    assert (len(same), len(others)) == (50, 8) and len([r for r in rows if r['kind'] == 'supernet']) == 4
+    for row in same:
+        assert row['macs_m'] == pytest.approx(row['published']['macs_m'], abs=0.6)
+        assert row['params_m'] == pytest.approx(row['published']['params_m'], abs=0.056)
+        assert row['top1_pct'] == row['published']['top1_pct'] and row['predicted_top1_pct'] is None
+    assert all(r['macs_m'] <= r['published']['macs_m'] and r['top1_pct'] is None for r in others)
+    text = run(capsys, 'models')[1]
+    found = [line for line in text.splitlines() if 'predicted' in line]
+    assert len(found) == 16 and all(re.search(r'\d\d\.\d predicted', line) for line in found)
+    assert re.search(r'ofa_proxyless_v100_lat5ms .* 5 ms for 64 images on nvidia-v100 +71\.6 ', text)
+
+
 def test_stdout_and_exit_status_of_the_installed_module():
     """Once as a program: what `python -m timm_ofa` and `train.py` do with a wrong verb and a wrong file."""
     env = {**os.environ, 'PYTHONPATH': str(ROOT)}
@@ -99,6 +127,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp('files')
     (folder / 'config.yaml').write_text(yaml.safe_dump(CONFIG))
     (folder / 'bad.yaml').write_text(yaml.safe_dump({**CONFIG, 'batch_size': 'many'}))
+    (folder / 'ofa_mbv3_tiny.yaml').write_text(yaml.safe_dump(NAMED))
     (folder / 'bad.json').write_text('{"name": "x"}')
     (folder / 'torn.json').write_text('{"name": ')
     (folder / 'bad.jsonl').write_text('{"ks": 3}\n')
@@ -145,7 +174,25 @@ WRONG = [
     ('search --space ofa_mbv3_tiny --predictor bad.json --profile none.json --max-latency-ms 1', 'none.json'),
     ('search --space ofa_mbv3_tiny --predictor bad.json --profile bad.json --max-latency-ms 1', 'bad.json'),
     ('search --space ofa_mbv3_w12 --predictor p --profile note10 --max-latency-ms 25ms', '25ms'),
+    ('search --space ofa_mbv3_w12 --predictor p', '--max-macs-m'),
+    ('search --space ofa_mbv3_w12 --predictor p --max-latency-ms 25', '--profile'),
+    ('search --space ofa_mbv3_w12 --predictor p --max-macs-m 300 --out OUT', '--profile'),
+    ('search --space ofa_mbv3_w12 --predictor p --max-macs-m 300M', '300M'),
+    ('search --space ofa_mbv3_w10 --predictor released --max-macs-m 300', 'ofa_mbv3_w10'),
     ('specialize --supernet supernet --data digits --out OUT', '--arch'),
+    ('specialize --arch r20:k3/3/3:e2/2/2 --data digits --out OUT', '--supernet'),
+    ('specialize --supernet supernet --arch r20:k3/3/3:e2/2/2 --data digits', '--out'),
+    ('specialize --config ofa_mbv3_note10_lat26ms --data digits --out OUT', 'ofa_mbv3_note10_lat26ms.*lat'),
+    ('specialize --config bad.yaml --data digits --out OUT', 'bad.yaml'),
+    ('specialize --config config.yaml --data digits --out OUT', 'config.yaml'),
+    ('specialize --config ofa_mbv3_w12_supernet --data digits --out OUT', 'timm-ofa train'),
+    ('specialize --config ofa_mbv3_note10_lat25ms --front f --data digits --out OUT', '--config'),
+    ('specialize --config ofa_mbv3_note10_lat25ms --supernet supernet --data digits --out OUT',
+     'is of ofa_mbv3_tiny, ofa_mbv3_note10_lat25ms is of ofa_mbv3_w12'),
+    ('specialize --config ofa_mbv3_tiny.yaml --supernet three --data digits --out OUT', '3 classes.*10'),
+    ('specialize --config ofa_mbv3_tiny.yaml --supernet supernet --data digits --num-calibration 1 --out OUT',
+     '--num-calibration 1'),
+    ('specialize --config ofa_mbv3_tiny.yaml --data digits --out OUT', 'ofa_mbv3_tiny_supernet'),
     ('specialize --supernet supernet --data digits --arch nonsense --out OUT', 'nonsense.*r20'),
     ('specialize --supernet supernet --data digits --arch r20:k9/3/3:e2/2/2 --out OUT', 'kernel_size 9'),
     ('specialize --supernet supernet --data digits --front bad.jsonl --out OUT', 'bad.jsonl'),
@@ -167,6 +214,52 @@ def test_a_wrong_input_is_one_line_and_leaves_nothing(capsys, files, monkeypatch
     assert len(remarks(err)) == 1 and err.startswith('timm-ofa: ') and re.search(naming, err), err
     assert 'Traceback' not in err and '_positive' not in err and len(err) < 500
     assert list(tmp_path.iterdir()) == [] and sorted(files.rglob('*')) == before
+
+
+def test_a_named_network_is_made_from_a_supernet_in_a_folder(capsys, files, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(
+        capsys, 'specialize', '--config', files / 'ofa_mbv3_tiny.yaml', '--supernet', files / 'supernet', '--data',
+        'digits', '--num-calibration', 60, '--format', 'json')
+    assert status == 0, err
+    row, = json.loads(out)
+    assert row['folder'] == 'out/ofa_mbv3_tiny' and row['arch'] == ARCH and row['predicted_top1_pct'] == 91.5
+    assert 'timm-ofa publish out/ofa_mbv3_tiny --repo acme/tiny' in err
+    record = check_folder(row['folder'])
+    assert (record.device, record.limit_ms, record.predicted_ms, record.license) == ('my-phone', 2, 1.9, 'mit')
+    assert (record.search.seed, record.search.predictor, record.calibration.images) == (3, 'that of a test', 60)
+    assert record.top1_pct == row['top1_pct'] != 91.5 and record.accuracy.dataset == 'digits'
+    card = Path(row['folder'], 'README.md').read_text()
+    assert '| predicted top-1, not measured | 91.50 %' in card and '| predictor | that of a test |' in card
+    status, out, err = run(capsys, 'publish', row['folder'], '--repo', 'acme/tiny', '--dry-run')
+    assert status == 0, err
+
+
+def test_the_command_in_the_error_makes_the_weights_from_the_released_supernet(capsys, monkeypatch, tmp_path):
+    """With a made-up supernet in place of the released one, and a few images of a thousand classes."""
+    datasets = pytest.importorskip('datasets')
+    name, supernet = 'ofa_mbv3_note10_lat15ms', 'ofa_mbv3_w12_supernet'
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_tensors(tmp_path / 'released.safetensors', timm.create_model(supernet).state_dict())
+    monkeypatch.setattr('timm_ofa.named.fetch_weights', lambda config, *_: {
+        supernet: tmp_path / 'released.safetensors'}[config.name])
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(num_classes=1000))
+    noise = np.random.default_rng(0).integers(0, 256, (24, 60, 80, 3), dtype=np.uint8)
+    rows = [{'image': Image.fromarray(pixels), 'label': 7 * i} for i, pixels in enumerate(noise)]
+    (tmp_path / 'images').mkdir()
+    for split, part in {'train': rows[:20], 'validation': rows[20:], 'test': [{**rows[0], 'label': -1}]}.items():
+        datasets.Dataset.from_list(part, features=features).to_parquet(str(tmp_path / f'images/{split}.parquet'))
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(
+        capsys, 'specialize', '--config', f'hub_configs/{name}.yaml', '--data', 'images', '--num-calibration', 8)
+    assert status == 0 and name in out, err
+    record = check_folder(f'out/{name}')
+    assert (record.name, record.supernet.id) == (name, supernet)
+    assert (record.accuracy.split, record.accuracy.n, record.calibration.images) == ('validation', 4, 8)
+    assert record.predicted_top1_pct > 78 and record.search.limit == 'latency <= 15 ms on samsung-note10'
+    model = timm.create_model(f'local-dir:out/{name}', pretrained=True)
+    assert model.pretrained_cfg['input_size'] == (3, 160, 160) and model.num_classes == 1000
 
 
 def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,24 +21,37 @@ import timm
 import torch
 
 import timm_ofa
-from timm_ofa import InputError, named
-from timm_ofa.convert import MOBILENETV3, upstream_names
-from timm_ofa.named import hub_configs, import_upstream, named_subnets, read_hub_config
+from timm_ofa import InputError, named, upstream
+from timm_ofa.card import render_card
+from timm_ofa.configs import find_config, hub_configs, hub_configs_dir, named_subnets, read_folder, read_hub_config
+from timm_ofa.convert import FAMILIES, upstream_names
+from timm_ofa.named import named_tags
+from timm_ofa.upstream import import_upstream, subnet_record
 
 ROOT = Path(__file__).resolve().parents[1]
-SUBNETS = named_subnets()
+SUBNETS = named_subnets()  # by the name of the file
 NAMES = sorted(SUBNETS)
+RELEASED = {name: s for name, s in SUBNETS.items() if not s.search}
+OWN = {name: s for name, s in SUBNETS.items() if s.search}
 TWINS = ['ofa_mbv3_lg_g8_lat24ms', 'ofa_mbv3_lg_g8_lat16ms']  # one architecture, two sets of weights
 NAME = TWINS[0]
+SECOND = 'ofa_mbv3_note10_lat30ms.search_in1k'  # a second network under one name
+SUPERNETS = [f'{space}_supernet' for space in ('ofa_mbv3_w10', 'ofa_mbv3_w12', 'ofa_proxyless_w13', 'ofa_resnet50d')]
+
+
+def tagged(name):
+    """The name with its tag: of a file that has none in its name, the own one."""
+    return name if '.' in name else f'{name}.{SUBNETS[name].tag}'
 
 
 def upstream_checkpoint(name, seed):
-    """Random weights of a named subnet as the authors saved theirs: {'state_dict': ...} under their names."""
+    """Random weights of a named model as the authors saved theirs: {'state_dict': ...} under their names."""
     torch.manual_seed(seed)
-    tensors = timm.create_model(name).state_dict()
-    theirs = upstream_names(tensors, MOBILENETV3)
+    model = timm.create_model(name)
+    theirs = upstream_names(model.state_dict(), next(rules for kind, rules in FAMILIES if isinstance(model, kind)))
     return {'state_dict': {
-        re.sub(r'^(blocks\.\d+)\.conv', r'\1.mobile_inverted_conv', theirs[k]): v for k, v in tensors.items()}}
+        re.sub(r'^(blocks\.\d+)\.conv\.', r'\1.mobile_inverted_conv.', theirs[k]): v
+        for k, v in model.state_dict().items()}}
 
 
 @pytest.fixture
@@ -68,10 +82,13 @@ def server(tmp_path):
 # ---- the networks ---------------------------------------------------------------------------------------------------
 
 
-def test_all_34_released_mobilenets_are_there():
-    assert len(NAMES) == 34
-    assert sum(s.space.name == 'ofa_mbv3_w10' for s in SUBNETS.values()) == 24
-    assert sum(s.space.name == 'ofa_mbv3_w12' for s in SUBNETS.values()) == 10
+def test_all_named_networks_are_there():
+    spaces = Counter(s.space.name for s in RELEASED.values())
+    assert spaces == {'ofa_mbv3_w10': 24, 'ofa_mbv3_w12': 10, 'ofa_proxyless_w13': 16}
+    assert {(s.name, s.latency_ms) for s in OWN.values() if s.device} == {
+        (f'ofa_mbv3_note10_lat{ms}ms', ms) for ms in range(15, 51, 5)}
+    budgets = (4100, 3700, 3000, 2400, 1800, 1200, 900, 600)
+    assert {name for name, s in OWN.items() if not s.device} == {f'ofa_resnet50d_flops{m}m' for m in budgets}
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -83,32 +100,111 @@ def test_size_and_macs_are_the_published_ones(name):
     assert params == s.space.params(s.arch)
     assert params / 1e6 == pytest.approx(s.params_m, abs=0.051)  # published with one digit
     assert s.space.macs(s.arch) / 1e6 == pytest.approx(s.macs_m, abs=0.6)  # published as whole millions
-    assert type(model) is timm.models.MobileNetV3
-    assert model.drop_rate == (0.1 if s.space.name.endswith('w10') else 0.2)
+    assert isinstance(model, {
+        'mbv3': timm.models.MobileNetV3, 'proxyless': timm.models.EfficientNet, 'resnet50d': timm.models.ByobNet,
+    }[s.family])
+    drop_rate = {'ofa_mbv3_w10': 0.1, 'ofa_mbv3_w12': 0.2}.get(s.space.name, 0)
+    assert (model.drop_rate if s.family != 'resnet50d' else 0) == drop_rate
 
 
 def test_every_file_says_what_the_authors_published(shared):
-    released = {r['id']: r for r in json.loads((shared / 'upstream/released_archs.json').read_text())}
-    for s in SUBNETS.values():
-        r = released.pop(s.upstream_id)
+    told = {r['id']: r for r in json.loads((shared / 'upstream/released_archs.json').read_text())}
+    for s in RELEASED.values():
+        r = told[s.upstream_id]
         assert s.arch == s.space.from_upstream({'ks': r['ks'], 'e': r['e'], 'd': r['d'], 'r': [r['resolution']]})
         assert (s.top1_pct, s.top5_pct, s.params_m) == (r['top1'], r['top5'], r['params_M'])
         assert s.latency_ms == r['latency_ms'] and (s.device is None) == (r['device'] is None)
+        batch = re.search(r'batch (\d+)', r['device'] or '')
+        assert s.latency_batch_size == (int(batch[1]) if batch else 1)
         assert s.macs_m == (75.8 if s.name == 'ofa_mbv3_note10_lat8ms' else r['macs_M'])
         assert s.space.macs(s.arch) / 1e6 == pytest.approx(r['verified_macs_M'], abs=0.006)
         assert s.space.params(s.arch) / 1e6 == pytest.approx(r['verified_params_M'], abs=0.0006)
         assert s.tag == f'mit_ft{r["finetune_epochs"]}_in1k'
         assert s.url.endswith(f'/{s.upstream_id.replace("@", "-")}/init')
-    assert not any(r['family'] == 'MobileNetV3' for r in released.values())
+    assert {r['id'] for r in told.values() if r['config_available']} == {s.upstream_id for s in RELEASED.values()}
+    compared = [s.published for s in OWN.values() if s.published]
+    assert {p.id for p in compared} >= {r['id'] for r in told.values() if not r['config_available']}
+    for p in compared:
+        r = told[p.id]
+        assert (p.top1_pct, p.top5_pct, p.macs_m, p.params_m) == (r['top1'], r['top5'], r['macs_M'], r['params_M'])
+
+
+@pytest.mark.parametrize('name', sorted(OWN))
+def test_what_our_search_found_keeps_its_limit_and_is_not_called_measured(name):
+    s = OWN[name]
+    assert s.top1_pct is None and s.top5_pct is None and s.url is None and s.supernet == f'{s.space.name}_supernet'
+    assert 'training images' in s.search.predictor
+    assert '.' in name or 'predicted, not measured' in timm.models.model_entrypoint(name).__doc__
+    if s.device:
+        latency = timm_ofa.load_profile('note10').latency_ms(s.space, [s.arch])[0]
+        assert latency <= s.latency_ms and latency == pytest.approx(s.predicted_ms, abs=0.006)
+    else:
+        assert s.space.macs(s.arch) <= 1e6 * s.published.macs_m
+        assert s.published.top1_pct < s.predicted_top1_pct <= 82.99
+
+
+def test_predictions_are_those_of_the_released_predictors(shared):
+    files = {'ofa_mbv3_w12': 'acc_predictor.pth', 'ofa_resnet50d': 'ofa_resnet50_acc_predictor.pth'}
+    for space, file in files.items():
+        own = [s for s in OWN.values() if s.space.name == space]
+        predictor = timm_ofa.load_upstream_predictor(shared / 'upstream' / file, space)
+        assert predictor.predict([s.arch for s in own]) == pytest.approx([s.predicted_top1_pct for s in own], abs=0.006)
 
 
 def test_timm_lists_them_with_their_weights():
-    assert set(NAMES) <= set(timm.list_models('ofa_*')) and set(NAMES) <= set(timm.list_models(module='named'))
-    tagged = timm.list_pretrained('ofa_mbv3_*')
+    names = {s.name for s in SUBNETS.values()}
+    assert names <= set(timm.list_models('ofa_*')) and names <= set(timm.list_models(module='named'))
+    listed = timm.list_pretrained('ofa_*')
     for name, s in SUBNETS.items():
-        assert f'{name}.{s.tag}' in tagged
+        assert tagged(name) in listed
         cfg = timm.get_pretrained_cfg(name)
         assert cfg.hf_hub_id == f'timm-ofa/{name}' and cfg.tag == s.tag and cfg.license == 'mit'
+
+
+# ---- tags: weights of one network, and a second network under one limit ---------------------------------------------
+
+
+def test_the_50_released_networks_are_40_that_share_their_weights():
+    groups = {}
+    for name, s in RELEASED.items():
+        groups.setdefault(s.network, []).append(name)
+    assert len(groups) == 40
+    listed = set(timm.list_pretrained('ofa_*'))
+    for group in groups.values():
+        for name in group:
+            tags = list(named_tags()[name].values())
+            assert tags[0].name == name  # its own weights are the default
+            assert set(group) <= {other.name for other in tags if other.subnet.network == SUBNETS[name].network}
+            assert {f'{name}.{tag}' for tag in named_tags()[name]} <= listed
+
+
+def test_a_shared_tag_brings_the_weights_and_the_resolution_of_the_other(server, offline):
+    name, tag, other = 'ofa_mbv3_lg_g8_lat24ms', 'mit_ft25_in1k_pixel2_lat62ms', 'ofa_mbv3_pixel2_lat62ms'
+    folder, address = server
+    checkpoint = upstream_checkpoint(other, 5)
+    torch.save(checkpoint, folder / 'init')
+    cfg = timm.get_pretrained_cfg(f'{name}.{tag}')
+    assert (cfg.hf_hub_id, cfg.url) == (f'timm-ofa/{other}', SUBNETS[other].url) and cfg.input_size == (3, 208, 208)
+    model = timm.create_model(
+        f'{name}.{tag}', pretrained=True, pretrained_cfg_overlay=dict(url=f'{address}/init'))
+    assert torch.equal(model.classifier.weight, checkpoint['state_dict']['classifier.linear.weight'])
+    assert model.pretrained_cfg['input_size'] == (3, 208, 208)
+    (folder / 'init').unlink()  # one file in the cache for both names
+    timm.create_model(other, pretrained=True, pretrained_cfg_overlay=dict(url=f'{address}/init'))
+
+
+def test_a_tag_of_another_network_builds_that_network(tmp_path):
+    from timm.models import save_for_hf
+
+    name, _ = SECOND.split('.')
+    params = {tag: sum(p.numel() for p in timm.create_model(tag).parameters()) for tag in (name, SECOND)}
+    assert params == {tag: SUBNETS[tag].space.params(SUBNETS[tag].arch) for tag in params}
+    assert params[name] != params[SECOND]
+    model = timm.create_model(SECOND, num_classes=3).eval()
+    save_for_hf(model, tmp_path, safe_serialization=True)
+    again = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(again(x), model(x))
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -142,7 +238,7 @@ def test_a_saved_network_comes_back(tmp_path):
 
 
 def text_of(name):
-    return (named.hub_configs_dir() / f'{name}.yaml').read_text()
+    return (hub_configs_dir() / f'{name}.yaml').read_text()
 
 
 @pytest.mark.parametrize('line, wrong, said', [
@@ -156,6 +252,10 @@ def text_of(name):
     ('latency_ms: 24', 'latency_ms: true', 'latency_ms'),
     ('top1_pct: 76.4', 'top1_pct: 764', 'top1_pct'),
     ('top1_pct: 76.4\n', '', "'top1_pct' is missing"),
+    ('top1_pct: 76.4', 'top1_pct: null', 'needed where top1_pct is null'),
+    ('top5_pct: 93.0', 'top5_pct: null', 'top1_pct and top5_pct belong together'),
+    ('top5_pct: 93.0', 'top5_pct: 93.0\npredicted_top1_pct: 80', 'belong together'),
+    ('latency_ms: 24', 'latency_ms: 24\nlatency_batch_size: 0', 'latency_batch_size'),
     ('drop_rate: 0.1', 'drop_rate: .nan', 'drop_rate'),
     ('tag: mit', 'tag: m.it', 'tag'),
     ('hub_id: timm-ofa/', 'hub_id: ', 'hub_id'),
@@ -176,12 +276,52 @@ def test_a_wrong_file_is_one_line_with_file_and_field(tmp_path, line, wrong, sai
     assert path.name in str(error.value) and said in str(error.value) and '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('line, wrong, said', [
+    ('tag: search', 'tag: other', 'make it ofa_mbv3_note10_lat30ms.search_in1k'),
+    ('name: ofa_mbv3_note10_lat30ms', 'name: ofa_mbv3_note10_lat31ms', 'name'),
+    ('supernet: ofa_mbv3_w12', 'supernet: ofa_mbv3_w10', 'write ofa_mbv3_w12_supernet'),
+    ('supernet: ofa_mbv3_w12', 'supernet: ../w12', 'supernet'),
+    ('  limit: latency <= 30 ms on samsung-note10\n', '', "search: field 'limit' is missing"),
+    ('  limit: latency', '  limits: latency', "search: field 'limits' is unknown"),
+    ('  top1_pct: 78.4', '  top1_pct: high', 'published: top1_pct'),
+    ('predicted_top1_pct: ', 'predicted_top1_pct: 1', 'predicted_top1_pct'),
+    ('latency_ms: 30', 'latency_ms: 1e400', 'latency_ms'),
+])
+def test_a_wrong_file_of_a_search_is_one_line_too(tmp_path, line, wrong, said):
+    text = text_of(SECOND)
+    assert line in text
+    path = tmp_path / f'{SECOND}.yaml'
+    path.write_text(text.replace(line, wrong))
+    with pytest.raises(InputError) as error:
+        read_hub_config(path)
+    assert path.name in str(error.value) and said in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('line, wrong', [
+    ('tag: mit', 'tag: m.it'), ('license: mit\n  ', ''), ('url: https:', 'url: file:'), ('source:', 'sources:')])
+def test_wrong_weights_of_a_supernet_are_one_line(tmp_path, line, wrong):
+    path = tmp_path / f'{SUPERNETS[0]}.yaml'
+    path.write_text(text_of(SUPERNETS[0]).replace(f'  {line}', f'  {wrong}'))
+    with pytest.raises(InputError, match=f'{path.name}: weights'):
+        read_hub_config(path)
+
+
+def test_a_file_is_found_by_path_by_name_and_as_it_lies_in_the_checkout(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for text in (SECOND, f'hub_configs/{SECOND}.yaml', hub_configs_dir() / f'{SECOND}.yaml'):
+        assert find_config(text).subnet == SUBNETS[SECOND]
+    for text in ('ofa_mbv3_note10_lat29ms', 'elsewhere/' + SECOND, '', 'x' * 5000, '\0'):
+        with pytest.raises(InputError, match=r'is neither a file nor a name.*timm-ofa models') as error:
+            find_config(text)
+        assert '\n' not in str(error.value)
+
+
 def test_a_wrong_file_is_left_out_with_a_warning(tmp_path, caplog):
     (tmp_path / f'{NAME}.yaml').write_text(text_of(NAME))
     (tmp_path / 'ofa_mbv3_broken_lat1ms.yaml').write_text('kind: subnet\n')
     (tmp_path / 'binary.yaml').write_bytes(b'\xff\x00')
     with caplog.at_level(logging.WARNING):
-        assert list(named._read_folder(tmp_path)) == [NAME]
+        assert list(read_folder(tmp_path)) == [NAME]
     assert len(caplog.records) == 2
     assert 'binary.yaml' in caplog.text and 'ofa_mbv3_broken_lat1ms.yaml' in caplog.text
 
@@ -195,14 +335,14 @@ def test_files_of_supernets_are_kept_as_written(tmp_path):
 
 
 def test_every_file_opens_with_what_it_is_and_is_on_the_shelf():
-    folder = named.hub_configs_dir()
+    folder = hub_configs_dir()
     assert sorted(hub_configs()) == sorted(p.stem for p in folder.glob('*.yaml'))
-    assert all(path.read_text().startswith('# ') for path in folder.glob('ofa_mbv3_*ms.yaml'))
+    assert all(path.read_text().startswith('# ') for path in folder.glob('ofa_*.yaml'))
 
 
 def test_reading_all_files_is_quick():
     started = time.process_time()
-    named._read_folder(named.hub_configs_dir())
+    read_folder(hub_configs_dir())
     assert time.process_time() - started < 0.5  # 15 ms on a quiet machine
 
 
@@ -269,6 +409,44 @@ def test_no_source_is_one_line_with_both_addresses_and_the_cure(server, offline)
     assert '\n' not in text
     for said in (f'timm-ofa/{NAME}', url, f'timm-ofa import-upstream --name {NAME} --from FILE', 'pretrained=False'):
         assert said in text
+
+
+@pytest.mark.parametrize('name', ['ofa_mbv3_note10_lat25ms', SECOND, 'ofa_resnet50d_flops600m'])
+def test_weights_that_nobody_released_come_with_the_command_that_makes_them(offline, name):
+    with pytest.raises(InputError) as error:
+        timm.create_model(name, pretrained=True)
+    text = str(error.value)
+    assert '\n' not in text and f'timm-ofa/{name}' in text
+    command = re.search(r'`timm-ofa specialize --config (\S+) --data (\S+)`', text)
+    assert command[1] == f'hub_configs/{name}.yaml' and find_config(command[1]).subnet == SUBNETS[name]
+
+
+# ---- supernets ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', SUPERNETS)
+def test_a_released_supernet_comes_from_its_authors_once(server, offline, name):
+    folder, address = server
+    cfg = timm.get_pretrained_cfg(name)
+    assert cfg.hf_hub_id == f'timm-ofa/{name}' and f'{name}.mit_in1k' in timm.list_pretrained('ofa_*')
+    assert re.fullmatch(r'https://(raw.githubusercontent.com/han-cai/files|huggingface.co/han-cai/ofa)/\S+', cfg.url)
+    checkpoint = upstream_checkpoint(name, 0)
+    torch.save(checkpoint, folder / 'init')
+    load = partial(timm.create_model, name, pretrained=True, pretrained_cfg_overlay=dict(url=f'{address}/init'))
+    ours = {k: v for k, v in load().state_dict().items() if v.ndim == 2}
+    (folder / 'init').unlink()
+    assert len([*(offline / 'cache').glob(f'{name}-*.safetensors')]) == 1
+    classifier = load(num_classes=7).get_classifier()
+    assert classifier.weight.shape == (7, classifier.in_features)
+    theirs = {k: v for k, v in checkpoint['state_dict'].items() if v.ndim == 2}
+    assert len(ours) == len(theirs) and all(torch.equal(a, b) for a, b in zip(ours.values(), theirs.values()))
+
+
+def test_a_supernet_of_another_width_is_refused_and_named(server, offline):
+    folder, address = server
+    torch.save(upstream_checkpoint(SUPERNETS[0], 0), folder / 'init')
+    with pytest.raises(InputError, match=f'import-upstream --name {SUPERNETS[1]} --from FILE'):
+        timm.create_model(SUPERNETS[1], pretrained=True, pretrained_cfg_overlay=dict(url=f'{address}/init'))
 
 
 @pytest.mark.parametrize(
@@ -345,32 +523,87 @@ def test_an_imported_address_does_the_same(server, checkpoint, tmp_path):
     assert (out / 'model.safetensors').is_file()
 
 
+@pytest.mark.parametrize('name', NAMES)
+def test_what_is_known_of_a_network_makes_a_card(name):
+    s, record = SUBNETS[name], subnet_record(name, SUBNETS[name]).check()
+    card = render_card(record)
+    opening = re.search(r'\*\*(\d\d\.\d)\d % top-1( \(predicted\))?\*\*', card)
+    assert float(opening[1]) == pytest.approx(s.top1_pct or s.predicted_top1_pct, abs=0.1)
+    assert (opening[2] is None) == (s.search is None)
+    assert ('| predicted top-1, not measured |' in card) == ('| predictor |' in card) == (s.search is not None)
+    if s.latency_batch_size > 1:
+        assert f'under {s.latency_ms:g} ms for a batch of {s.latency_batch_size}:' in card
+
+
 def test_every_hub_config_is_a_timm_model():
-    assert set(hub_configs()) <= set(timm.list_models('ofa_*'))
+    assert {name.partition('.')[0] for name in hub_configs()} <= set(timm.list_models('ofa_*'))
     supernet = timm.create_model('ofa_mbv3_fashion_supernet', num_classes=4)
     assert supernet.space.resolutions == (20, 24, 28) and supernet(torch.zeros(1, 3, 28, 28)).shape == (1, 4)
 
 
 def test_a_training_config_without_a_known_space_is_left_out_with_a_warning(tmp_path, monkeypatch, caplog):
     (tmp_path / 'my_supernet.yaml').write_text('kind: supernet\nspace: nowhere\n')
-    monkeypatch.setattr(named, 'hub_configs', lambda: named._read_folder(tmp_path))
+    monkeypatch.setattr(named, 'hub_configs', lambda: read_folder(tmp_path))
     assert named._configured_spaces() == {} and 'my_supernet.yaml is left out' in caplog.text
 
 
-def test_a_supernet_is_imported_for_load_supernet(tmp_path):
+@pytest.mark.parametrize('name', ['ofa_mbv3_tiny_supernet', 'ofa_mbv3_w10_supernet'])
+def test_a_supernet_is_imported_for_load_supernet(tmp_path, name):
     from timm_ofa.supernet import load_supernet
 
-    model = timm.create_model('ofa_mbv3_tiny_supernet')
-    theirs = upstream_names(model.state_dict(), MOBILENETV3)
-    torch.save({theirs[k]: v for k, v in model.state_dict().items()}, tmp_path / 'checkpoint.pth')
-    folder = import_upstream('ofa_mbv3_tiny_supernet', tmp_path / 'checkpoint.pth', tmp_path / 'out')
+    checkpoint = upstream_checkpoint(name, 0)
+    torch.save(checkpoint, tmp_path / 'checkpoint.pth')
+    folder = import_upstream(name, tmp_path / 'checkpoint.pth', tmp_path / 'out')
     loaded = load_supernet(str(folder)).state_dict()
-    assert all(torch.equal(loaded[k], v) for k, v in model.state_dict().items())
+    assert torch.equal(loaded['classifier.weight'], checkpoint['state_dict']['classifier.linear.weight'])
+    assert len(loaded) == len(checkpoint['state_dict'])
+
+
+@pytest.mark.parametrize('name', [NAME, 'ofa_mbv3_w12_supernet'])
+def test_without_a_source_the_authors_are_asked(monkeypatch, tmp_path, name):
+    asked = []
+
+    def download(url, path):
+        asked.append(url)
+        torch.save(upstream_checkpoint(name, 0), path)
+        return path
+
+    monkeypatch.setattr(named, 'fetch', download)
+    out = import_upstream(name, None, tmp_path / 'out')
+    assert asked == [hub_configs()[name].weights.url] and (out / 'model.safetensors').is_file()
+
+
+@pytest.mark.parametrize('name, file', [
+    ('ofa_mbv3_w12_predictor', 'acc_predictor.pth'), ('ofa_resnet50d_predictor', 'ofa_resnet50_acc_predictor.pth')])
+def test_a_released_predictor_is_imported(shared, tmp_path, name, file):
+    from timm_ofa.predictor import load_predictor
+
+    space = timm_ofa.load_space(name.removesuffix('_predictor'))
+    path = import_upstream(name, shared / 'upstream' / file, tmp_path / 'predictor')
+    archs = [space.max_arch(224), space.min_arch(160)]
+    theirs = timm_ofa.load_upstream_predictor(shared / 'upstream' / file, space)
+    assert path.is_file() and load_predictor(path, space).predict(archs) == pytest.approx(theirs.predict(archs))
+
+
+def test_released_latency_tables_are_imported(shared, tmp_path, monkeypatch):
+    path = import_upstream('note10', shared / 'upstream/note10', tmp_path / 'note10.json')
+    shelf, again = timm_ofa.load_profile('note10'), timm_ofa.load_profile(path)
+    assert again.table == shelf.table
+    monkeypatch.setattr(
+        upstream, 'fetch', lambda url, path: shutil.copy(shared / 'upstream/note10' / url.rpartition('/')[2], path))
+    fetched = timm_ofa.load_profile(import_upstream('note10', None, tmp_path / 'five.json'))
+    assert fetched.resolutions(timm_ofa.load_space('ofa_mbv3_w12')) == (160, 176, 192, 208, 224)
 
 
 @pytest.mark.parametrize('name, source, said', [
-    ('ofa_mbv3_note10_lat23ms', 'x', 'ofa_mbv3_note10_lat22ms'),
+    ('ofa_mbv3_note10_lat23ms', 'x', 'e.g. ofa_mbv3_note10_lat'),
     ('resnet50', 'x', 'was not released'),
+    ('ofa_mbv3_cifar10_supernet', 'x', 'was not released'),
+    ('ofa_mbv3_note10_lat25ms', None, 'never released; make them: `timm-ofa specialize --config hub_configs/ofa_mbv3'),
+    ('ofa_mbv3_tiny_supernet', None, 'never released; give a file'),
+    ('ofa_mbv3_w12_predictor', 'absent.pth', 'absent.pth'),
+    ('ofa_mbv3_w12_predictor', 'ftp://host/predictor.pth', 'not http'),
+    ('note10', 'absent', 'absent'),
     (NAME, 'absent.pth', "'absent.pth' is not there"),
     (NAME, 'ftp://host/init', 'not http'),
     (NAME, 'file:///etc/hostname', 'not http'),
@@ -387,12 +620,12 @@ def test_a_wrong_import_is_one_line(tmp_path, name, source, said):
 def test_an_installed_package_finds_its_files_inside(tmp_path):
     """As in the wheel: the folder lies in the package, none lies beside it."""
     shutil.copytree(ROOT / 'timm_ofa', tmp_path / 'timm_ofa', ignore=shutil.ignore_patterns('__pycache__'))
-    shutil.copytree(named.hub_configs_dir(), tmp_path / 'timm_ofa/hub_configs')
-    code = "import timm, timm_ofa.named as n; print(n.hub_configs_dir(), len(timm.list_pretrained('ofa_mbv3_*ms')))"
+    shutil.copytree(hub_configs_dir(), tmp_path / 'timm_ofa/hub_configs')
+    code = "import timm, timm_ofa.configs as c; print(c.hub_configs_dir(), len(timm.list_models('ofa_*lat*ms')))"
     done = subprocess.run(
         [sys.executable, '-c', code], cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(tmp_path)}, check=True,
         capture_output=True, text=True, timeout=120)
-    assert done.stdout.split() == [str(tmp_path / 'timm_ofa/hub_configs'), '31'], done.stderr
+    assert done.stdout.split() == [str(tmp_path / 'timm_ofa/hub_configs'), '53'], done.stderr
 
 
 def test_the_wheel_carries_the_files(tmp_path):

@@ -7,10 +7,18 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import InputError
 from .tables import say, table
 
+if TYPE_CHECKING:
+    from .configs import NamedSubnet, Weights
+    from .finish import Source
+    from .search import Candidate
+    from .space import SearchSpace
+
+RELEASED = 'released'  # instead of the path of a predictor
 DESCRIPTION = (
     'Once-for-All as a timm plug-in: train one elastic network, then pick the best sub-network for each device.')
 
@@ -88,21 +96,52 @@ def _devices(args: argparse.Namespace) -> None:
 
 
 def _models(args: argparse.Namespace) -> None:
-    from .named import named_subnets
+    from .configs import hub_configs, named_subnets
+    from .space import load_space
 
-    rows = [
-        dict(
-            name=s.name, device=s.device, latency_ms=s.latency_ms, top1_pct=s.top1_pct, resolution=s.arch.resolution,
-            macs_m=round(s.space.macs(s.arch) / 1e6, 1), params_m=round(s.space.params(s.arch) / 1e6, 2),
-            space=s.space.name, arch=str(s.arch), hub_id=s.hub_id, source=s.source)
-        for s in named_subnets().values()
-        if args.device in (None, s.device)
-        and (args.max_latency_ms is None or (s.latency_ms is not None and s.latency_ms <= args.max_latency_ms))]
-    if not rows:
+    subnets = {
+        name: s for name, s in named_subnets().items() if args.device in (None, s.device)
+        and (args.max_latency_ms is None or (s.latency_ms is not None and s.latency_ms <= args.max_latency_ms))}
+    if not subnets:
         devices = sorted({s.device for s in named_subnets().values() if s.device})
         raise InputError(f'no model for device {args.device!r} and that limit; devices: {", ".join(devices)}')
-    rows.sort(key=lambda r: (r['device'] or '', r['latency_ms'] or 0))
-    _show(args, ['name', 'device', 'latency_ms', 'top1_pct', 'resolution', 'macs_m', 'params_m'], rows)
+    rows = [_model_row(name, s) for name, s in subnets.items()]
+    rows.sort(key=lambda r: (r['family'], r['device'] or '', r['latency_ms'] or 0, r['macs_m']))
+    if args.device is None and args.max_latency_ms is None:
+        released = [c for c in hub_configs().values() if c.kind == 'supernet' and c.weights]
+        rows += [_supernet_row(c.name, load_space(c.data['space']), c.weights) for c in released]
+    if args.format == 'table':
+        rows = [{**row, 'top-1 %': _shown_top1(row), 'limit': row['limit'] or row['kind']} for row in rows]
+    _show(args, ['name', 'family', 'limit', 'top-1 %', 'resolution', 'macs_m', 'params_m'], rows)
+
+
+def _model_row(name: str, subnet: NamedSubnet) -> dict:
+    """Computed figures, and beside them the published ones: of this very network, or of one under the same limit."""
+    space, arch, published = subnet.space, subnet.arch, subnet.published or subnet
+    told = published if subnet.published or not subnet.search else None
+    return dict(
+        name=name, kind='subnet', family=subnet.family, device=subnet.device, latency_ms=subnet.latency_ms,
+        latency_batch_size=subnet.latency_batch_size, limit=subnet.limit, top1_pct=subnet.top1_pct,
+        predicted_top1_pct=subnet.predicted_top1_pct, resolution=arch.resolution,
+        macs_m=round(space.macs(arch) / 1e6, 1), params_m=round(space.params(arch) / 1e6, 2),
+        published=told and dict(
+            top1_pct=told.top1_pct, macs_m=told.macs_m, params_m=told.params_m, same_network=not subnet.search),
+        space=space.name, arch=str(arch), hub_id=subnet.hub_id, source=subnet.source)
+
+
+def _supernet_row(name: str, space: SearchSpace, weights: Weights) -> dict:
+    arch = space.max_arch()
+    return dict(
+        name=name, kind='supernet', family=name.split('_')[1], device=None, latency_ms=None, latency_batch_size=None,
+        limit=None, top1_pct=None, predicted_top1_pct=None, resolution=arch.resolution,
+        macs_m=round(space.macs(arch) / 1e6, 1), params_m=round(space.params(arch) / 1e6, 2), published=None,
+        space=space.name, arch=str(arch), hub_id=weights.hub_id, source=weights.source)
+
+
+def _shown_top1(row: dict) -> str:
+    if row['top1_pct'] is not None or row['predicted_top1_pct'] is None:
+        return '-' if row['top1_pct'] is None else f'{row["top1_pct"]:g}'
+    return f'{row["predicted_top1_pct"]:.1f} predicted'
 
 
 def _profile(args: argparse.Namespace) -> None:
@@ -147,27 +186,39 @@ def _fit(args: argparse.Namespace) -> None:
 def _search(args: argparse.Namespace) -> None:
     from .finish import candidate_dict, save_front
     from .latency import load_profile
-    from .predictor import load_predictor
+    from .limits import MaxMacs
+    from .predictor import load_predictor, load_upstream_predictor
     from .search import search
     from .space import load_space
 
-    space, profile = load_space(args.space), load_profile(args.profile)
-    predictor = load_predictor(args.predictor, space)
+    if args.max_latency_ms is None and args.max_macs_m is None:
+        raise InputError('no limit is given; add --max-latency-ms with --profile, or --max-macs-m')
+    if args.profile is None and (args.max_latency_ms or args.out):
+        raise InputError('--profile is missing: --max-latency-ms and --out are about a device; see timm-ofa devices')
+    space = load_space(args.space)
+    profile = load_profile(args.profile) if args.profile else None
+    predictor = (load_upstream_predictor(None, space) if args.predictor == RELEASED
+                 else load_predictor(args.predictor, space))
     if args.out:
         _refuse_missing_folder(args.out)
-    result = search(space, predictor, profile, max_latency_ms=args.max_latency_ms, seed=args.seed)
+    result = search(
+        space, predictor, profile, max_latency_ms=args.max_latency_ms,
+        limits=[MaxMacs(args.max_macs_m * 1e6)] if args.max_macs_m else [], seed=args.seed)
     if args.out:
-        save_front(args.out, result, space, predictor, profile, args.profile, args.max_latency_ms, args.seed)
+        limit_ms = args.max_latency_ms or result.best.latency_ms
+        save_front(args.out, result, space, predictor, profile, args.profile, limit_ms, args.seed)
         say(f'front of {len(result.front)} networks: {args.out}')
     if args.format == 'json':
         print(json.dumps(dict(
             best={**candidate_dict(result.best), 'text': str(result.best.arch)},
             front=[candidate_dict(c) for c in result.front]), indent=1))
         return
-    shown = [c for c in result.front if c.latency_ms <= result.best.latency_ms][::-1]
-    steps = shown[::max(1, len(shown) // 10)]
-    print(table(['top-1 %', 'latency ms', 'arch'], [
-        [round(c.top1_pct, 2), round(c.latency_ms, 4), str(c.arch)] for c in steps]))
+
+    def cost(candidate: Candidate) -> float:
+        return space.macs(candidate.arch) / 1e6 if profile is None else candidate.latency_ms
+    shown = [c for c in result.front if cost(c) <= cost(result.best)][::-1]
+    print(table(['top-1 %', 'M MACs' if profile is None else 'latency ms', 'arch'], [
+        [round(c.top1_pct, 2), round(cost(c), 4), str(c.arch)] for c in shown[::max(1, len(shown) // 10)]]))
 
 
 def _specialize(args: argparse.Namespace) -> None:
@@ -176,8 +227,14 @@ def _specialize(args: argparse.Namespace) -> None:
     from .latency import load_profile
     from .search import Candidate
 
-    if bool(args.arch) == bool(args.front):
-        raise InputError('give either --arch or --front: one text, or the file that `timm-ofa search --out` wrote')
+    if bool(args.arch) + bool(args.front) + bool(args.config) != 1:
+        raise InputError('give one of --arch, --front and --config: a text, the file that `timm-ofa search --out` '
+                         'wrote, or a named network')
+    if args.config:
+        return _specialize_named(args)
+    for option in ('supernet', 'out'):
+        if getattr(args, option) is None:
+            raise InputError(f'--{option} is missing; only --config needs none')
     source = _source(args)
     space, found, measured = source.supernet.space, None, []
     if args.arch:
@@ -202,6 +259,25 @@ def _specialize(args: argparse.Namespace) -> None:
     say(f"load it: import timm, timm_ofa; timm.create_model('local-dir:{folder}', pretrained=True)")
 
 
+def _specialize_named(args: argparse.Namespace) -> None:
+    """The weights of a named network, from the released supernet of its space unless another one is given."""
+    from .configs import find_config
+    from .finish import finish_named
+    from .folder import save_folder
+
+    config = find_config(args.config)
+    if config.subnet is None:
+        raise InputError(f"config {config.path.name!r:.120} is not of 'kind: subnet'; to train it: timm-ofa train")
+    source = _source(args, config.subnet)
+    name = args.name or config.name
+    model, record = finish_named(source, name, config.subnet, finetune_epochs=args.finetune_epochs)
+    folder = save_folder(args.out or f'out/{name}', model, record)
+    _show(args, ['folder', 'top1_pct', 'predicted_top1_pct', 'limit', 'arch'], [dict(
+        folder=str(folder), top1_pct=record.top1_pct, predicted_top1_pct=record.predicted_top1_pct,
+        limit=config.subnet.limit, arch=str(record.arch))])
+    say(f'publish it: timm-ofa publish {folder} --repo {config.subnet.hub_id}')
+
+
 def _measure(args: argparse.Namespace) -> None:
     from safetensors.torch import load_file
 
@@ -218,8 +294,11 @@ def _measure(args: argparse.Namespace) -> None:
 
 
 def _publish(args: argparse.Namespace) -> None:
+    from .folder import add_onnx
     from .hub import publish
 
+    if args.onnx:
+        add_onnx(args.folder)
     done = publish(args.folder, args.repo, private=args.private, dry_run=args.dry_run, force=args.force)
     if args.format == 'json':
         print(json.dumps(done, indent=1))
@@ -229,31 +308,63 @@ def _publish(args: argparse.Namespace) -> None:
 
 
 def _import_upstream(args: argparse.Namespace) -> None:
-    from .named import import_upstream
+    from .upstream import import_upstream
 
     print(import_upstream(args.name, args.source, args.out))
 
 
 # ---- shared by verbs ----------------------------------------------------------------------------------------------
 
-def _source(args: argparse.Namespace):
-    """The supernet and the data of a verb's arguments."""
+def _source(args: argparse.Namespace, subnet: NamedSubnet | None = None) -> Source:
+    """The supernet and the data of a verb's arguments; for a named network the supernet of its space if none is given.
+
+    `--supernet` may be the name of a released supernet, which is then downloaded.
+    """
+    import timm
+
+    from .accuracy import CALIBRATION_IMAGES
+    from .configs import hub_configs
     from .data import Augment, load_data, stored_side
     from .finish import Source
     from .runs import supernet_config
+    from .shrink import load_config
     from .supernet import load_supernet
 
-    _refuse_missing_folder(args.out)
-    supernet = load_supernet(args.supernet)
-    config = supernet_config(args.supernet)
+    if args.out is not None:
+        _refuse_missing_folder(args.out)
+    calibration_images = getattr(args, 'num_calibration', CALIBRATION_IMAGES)
+    if calibration_images < 2:
+        raise InputError(f'--num-calibration {calibration_images} is too few; give {CALIBRATION_IMAGES} or so')
+    own = subnet and f'{subnet.space.name}_supernet'
+    supernet_id = args.supernet or own
+    released = [name for name in (supernet_id, own) if name in hub_configs() and hub_configs()[name].weights]
+    is_released = supernet_id in released
+    supernet = timm.create_model(supernet_id, pretrained=True) if is_released else load_supernet(supernet_id)
+    if subnet:
+        _check_supernet_of(subnet, supernet_id, supernet.space)
+    config = None if is_released else supernet_config(supernet_id)
+    if config is None and released:
+        config = load_config(hub_configs()[released[0]].path)
+    side = stored_side(supernet.space)
+    if subnet:
+        side = max(side, stored_side(subnet.space.restrict(resolutions=[subnet.arch.resolution])))
     data = load_data(
-        args.data, stored_side(supernet.space), holdout=config.holdout if config else 0.1,
-        limit=config.limit if config else None, seed=config.seed if config else 0)
+        args.data, side, holdout=config.holdout if config else 0.1, limit=config.limit if config else None,
+        seed=config.seed if config else 0)
     if supernet.num_classes != data.num_classes:
+        cure = 'give images of the same classes' if is_released else 'train a supernet on this data'
         raise InputError(
-            f'supernet {args.supernet!r:.100} has {supernet.num_classes} classes, data {data.name!r:.60} has '
-            f'{data.num_classes}; train a supernet on this data')
-    return Source(supernet, args.supernet, data, config.augment if config else Augment(), seed=args.seed)
+            f'supernet {supernet_id!r:.100} has {supernet.num_classes} classes, data {data.name!r:.60} has '
+            f'{data.num_classes}; {cure}')
+    return Source(supernet, supernet_id, data, config.augment if config else Augment(), seed=args.seed,
+                  calibration_images=calibration_images)
+
+
+def _check_supernet_of(subnet: NamedSubnet, supernet_id: str, space: SearchSpace) -> None:
+    if space.name != subnet.space.name:
+        raise InputError(f'supernet {supernet_id!r:.100} is of {space.name}, {subnet.name} is of {subnet.space.name}; '
+                         f'give one of that space, or leave out --supernet')
+    space.check(subnet.arch)
 
 
 def _refuse_missing_folder(out: str | Path) -> None:
@@ -281,9 +392,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument('--seed', type=int, default=0, help='of all random choices (default 0)')
         return sub
 
-    def with_supernet(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    def with_supernet(sub: argparse.ArgumentParser, required: bool = True) -> argparse.ArgumentParser:
         sub.add_argument(
-            '--supernet', required=True, metavar='X', help='folder that training wrote, or hf-hub:ORG/NAME')
+            '--supernet', required=required, metavar='X',
+            help='folder that training wrote, hf-hub:ORG/NAME, or a released one by its name (timm-ofa models)')
         sub.add_argument(
             '--data', required=True, metavar='D',
             help="Hub data set, folder of images by class or of parquet files, 'digits', or 'fashion-mnist-12k'")
@@ -337,20 +449,27 @@ def _parser() -> argparse.ArgumentParser:
         '--space ofa_mbv3_tiny --predictor predictor.safetensors --profile cpu.json --max-latency-ms 0.5 '
         '--out front.jsonl')))
     sub.add_argument('--space', required=True)
-    sub.add_argument('--predictor', required=True, metavar='P', help='what fit wrote, or a released acc_predictor.pth')
-    sub.add_argument('--profile', required=True, metavar='F', help='what profile wrote, or a name (timm-ofa devices)')
-    sub.add_argument('--max-latency-ms', type=_positive, required=True, metavar='N')
+    sub.add_argument('--predictor', required=True, metavar='P', help=(
+        f"what fit wrote, a released .pth file, or '{RELEASED}': the one that the authors released for this space"))
+    sub.add_argument('--profile', metavar='F', help='what profile wrote, or a name (timm-ofa devices)')
+    sub.add_argument('--max-latency-ms', type=_positive, metavar='N', help='limit on the device of --profile')
+    sub.add_argument('--max-macs-m', type=_positive, metavar='N', help='limit in millions of multiply-accumulates')
     sub.add_argument('--out', metavar='front.jsonl')
 
-    sub = with_supernet(verb('specialize', _specialize, 'a publishable folder from a search result',
-                             '--supernet out/supernet --front front.jsonl --data fashion-mnist-12k --out out/net'))
+    sub = with_supernet(required=False, sub=verb(
+        'specialize', _specialize, 'a publishable folder from a search result, or of a named network',
+        '--supernet out/supernet --front front.jsonl --data fashion-mnist-12k --out out/net'))
     sub.add_argument('--arch', metavar='TEXT', help='one network as text')
     sub.add_argument('--front', metavar='F', help='what search --out wrote; the best measured under its limit')
+    sub.add_argument('--config', metavar='NAME', help='a named network (timm-ofa models) or its hub_configs/NAME.yaml; '
+                                                      '--supernet is by default the released one of its space')
     sub.add_argument('--profile', metavar='F', help='instead of the one that the front names')
     sub.add_argument('--no-measure', action='store_true', help='trust the prediction (another device)')
     sub.add_argument('--finetune-epochs', type=int, default=0, metavar='N')
+    sub.add_argument('--num-calibration', type=int, default=2000, metavar='N',
+                     help='training images for BatchNorm statistics (default %(default)s)')
     sub.add_argument('--name', help='of the network; default from device and limit')
-    sub.add_argument('--out', required=True, metavar='DIR')
+    sub.add_argument('--out', metavar='DIR', help='default for --config: out/NAME')
 
     sub = verb('measure', _measure, 'latency of a finished network on this machine', 'out/net --runtime onnxruntime')
     sub.add_argument('folder', metavar='DIR')
@@ -364,13 +483,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument('--repo', metavar='ORG/NAME', help='default: your account and the name of the network')
     sub.add_argument('--private', action='store_true')
     sub.add_argument('--dry-run', action='store_true', help='check, and say what would be published')
+    sub.add_argument('--onnx', action='store_true', help='add model.onnx, any number of images at a time')
     sub.add_argument('--force', action='store_true', help='also over a repository that timm_ofa did not write')
 
-    sub = verb('import-upstream', _import_upstream, 'a released checkpoint of the original code -> our format',
-               '--name ofa_mbv3_note10_lat22ms --from init --out out/note10')
-    sub.add_argument('--name', required=True, help='a named network (timm-ofa models) or SPACE_supernet')
-    sub.add_argument('--from', dest='source', required=True, metavar='FILE|URL')
-    sub.add_argument('--out', required=True, metavar='DIR')
+    sub = verb('import-upstream', _import_upstream, 'what the authors of Once-for-All released -> our formats',
+               '--name ofa_mbv3_w12_supernet --out out/supernet')
+    sub.add_argument('--name', required=True, help=(
+        'a named network or supernet (timm-ofa models), ofa_mbv3_w12_predictor, ofa_resnet50d_predictor, or note10 '
+        '(latency tables)'))
+    sub.add_argument('--from', dest='source', metavar='FILE|URL',
+                     help="or the folder of the latency tables; default: the authors' address")
+    sub.add_argument('--out', required=True, metavar='DIR|FILE')
     return parser
 
 

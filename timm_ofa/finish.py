@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 
 from accelerate import Accelerator
-from timm.models.mobilenetv3 import MobileNetV3
+from torch import nn
 
-from .accuracy import SubnetJudge, evaluate, supernet_digest
+from .accuracy import CALIBRATION_IMAGES, SubnetJudge, evaluate, supernet_digest
+from .configs import NamedSubnet
 from .data import Augment, Data, ImageSet
 from .engine import EpochBatches, finetune
 from .errors import InputError
@@ -25,8 +26,8 @@ from .profiler import measure_network, this_device
 from .record import Accuracy, Calibration, FrontPoint, Measurement, Record, Search, Supernet, Training
 from .search import Candidate, SearchResult
 from .space import Arch, SearchSpace
-from .specialize import FINETUNE_LR
-from .supernet import MobileNetV3Supernet
+from .specialize import finetune_phase
+from .supernet import Supernet as TrainedSupernet
 
 FINETUNE_BATCH = 64
 
@@ -103,10 +104,9 @@ def save_front(path: str | Path, result: SearchResult, space: SearchSpace, predi
 
 
 def candidate_dict(candidate: Candidate) -> dict:
-    """JSON-ready: the fields of the arch, `top1_pct` and `latency_ms`."""
-    return {
-        **candidate.arch.to_dict(), 'top1_pct': round(candidate.top1_pct, 4),
-        'latency_ms': round(candidate.latency_ms, 6)}
+    """JSON-ready: the fields of the arch, `top1_pct`, and `latency_ms` where there is a device."""
+    latency = {} if candidate.latency_ms is None else {'latency_ms': round(candidate.latency_ms, 6)}
+    return {**candidate.arch.to_dict(), 'top1_pct': round(candidate.top1_pct, 4), **latency}
 
 
 def load_front(path: str | Path, space: SearchSpace) -> FrontFile:
@@ -141,16 +141,19 @@ def arch_name(space: SearchSpace, device: str, limit_ms: float | None) -> str:
 @dataclass(frozen=True)
 class Source:
     """The supernet that a network is cut out of, and the images it is judged on."""
-    supernet: MobileNetV3Supernet
+    supernet: TrainedSupernet
     supernet_id: str
     data: Data
     augment: Augment
     training: Training | None = None
     seed: int = 0
+    calibration_images: int = CALIBRATION_IMAGES
 
     def judge(self, images: ImageSet) -> SubnetJudge:
         """Calibration on the training images, evaluation on the given ones."""
-        return SubnetJudge(self.supernet, self.data.train, images, augment=self.augment, seed=self.seed)
+        return SubnetJudge(
+            self.supernet, self.data.train, images, augment=self.augment, seed=self.seed,
+            calibration_images=self.calibration_images)
 
 
 def finish(
@@ -162,7 +165,7 @@ def finish(
         measured: Sequence[dict] = (),
         finetune_epochs: int = 0,
         references: Sequence[FrontPoint] = (),
-) -> tuple[MobileNetV3, Record]:
+) -> tuple[nn.Module, Record]:
     """Make the weights of a candidate, evaluate them on the test images, and say all that is known in a record."""
     from . import __version__
 
@@ -172,8 +175,8 @@ def finish(
     if finetune_epochs:
         batches = EpochBatches(data.train, FINETUNE_BATCH, source.seed, 0, Accelerator())
         model = finetune(
-            model, batches, steps_per_epoch=len(batches), epochs=finetune_epochs, lr=FINETUNE_LR, seed=source.seed,
-            prepare=lambda pixels, rng: source.augment(pixels, space, arch.resolution, rng)).eval()
+            model, batches, steps_per_epoch=len(batches), phase=finetune_phase(finetune_epochs), seed=source.seed,
+            prepare=lambda pixels, rng, _, part: source.augment(pixels, space, arch.resolution, rng, part)).eval()
     top1_pct = evaluate(model, data.test, space, arch.resolution)
     device = found.device if found else None
     record = Record(
@@ -184,7 +187,7 @@ def finish(
         measurements=tuple(_measurement(m, found, arch) for m in measured if found),
         top1_pct=round(top1_pct, 3), predicted_top1_pct=round(candidate.top1_pct, 3) if found else None,
         accuracy=Accuracy(
-            dataset=data.name, split='test', n=len(data.test),
+            dataset=data.name, split=data.split, n=len(data.test),
             protocol=(
                 f'top-1, {arch.resolution} px, center {100 * space.crop_pct:g} %, bilinear, fp32; weights of the '
                 f'supernet, {f"fine-tuned for {finetune_epochs} epochs" if finetune_epochs else "not fine-tuned"}')),
@@ -196,6 +199,14 @@ def finish(
         calibration=Calibration(images=min(judge.calibration_images, len(data.train)), batch_size=200),
         training=source.training, code_version=__version__)
     return model, record
+
+
+def finish_named(source: Source, name: str, subnet: NamedSubnet, *, finetune_epochs: int = 0,
+                 ) -> tuple[nn.Module, Record]:
+    """The weights of a named network from a supernet of its space; the record says how it was found as well."""
+    candidate = Candidate(subnet.arch, subnet.predicted_top1_pct or 0.0, subnet.predicted_ms or 0.0)
+    model, record = finish(source, candidate, name=name, finetune_epochs=finetune_epochs)
+    return model, replace(record, **subnet.known())
 
 
 def _front_point(candidate: Candidate, chosen: bool) -> FrontPoint:

@@ -75,6 +75,7 @@ class Search:
     limit: str  # e.g. 'latency <= 2 ms'
     algorithm: str = 'evolutionary search'
     seed: int = number()
+    predictor: str | None = None  # which one, and on which scale it predicts
     profile: str | None = None
     profile_error_pct: float | None = number(0, 1e4, default=None)  # percent of the latency
     predictor_error_pct: float | None = _pct(default=None)  # points of top-1
@@ -106,6 +107,7 @@ class Record:
     device: str | None = _slug(default=None)  # the one it was searched for
     device_name: str | None = None
     limit_ms: float | None = _ms(default=None)
+    limit_batch_size: int = number(1, default=1)  # images that are to take that long together
     predicted_ms: float | None = _ms(default=None)
     measurements: tuple[Measurement, ...] = ()
     top1_pct: float | None = _pct(default=None)

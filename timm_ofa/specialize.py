@@ -3,24 +3,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from timm.models.mobilenetv3 import MobileNetV3
+from torch import nn
 
 from .accuracy import recalibrate_bn
+from .shrink import Phase
 from .space import Arch
-from .supernet import MobileNetV3Supernet
+from .supernet import Supernet
 
 FINETUNE_LR = 0.01
 
 
+def finetune_phase(epochs: int, lr: float = FINETUNE_LR) -> Phase:
+    """Plain training: a cosine from `lr` to 0, labels alone."""
+    return Phase('finetune', epochs, lr, kd_weight=0)
+
+
 def specialize(
-        supernet: MobileNetV3Supernet,
+        supernet: Supernet,
         arch: Arch,
         train_loader: Iterable,
         *,
         finetune_epochs: int = 0,
         lr: float = FINETUNE_LR,
         seed: int = 0,
-) -> MobileNetV3:
+) -> nn.Module:
     """The stock network of `arch`, with BatchNorm statistics of its own, in evaluation mode.
 
     Args:
@@ -33,7 +39,7 @@ def specialize(
         from .engine import finetune  # training machinery, only when asked for
 
         subnet = finetune(
-            subnet, lambda epoch, skip: train_loader, steps_per_epoch=len(train_loader), epochs=finetune_epochs, lr=lr,
-            seed=seed)
+            subnet, lambda epoch, skip: train_loader, steps_per_epoch=len(train_loader),
+            phase=finetune_phase(finetune_epochs, lr), seed=seed)
         subnet = recalibrate_bn(subnet, train_loader)
     return subnet.eval()
