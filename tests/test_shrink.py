@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from timm_ofa import InputError, load_space
-from timm_ofa.named import hub_configs_dir
+from timm_ofa.configs import hub_configs_dir
 from timm_ofa.shrink import Phase, TrainConfig, kept_ratios, load_config, scaled
 
 SHIPPED = sorted(p for p in hub_configs_dir().glob('*.yaml') if 'kind: supernet' in p.read_text())

@@ -109,6 +109,7 @@ class Data:
     train: ImageSet
     holdout: ImageSet
     test: ImageSet
+    split: str = 'test'  # what the data set calls the test images
 
     @property
     def num_classes(self) -> int:
@@ -132,7 +133,7 @@ def load_data(source: str, side: int, *, holdout: float = 0.1, limit: int | None
         seed: Draws the held-out images.
     """
     name, parts, class_names = _digits() if source == 'digits' else _hf_dataset(source)
-    train_rows, train_labels = parts[0]
+    (train_rows, train_labels, _), split = parts[0], 'test'
     n = min(len(train_labels), limit or len(train_labels))
     order = np.random.default_rng([seed, n]).permutation(n)
     if parts[1] is None:  # no test part: a fifth of the training images serves
@@ -141,14 +142,15 @@ def load_data(source: str, side: int, *, holdout: float = 0.1, limit: int | None
         test_labels = [train_labels[i] for i in test_indices]
         test = ImageSet(_Picked(train_rows, test_indices), test_labels, side, f'{name} test')
     else:
-        test = ImageSet(parts[1][0], parts[1][1], side, f'{name} test')
+        test_rows, test_labels, split = parts[1]
+        test = ImageSet(test_rows, test_labels, side, f'{name} {split}')
     cut = max(1, round(len(order) * holdout))
     if len(order) <= cut:
         raise InputError(f'data {source!r:.120} has only {n} training images; give at least 10')
     train_all = ImageSet(train_rows, train_labels, side, f'{name} train')
     return Data(
         name, tuple(class_names), train_all.subset(sorted(order[cut:].tolist()), f'{name} train'),
-        train_all.subset(sorted(order[:cut].tolist()), f'{name} holdout'), test)
+        train_all.subset(sorted(order[:cut].tolist()), f'{name} holdout'), test, split)
 
 
 def _digits():
@@ -162,11 +164,12 @@ def _digits():
     order = np.random.default_rng(0).permutation(len(images))
     labels = digits.target[order].tolist()
     images = [images[i] for i in order]
-    return 'digits', [(images[360:], labels[360:]), (images[:360], labels[:360])], [str(i) for i in range(10)]
+    parts = [(images[360:], labels[360:], 'train'), (images[:360], labels[:360], 'test')]
+    return 'digits', parts, [str(i) for i in range(10)]
 
 
 def _hf_dataset(source: str):
-    """(name, [train, test or None], class names) of a folder or Hub data set, each part (images, labels)."""
+    """(name, [train, test or None], class names) of a folder or Hub data set, each part (images, labels, name)."""
     import datasets
 
     folder = IMAGES_DIR / source if source == BUILT_IN else Path(source)
@@ -195,10 +198,11 @@ def _hf_dataset(source: str):
     if image is None or label is None:
         raise InputError(
             f'data {source!r:.120} has the columns {listed(features)}; an image and a class-label are needed')
-    test = next((name for name in TEST_SPLITS if name in loaded), None)
-    parts = [
-        None if part is None else (_Column(loaded[part].select_columns([image]), image), loaded[part][label][:])
-        for part in ('train', test)]
+    splits = {name: (_Column(loaded[name].select_columns([image]), image), loaded[name][label][:], name)
+              for name in ('train', *TEST_SPLITS) if name in loaded}
+    told = [name for name, (_, labels, _) in splits.items() if min(labels, default=-1) >= 0]  # -1: kept secret
+    test = next((name for name in told if name != 'train'), None)
+    parts = [splits['train'], splits.get(test)]
     name = source if not folder.is_dir() else folder.resolve().name
     return name, parts, features[label].names
 
@@ -244,45 +248,66 @@ class Augment:
             space: SearchSpace,
             resolution: int,
             rng: np.random.Generator,
+            part: tuple[int, int] = (0, 1),
     ) -> torch.Tensor:
-        """Bytes (B, 3, S, S) -> floats (B, 3, resolution, resolution)."""
+        """Bytes (B, 3, S, S) -> floats (B, 3, resolution, resolution).
+
+        `part` (i, n): these images are the i-th of n equal parts of a batch. What is drawn belongs to a place in the
+        whole batch, so that n processes do together what one does alone.
+        """
         batch, side = len(pixels), pixels.shape[-1]
+        i, n = part
+        drawn = {name: values[i * batch:(i + 1) * batch] for name, values in self._draw(n * batch, side, rng).items()}
         x = normalize(pixels, space)
         if self.brightness or self.saturation:
-            factors = rng.uniform(-1, 1, (2, batch, 1, 1, 1)).astype(np.float32)
-            brightness, saturation = torch.from_numpy(factors).to(x.device)
             zero = -torch.tensor(space.mean, device=x.device).view(1, 3, 1, 1) / torch.tensor(
                 space.std, device=x.device).view(1, 3, 1, 1)  # black
-            x = zero + (x - zero) * (1 + self.brightness * brightness)
+            brightness, saturation = (
+                1 + torch.from_numpy(drawn[name].astype(np.float32)).to(x.device).view(-1, 1, 1, 1)
+                for name in ('brightness', 'saturation'))
+            x = zero + (x - zero) * brightness
             gray = x.mean(1, keepdim=True)
-            x = gray + (x - gray) * (1 + self.saturation * saturation)
-        width = height = np.ones(batch)
-        if self.crop == 'area':
-            area, ratio = rng.uniform(*self.scale, batch), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), batch))
-            width, height = np.sqrt(area * ratio).clip(max=1), np.sqrt(area / ratio).clip(max=1)
-            center = rng.uniform(-1, 1, (2, batch)) * (1 - np.stack([width, height]))
-        else:
-            reach = int(self.shift * side)
-            center = rng.integers(-reach, reach + 1, (2, batch)) * 2 / side
-        if self.flip:
-            width = width * rng.choice([-1, 1], batch)
+            x = gray + (x - gray) * saturation
         theta = np.zeros((batch, 2, 3), dtype=np.float32)
-        theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = width, height, center.T
+        theta[:, 0, 0], theta[:, 1, 1] = drawn['width'], drawn['height']
+        theta[:, 0, 2], theta[:, 1, 2] = drawn['center_x'], drawn['center_y']
         grid = F.affine_grid(torch.from_numpy(theta).to(x.device), [batch, 3, side, side], align_corners=False)
         padding = 'border' if self.crop == 'area' else 'zeros'  # zero is the mean color
         x = resize(F.grid_sample(x, grid, padding_mode=padding, align_corners=False), resolution)
         if self.erase:
-            self._erase(x, rng)
+            self._erase(x, drawn)
         return x.contiguous(memory_format=torch.channels_last)
 
-    def _erase(self, x: torch.Tensor, rng: np.random.Generator) -> None:
-        """Fill a rectangle of 2 to 33 % of some images with the mean color, in place."""
+    def _draw(self, n: int, side: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Everything random about n images, by name, (n,) each; lengths are relative to the image, which is 2 wide."""
+        drawn = {}
+        if self.brightness or self.saturation:
+            drawn['brightness'] = self.brightness * rng.uniform(-1, 1, n)
+            drawn['saturation'] = self.saturation * rng.uniform(-1, 1, n)
+        width = height = np.ones(n)
+        if self.crop == 'area':
+            area, ratio = rng.uniform(*self.scale, n), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), n))
+            width, height = np.sqrt(area * ratio).clip(max=1), np.sqrt(area / ratio).clip(max=1)
+            center = rng.uniform(-1, 1, (2, n)) * (1 - np.stack([width, height]))
+        else:
+            reach = int(self.shift * side)
+            center = rng.integers(-reach, reach + 1, (2, n)) * 2 / side
+        drawn['width'] = width * rng.choice([-1, 1], n) if self.flip else width
+        drawn['height'], (drawn['center_x'], drawn['center_y']) = height, center
+        if self.erase:  # a rectangle of 2 to 33 % of the image
+            area, ratio = rng.uniform(0.02, 0.33, n), np.exp(rng.uniform(np.log(0.3), np.log(1 / 0.3), n))
+            drawn['erased'] = rng.random(n) < self.erase
+            drawn['erase_height'], drawn['erase_width'] = np.sqrt(area * ratio), np.sqrt(area / ratio)
+            drawn['erase_top'], drawn['erase_left'] = rng.random((2, n))
+        return drawn
+
+    def _erase(self, x: torch.Tensor, drawn: dict[str, np.ndarray]) -> None:
+        """Fill the rectangles with the mean color, in place."""
         side = x.shape[-1]
-        for i in np.flatnonzero(rng.random(len(x)) < self.erase):
-            area, ratio = rng.uniform(0.02, 0.33), np.exp(rng.uniform(np.log(0.3), np.log(1 / 0.3)))
-            h = min(side, max(1, round(side * np.sqrt(area * ratio))))
-            w = min(side, max(1, round(side * np.sqrt(area / ratio))))
-            top, left = rng.integers(0, side - h + 1), rng.integers(0, side - w + 1)
+        for i in np.flatnonzero(drawn['erased']):
+            h, w = (min(side, max(1, round(side * drawn[f'erase_{name}'][i]))) for name in ('height', 'width'))
+            top = int(drawn['erase_top'][i] * (side - h + 1))
+            left = int(drawn['erase_left'][i] * (side - w + 1))
             x[i, :, top:top + h, left:left + w] = 0
 
 

@@ -1,6 +1,7 @@
 """Training a supernet: the loop that all phases share, on one or many devices through Accelerate.
 
-Every random choice - order, augmentation, resolution, subnets - is a function of (seed, epoch, step, rank).
+Every random choice is a function of the seed and the place in the run: the order of images, of the epoch; resolution,
+subnets and augmentation, of the step, whatever the number of processes; dropout, of the step and the process.
 Source: arXiv:1908.09791, section 3.4; the released training script for what the paper leaves open.
 """
 from __future__ import annotations
@@ -8,18 +9,20 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import accelerate
 import numpy as np
+import timm
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
@@ -29,12 +32,14 @@ from tqdm import tqdm
 
 from .accuracy import SubnetJudge
 from .data import Data, ImageSet
+from .elastic import synchronize_batch_norm
 from .errors import InputError
 from .files import save_tensors
+from .recipes import RECIPES, Targets
 from .runs import Checkpoints, Interrupted, Progress, RunLog, graceful_stop, open_run, save_supernet, versions
 from .shrink import Phase, TrainConfig, kept_ratios
 from .space import Arch, SearchSpace
-from .supernet import MobileNetV3Supernet, new_supernet
+from .supernet import Supernet, new_supernet
 
 LOG_EVERY = 20  # steps; also how often losses are looked at
 
@@ -49,26 +54,12 @@ def make_accelerator(config: TrainConfig, tensorboard: Path | None = None) -> Ac
         log_with='tensorboard' if tensorboard else None,
         project_dir=str(tensorboard) if tensorboard else None,
     )
-    if config.batch_size % accelerator.num_processes:
+    parts = accelerator.num_processes * config.accumulate
+    if config.batch_size % parts or config.batch_size // parts < 2:
         raise InputError(
-            f'batch_size {config.batch_size} does not divide by {accelerator.num_processes} processes; '
-            'make it a multiple')
+            f'batch_size {config.batch_size} does not divide into {accelerator.num_processes} processes x accumulate '
+            f'{config.accumulate} of at least 2 images; make it a multiple of {parts}')
     return accelerator
-
-
-def distillation_loss(
-        logits: torch.Tensor,
-        labels: torch.Tensor,
-        soft_targets: torch.Tensor | None,
-        label_smoothing: float,
-        kd_weight: float,
-) -> torch.Tensor:
-    """Cross entropy with smoothed labels, plus `kd_weight` times that with the teacher's probabilities.
-
-    logits (B, classes), labels (B,), soft_targets (B, classes) or None. Temperature 1, as the original.
-    """
-    loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    return loss if soft_targets is None else loss + kd_weight * F.cross_entropy(logits, soft_targets)
 
 
 class EpochBatches:
@@ -100,24 +91,26 @@ def _as_is(batch):
 
 @dataclass
 class Loop:
-    """What the phases of one run share. `draw(rng)` gives (resolution, archs) of a step; None: the model's own."""
+    """What the phases of one run share."""
     accelerator: Accelerator
     model: nn.Module  # prepared
     optimizer: torch.optim.Optimizer  # prepared
     batches: Callable[[int, int], Iterable[tuple[torch.Tensor, torch.Tensor]]]  # of (epoch, steps to skip)
     steps_per_epoch: int
-    prepare: Callable[..., torch.Tensor]  # (pixels, rng[, resolution]) -> what the model sees
+    prepare: Callable[..., torch.Tensor]  # (pixels, rng, resolution, part) -> what the model sees; see `Augment`
     seed: int
     label_smoothing: float
     clip_grad: float | None
+    accumulate: int  # parts in which each process takes its share of a batch
     log: Callable[[dict], None]
     bar: tqdm
+    unseen: list[tuple[int, Arch | None, torch.Tensor]] = field(default_factory=list)  # losses not looked at yet
 
     @torch.random.fork_rng(devices=[])
     def run_phase(
             self,
             phase: Phase,
-            draw: Callable[[np.random.Generator], tuple[int | None, list[Arch | None]]],
+            draw: Callable[[np.random.Generator, float], list[Arch | None]],
             teacher: nn.Module | None,
             start: Progress,
             due: Callable[[], int] = lambda: 0,
@@ -126,24 +119,29 @@ class Loop:
         """Train one phase from `start` on; returns the progress at its end.
 
         Before `save` is called, which happens when `due` is not 0, all losses so far were seen to be finite.
+
+        Args:
+            draw: (rng, share of the phase that is done) -> the archs of a step, of one resolution; None: the model's
+                own network at whatever `prepare` makes.
         """
         if not (start.epoch or start.step):
             self.optimizer.state.clear()
         scheduler = self._scheduler(phase)
-        progress, seen = start, []
-        for epoch in range(start.epoch, phase.warmup_epochs + phase.epochs):
+        epochs, progress = phase.warmup_epochs + phase.epochs, start
+        for epoch in range(start.epoch, epochs):
             for pixels, labels in self.batches(1000 * start.phase + epoch, progress.step):
-                scheduler.step_update(epoch * self.steps_per_epoch + progress.step)
-                seen += self._step(phase, draw, teacher, pixels, labels, progress)
+                step = epoch * self.steps_per_epoch + progress.step
+                scheduler.step_update(step)
+                done = step / (epochs * self.steps_per_epoch)
+                self._step(phase, draw, teacher, pixels, labels, progress, done)
                 progress = replace(progress, step=progress.step + 1, total_steps=progress.total_steps + 1)
                 self.bar.update()
-                why = due()
-                if why or progress.total_steps % LOG_EVERY == 0 or progress.step == self.steps_per_epoch:
-                    self._report(phase, progress, seen)
-                    seen = []
+                if progress.total_steps % LOG_EVERY == 0 or progress.step == self.steps_per_epoch:
+                    progress = self._report(phase, self._look(phase, progress))
                 if progress.step == self.steps_per_epoch:
                     progress = replace(progress, epoch=epoch + 1, step=0)
-                if why:
+                if why := due():
+                    progress = self._look(phase, progress)
                     save(progress, why)
         return progress
 
@@ -155,44 +153,78 @@ class Loop:
             self.optimizer, t_initial=phase.epochs * per_epoch, warmup_t=phase.warmup_epochs * per_epoch,
             warmup_lr_init=phase.lr / 10, warmup_prefix=True, t_in_epochs=False)
 
-    def _step(self, phase, draw, teacher, pixels, labels, progress) -> list[tuple[Progress, Arch | None, torch.Tensor]]:
+    def _step(self, phase, draw, teacher, pixels, labels, progress, done) -> None:
         """One optimizer step: the same images through every drawn subnet, gradients summed, as the original."""
-        rng = np.random.default_rng([self.seed, progress.total_steps])  # equal on all ranks
-        resolution, archs = draw(rng)
-        rank = self.accelerator.process_index
-        own_rng = np.random.default_rng([self.seed, progress.total_steps, 1 + rank])
-        torch.manual_seed(int(own_rng.integers(2**62)))  # dropout; `run_phase` gives the caller's state back
-        x = self.prepare(pixels, own_rng) if resolution is None else self.prepare(pixels, own_rng, resolution)
-        soft_targets = None
-        if teacher is not None and phase.kd_weight:
-            with torch.no_grad(), self.accelerator.autocast():
-                soft_targets = teacher(x).float().softmax(1)
-        seen = []
-        for i, arch in enumerate(archs):
-            wait = self.accelerator.no_sync(self.model) if i < len(archs) - 1 else nullcontext()
-            with wait:
-                logits = self.model(x) if arch is None else self.model(x, arch)
-                loss = distillation_loss(logits, labels, soft_targets, self.label_smoothing, phase.kd_weight)
-                self.accelerator.backward(loss)
-            seen.append((progress, arch, loss.detach()))
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        archs = draw(np.random.default_rng([self.seed, progress.total_steps]), done)  # equal on all ranks
+        resolution = None if archs[0] is None else archs[0].resolution
+        torch.manual_seed(int(np.random.default_rng([self.seed, progress.total_steps, 1 + rank]).integers(2**62)))
+        x = self.prepare(
+            pixels, np.random.default_rng([self.seed, progress.total_steps, 0]), resolution, (rank, world))
+        parts = list(zip(x.chunk(self.accumulate), labels.chunk(self.accumulate)))
+        for i, (images, truth) in enumerate(parts):
+            soft_targets = self._ask(teacher, phase, images)
+            targets = Targets(truth, self.label_smoothing, soft_targets, phase.kd_weight, None, done)
+            self._subnets(phase, archs, images, targets, progress, last=i == len(parts) - 1)
         if self.clip_grad:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_grad)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return seen
 
-    def _report(self, phase: Phase, progress: Progress, seen: Sequence[tuple]) -> None:
-        losses = torch.stack([loss for _, _, loss in seen]).tolist()
-        for (where, arch, _), loss in zip(seen, losses):
+    def _ask(self, teacher: nn.Module | None, phase: Phase, images: torch.Tensor) -> torch.Tensor | None:
+        """The teacher's probabilities (B, K), where this phase wants them."""
+        if teacher is None or not phase.learns_from_teacher:
+            return None
+        with torch.inference_mode(), self.accelerator.autocast():
+            soft_targets = teacher(images).float().softmax(1)
+        return soft_targets.clone()  # may be kept for the backward pass
+
+    def _subnets(self, phase, archs, images, targets, progress, last: bool) -> None:
+        """Forward and backward of each subnet; processes exchange gradients behind the last one alone."""
+        recipe = RECIPES[phase.recipe]
+        for i, arch in enumerate(archs):
+            exchange = last and i == len(archs) - 1
+            try:
+                with nullcontext() if exchange else self.accelerator.no_sync(self.model):
+                    logits = self.model(images) if arch is None else self.model(images, arch)
+                    loss = recipe.loss(logits, targets) / self.accumulate
+                    self.accelerator.backward(loss)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                raise InputError(
+                    f'out of memory in phase {phase.name!r} at step {progress.total_steps} with subnet {arch} on '
+                    f'{len(images)} images; lower batch_size, raise accumulate, or leave out the largest resolutions'
+                ) from None
+            if targets.largest is None:
+                targets = replace(targets, largest=logits.detach().float())
+            self.unseen.append((progress.total_steps, arch, loss.detach()))
+
+    def _look(self, phase: Phase, progress: Progress) -> Progress:
+        """Move the losses since the last look into the progress; raises `InputError` if one is not finite."""
+        if not self.unseen:
+            return progress
+        losses = self.accelerator.reduce(torch.stack([loss for _, _, loss in self.unseen]), 'mean').tolist()
+        for (step, arch, _), loss in zip(self.unseen, losses):
             if not math.isfinite(loss):
                 raise InputError(
-                    f'loss {loss} in phase {phase.name!r} at step {where.total_steps} with subnet {arch}; '
+                    f'loss {loss} in phase {phase.name!r} at step {step} with subnet {arch}; '
                     'lower lr or set clip_grad, and resume from the last checkpoint')
-        mean = sum(losses) / len(losses)
+        self.unseen.clear()
+        return replace(progress, losses=(*progress.losses, *losses))
+
+    def _report(self, phase: Phase, progress: Progress) -> Progress:
+        """Log the mean loss since the last report."""
+        mean = sum(progress.losses) * self.accumulate / len(progress.losses)
         self.bar.set_postfix_str(f'{phase.name}, loss {mean:.3f}', refresh=False)
         self.log(dict(
             event='train', phase=phase.name, epoch=progress.epoch, step=progress.total_steps, loss=round(mean, 5),
             lr=round(self.optimizer.param_groups[0]['lr'], 8)))
+        return replace(progress, losses=())
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def train_supernet(
@@ -202,7 +234,7 @@ def train_supernet(
         *,
         resume: bool = False,
         tensorboard: bool = False,
-) -> MobileNetV3Supernet:
+) -> Supernet:
     """Progressive shrinking from the first phase to the last, into the folder `output`.
 
     Writes `train.yaml`, `log.jsonl`, `checkpoints/`, and at the end a folder that `load_supernet` and
@@ -224,6 +256,9 @@ def train_supernet(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         supernet = new_supernet(space, num_classes=data.num_classes, drop_rate=config.drop_rate)
+    synchronize = config.sync_bn and accelerator.num_processes > 1
+    if synchronize:
+        synchronize_batch_norm(supernet)
     supernet = supernet.to(device=accelerator.device, memory_format=torch.channels_last)
     batches = EpochBatches(data.train, config.batch_size, config.seed, config.workers, accelerator)
     optimizer = create_optimizer_v2(
@@ -232,57 +267,67 @@ def train_supernet(
 
     checkpoints = Checkpoints(output / 'checkpoints', accelerator, config.checkpoint_minutes * 60)
     start = checkpoints.load() if resume else Progress()
-    teacher_file = output / 'teacher.safetensors'
-    teacher = _load_teacher(teacher_file, supernet) if start.phase else None
+    taught = any(phase.learns_from_teacher for phase in config.phases)
+    own_teacher = output / 'teacher.safetensors' if taught and config.teacher is None else None
+    teacher = load_teacher(config.teacher, supernet) if taught and config.teacher else None
+    if own_teacher and start.phase:
+        teacher = _own_teacher(own_teacher, supernet, synchronize)
     total = sum(len(batches) * (p.warmup_epochs + p.epochs) for p in config.phases)
-    log = RunLog(output / 'log.jsonl', accelerator)
-    log(dict(
-        event='resume' if resume else 'start', config=config.to_dict(), processes=accelerator.num_processes,
-        device=str(accelerator.device), data=data.name, images=len(data.train), steps=total,
-        at_step=start.total_steps, versions=versions()))
+    log = RunLog(output, accelerator, start.log_bytes)
+    log.time(dict(
+        event='resume' if resume else 'start', at_step=start.total_steps, processes=accelerator.num_processes,
+        device=str(accelerator.device), versions=versions()))
+    if not start.total_steps:
+        log(dict(
+            event='start', config=config.to_dict(), processes=accelerator.num_processes, data=data.name,
+            images=len(data.train), steps=total))
     judge = SubnetJudge(supernet, data.train, data.holdout, augment=config.augment, seed=config.seed)
     bar = tqdm(
         total=total, initial=start.total_steps, desc='train', unit='step', smoothing=0.05,
         disable=not accelerator.is_main_process)
     loop = Loop(
         accelerator, model, optimizer, batches, len(batches),
-        lambda pixels, rng, resolution: config.augment(pixels, space, resolution, rng), config.seed,
-        config.label_smoothing, config.clip_grad, log, bar)
+        lambda pixels, rng, resolution, part: config.augment(pixels, space, resolution, rng, part), config.seed,
+        config.label_smoothing, config.clip_grad, config.accumulate, log, bar)
     with bar, graceful_stop() as stopped:
         def save(progress: Progress, why: int) -> None:
-            checkpoints.save(progress)
+            checkpoints.save(replace(progress, log_bytes=log.size()))
             if why == 2:
                 raise Interrupted(f'stopped at step {progress.total_steps} of {total}; add --resume to go on')
 
         here = start
         for i, phase in enumerate(config.phases[start.phase:], start.phase):
-            subspace = phase.subspace(space)
+            subspace, recipe = phase.subspace(space), RECIPES[phase.recipe]
             if phase.sort_channels and not (here.epoch or here.step):
                 supernet.sort_channels(kept_ratios(config.phases, i))
             began = time.perf_counter()
             here = loop.run_phase(
-                phase, subnet_draw(subspace, phase.subnets_per_step), teacher, here,
+                phase, partial(_draw, recipe, subspace, phase.subnets_per_step), teacher, here,
                 lambda: checkpoints.due(stopped()), save)
             largest = subspace.max_arch()
             log(dict(
-                event='phase', phase=phase.name, seconds=round(time.perf_counter() - began, 1),
-                largest_top1_pct=round(judge.top1_pct(largest), 2),
+                event='phase', phase=phase.name, largest_top1_pct=round(judge.top1_pct(largest), 2),
                 smallest_top1_pct=round(judge.top1_pct(subspace.min_arch(largest.resolution)), 2)))
-            if i == 0 and any(p.kd_weight for p in config.phases[1:]):
+            log.time(dict(event='phase', phase=phase.name, seconds=round(time.perf_counter() - began, 1)))
+            if own_teacher and i == 0 and len(config.phases) > 1:
                 if accelerator.is_main_process:
-                    save_tensors(teacher_file, supernet.subnet_state_dict(space.max_arch()))
+                    save_tensors(own_teacher, supernet.extract(space.max_arch()).state_dict())
                 accelerator.wait_for_everyone()
-                teacher = _load_teacher(teacher_file, supernet)
+                teacher = _own_teacher(own_teacher, supernet, synchronize)
             here = Progress(phase=i + 1, total_steps=here.total_steps)
-            checkpoints.save(here)
+            save(here, 0)
     if accelerator.is_main_process:
         save_supernet(
             supernet, output,
             dict(data=data.name, class_names=list(data.class_names), training=config.to_dict()))
-        log(dict(event='end', seconds=round(log.seconds(), 1)))
+    log.time(dict(event='end', seconds=round(log.seconds(), 1)))
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return supernet
+
+
+def _draw(recipe, subspace: SearchSpace, n: int, rng: np.random.Generator, done: float) -> list[Arch]:
+    return recipe.draw(subspace, n, rng, done)
 
 
 def finetune(
@@ -290,54 +335,80 @@ def finetune(
         batches: Callable[[int, int], Iterable],
         *,
         steps_per_epoch: int,
-        epochs: int,
-        lr: float,
+        phase: Phase,
+        teacher: nn.Module | None = None,
+        momentum: float = 0.9,
         weight_decay: float = 3e-5,
         label_smoothing: float = 0.1,
-        prepare: Callable[[torch.Tensor, np.random.Generator], torch.Tensor] = lambda x, rng: x,
+        prepare: Callable[..., torch.Tensor] = lambda x, rng, resolution, part: x,
         seed: int = 0,
 ) -> nn.Module:
-    """Train a plain model on: cosine schedule from `lr` to 0, no teacher; changed in place and returned.
+    """Train a plain model on, in the loop that trains supernets; changed in place and returned.
 
     Args:
         batches: `batches(epoch, skip)` iterates over (inputs, labels) of an epoch.
-        prepare: What is done to inputs before the model sees them.
+        phase: Epochs, rate and weight of the teacher; warm-up, then a cosine to 0.
+        teacher: Another model, on the same device; None: labels alone.
+        prepare: What is done to inputs before the model sees them: (inputs, rng, None, part), see `Augment`.
     """
     accelerator = Accelerator()
-    optimizer = create_optimizer_v2(model, opt='sgd', lr=lr, momentum=0.9, weight_decay=weight_decay)
+    optimizer = create_optimizer_v2(model, opt='sgd', lr=phase.lr, momentum=momentum, weight_decay=weight_decay)
     model = model.to(accelerator.device, memory_format=torch.channels_last).train()
     prepared, optimizer = accelerator.prepare(model, optimizer)
-    bar = tqdm(total=epochs * steps_per_epoch, desc='fine-tune', unit='step')
+    bar = tqdm(total=(phase.warmup_epochs + phase.epochs) * steps_per_epoch, desc='fine-tune', unit='step')
 
     def on_device(epoch: int, skip: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for inputs, labels in batches(epoch, skip):
             yield inputs.to(accelerator.device), labels.to(accelerator.device)
 
     loop = Loop(
-        accelerator, prepared, optimizer, on_device, steps_per_epoch, prepare, seed, label_smoothing, None,
+        accelerator, prepared, optimizer, on_device, steps_per_epoch, prepare, seed, label_smoothing, None, 1,
         lambda event: None, bar)
     with bar:
-        loop.run_phase(Phase('finetune', epochs, lr, kd_weight=0), lambda rng: (None, [None]), None, Progress())
+        loop.run_phase(phase, lambda rng, done: [None], teacher, Progress())
     return model
 
 
-def subnet_draw(subspace: SearchSpace, n: int) -> Callable[[np.random.Generator], tuple[int, list[Arch]]]:
-    """One resolution for the step and `n` uniformly drawn subnets."""
-    def draw(rng: np.random.Generator) -> tuple[int, list[Arch]]:
-        archs = subspace.sample(rng, n)
-        resolution = archs[0].resolution
-        return resolution, [replace(arch, resolution=resolution) for arch in archs]
-    return draw
-
-
-def _load_teacher(file: Path, supernet: MobileNetV3Supernet) -> nn.Module | None:
+def _own_teacher(file: Path, supernet: Supernet, synchronize: bool) -> nn.Module:
     """The largest net as it was after the first phase. It stays in training mode: batch statistics, as the original."""
-    if not file.exists():
-        return None
     teacher = supernet.extract(supernet.space.max_arch())
     teacher.load_state_dict(load_file(file))
+    if synchronize:
+        synchronize_batch_norm(teacher)
     device = next(supernet.parameters()).device
     return teacher.to(device=device, memory_format=torch.channels_last).requires_grad_(False).train()
+
+
+class Teacher(nn.Module):
+    """Another network in evaluation mode, which sees images normalized its own way, x (N, 3, H, W)."""
+
+    def __init__(self, model: nn.Module, space: SearchSpace):
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        own = model.pretrained_cfg
+        values = dict(mean=space.mean, std=space.std, own_mean=own['mean'], own_std=own['std'])
+        for name, value in values.items():
+            self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model((x * self.std + self.mean - self.own_mean) / self.own_std)
+
+
+def load_teacher(source: str, supernet: Supernet) -> nn.Module:
+    """A teacher by timm's name or from a folder, on the supernet's device; raises `InputError`."""
+    name = f'local-dir:{source}' if Path(source).is_dir() else source
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except (RuntimeError, OSError, ValueError, KeyError, AssertionError, SafetensorError) as error:
+        raise InputError(
+            f'teacher {source!r:.120} cannot be loaded ({str(error).splitlines()[0]:.160}); '
+            'give a timm model with weights, or a folder that timm loads') from None
+    if model.num_classes != supernet.num_classes:
+        raise InputError(
+            f'teacher {source!r:.120} knows {model.num_classes} classes, the data has {supernet.num_classes}; '
+            'give one that was trained on the same classes')
+    teacher = Teacher(model, supernet.space)
+    return teacher.to(device=next(supernet.parameters()).device, memory_format=torch.channels_last)
 
 
 def subnet_table(judge: SubnetJudge, log: Path, n: int = 8, seed: int = 0) -> list[dict]:

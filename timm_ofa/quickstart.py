@@ -14,6 +14,7 @@ import timm
 import torch
 
 from .accuracy import collect, read_records
+from .configs import hub_configs_dir
 from .data import Data, load_data, stored_side
 from .engine import train_supernet
 from .errors import InputError
@@ -21,13 +22,12 @@ from .files import write_text
 from .finish import Source, arch_name, arch_timer, finish, meet_limit, save_front
 from .folder import save_folder
 from .latency import DeviceProfile, load_profile
-from .named import hub_configs_dir
 from .predictor import AccuracyPredictor
 from .profiler import profile_space, this_device
 from .record import FrontPoint, Training
 from .search import Candidate, search
 from .shrink import TrainConfig, load_config, scaled
-from .supernet import MobileNetV3Supernet, load_supernet
+from .supernet import Supernet, load_supernet
 from .tables import say, table
 
 CONFIG = 'ofa_mbv3_fashion_supernet.yaml'
@@ -104,7 +104,7 @@ def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_m
     return rows
 
 
-def _train(config: TrainConfig, data: Data, folder: Path) -> tuple[MobileNetV3Supernet, Training]:
+def _train(config: TrainConfig, data: Data, folder: Path) -> tuple[Supernet, Training]:
     """The trained supernet; training that was stopped goes on, training that is done is not repeated."""
     log = folder / 'log.jsonl'
     if (folder / 'model.safetensors').exists():
@@ -115,7 +115,7 @@ def _train(config: TrainConfig, data: Data, folder: Path) -> tuple[MobileNetV3Su
     return supernet.eval(), Training(seconds=seconds, hardware=this_device()[1])
 
 
-def _profile(path: Path, supernet: MobileNetV3Supernet, data: Data, runtime: str, seed: int) -> DeviceProfile:
+def _profile(path: Path, supernet: Supernet, data: Data, runtime: str, seed: int) -> DeviceProfile:
     if path.exists():
         return load_profile(path)
     profile = profile_space(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 
 import accelerate
@@ -17,11 +18,12 @@ import timm
 import torch
 import yaml
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 from .errors import InputError
 from .files import replacing, save_tensors, write_text
 from .shrink import TrainConfig
-from .supernet import MobileNetV3Supernet
+from .supernet import Supernet
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Progress:
     epoch: int = 0
     step: int = 0
     total_steps: int = 0
+    losses: tuple[float, ...] = ()  # since the last report
+    log_bytes: int = 0  # of the log so far
 
 
 class Interrupted(KeyboardInterrupt):
@@ -57,7 +61,7 @@ def open_run(config: TrainConfig, output: Path, resume: bool) -> None:
 
 
 class Checkpoints:
-    """Folders `step-N` with everything a run needs to go on; each is complete or absent, the last good one stays."""
+    """Folders `step-N-phase-P` with all that a run needs to go on; each is complete or absent, one always stays."""
 
     def __init__(self, folder: Path, accelerator: Accelerator, every_s: float):
         self.folder, self.accelerator, self.every_s = folder, accelerator, every_s
@@ -71,24 +75,35 @@ class Checkpoints:
         return due
 
     def save(self, progress: Progress) -> None:
-        """Write to a temporary folder, flush it to disk, rename it, then remove older ones."""
-        temporary, final = self.folder / '.part', self.folder / f'step-{progress.total_steps:08d}'
+        """Write to a temporary folder, flush it to disk, rename it, then remove older ones.
+
+        Raises `InputError` if the disk is full or the like; the last good checkpoint is still there.
+        """
+        name = f'step-{progress.total_steps:08d}-phase-{progress.phase:02d}'
+        temporary, final = self.folder / '.part', self.folder / name
+        if final.exists():  # complete, or it would not have its name
+            return
         if self.accelerator.is_main_process and temporary.exists():
             shutil.rmtree(temporary)
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(temporary))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            (temporary / 'progress.json').write_text(json.dumps(asdict(progress)))
-            for file in temporary.iterdir():
-                with file.open('rb') as opened:
-                    os.fsync(opened.fileno())
-            if final.exists():
-                shutil.rmtree(final)
-            os.replace(temporary, final)
-            for older in self.folder.glob('step-*'):
-                if older != final:
-                    shutil.rmtree(older)
+        try:
+            self.accelerator.save_state(str(temporary))
+            self.accelerator.wait_for_everyone()
+            if self.accelerator.is_main_process:
+                (temporary / 'progress.json').write_text(json.dumps(asdict(progress)))
+                for path in (*temporary.iterdir(), temporary):
+                    _flush(path)
+                os.replace(temporary, final)
+                _flush(self.folder)
+                for older in self.folder.glob('step-*'):
+                    if older != final:
+                        shutil.rmtree(older)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            kept = max((path.name for path in self.folder.glob('step-*')), default='none')
+            raise InputError(
+                f'checkpoint {str(final)!r:.120} cannot be written ({str(error).splitlines()[0]:.120}); free space and '
+                f'resume; the last complete one: {kept}') from None
         self.accelerator.wait_for_everyone()
         self.last = time.monotonic()
 
@@ -98,27 +113,58 @@ class Checkpoints:
         if newest is None:
             return Progress()
         self.accelerator.load_state(str(newest))
-        return Progress(**json.loads((newest / 'progress.json').read_text()))
+        progress = json.loads((newest / 'progress.json').read_text())
+        return Progress(**{**progress, 'losses': tuple(progress['losses'])})
+
+
+def _flush(path: Path) -> None:
+    """Make sure that a file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class RunLog:
-    """`log.jsonl`: one event a line, always written; trackers get the numbers as well."""
+    """`log.jsonl`, one event a line, the same for the same run, however often it was stopped; trackers get the numbers
+    as well. What differs from time to time goes to `times.jsonl`."""
 
-    def __init__(self, path: Path, accelerator: Accelerator):
-        self.path, self.accelerator, self.began = path, accelerator, time.perf_counter()
+    def __init__(self, folder: Path, accelerator: Accelerator, size: int = 0):
+        """Goes on behind the first `size` bytes of the log; the steps that wrote the rest are done again."""
+        self.path, self.times = folder / 'log.jsonl', folder / 'times.jsonl'
+        self.accelerator, self.began = accelerator, time.perf_counter()
+        if accelerator.is_main_process:
+            self.path.touch()
+            os.truncate(self.path, size)
 
     def seconds(self) -> float:
         """Since the run was started or resumed."""
         return time.perf_counter() - self.began
 
+    def size(self) -> int:
+        """Bytes of the log, which are on disk afterwards."""
+        if not self.accelerator.is_main_process:
+            return 0
+        _flush(self.path)
+        return self.path.stat().st_size
+
+    def time(self, event: dict) -> None:
+        """Note when something happened."""
+        if self.accelerator.is_main_process:
+            self._append(self.times, {**event, 'date': datetime.now().isoformat(timespec='seconds')})
+
     def __call__(self, event: dict) -> None:
         if not self.accelerator.is_main_process:
             return
-        with self.path.open('a') as file:
-            file.write(json.dumps(event) + '\n')
+        self._append(self.path, event)
         numbers = {k: v for k, v in event.items() if isinstance(v, (int, float))}
         if self.accelerator.trackers and 'step' in event:
             self.accelerator.log(numbers, step=event['step'])
+
+    def _append(self, path: Path, event: dict) -> None:
+        with path.open('a') as file:
+            file.write(json.dumps(event) + '\n')
 
 
 @contextmanager
@@ -139,7 +185,7 @@ def graceful_stop() -> Iterator[Callable[[], bool]]:
             signal.signal(number, old)
 
 
-def save_supernet(supernet: MobileNetV3Supernet, folder: Path, about: dict) -> None:
+def save_supernet(supernet: Supernet, folder: Path, about: dict) -> None:
     """Weights and timm's `config.json` (plus a `timm_ofa` block) into a folder that `load_supernet` reads."""
     from timm.models._hub import save_config_for_hf
     with replacing(folder / 'config.json') as temporary:

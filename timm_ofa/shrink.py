@@ -14,6 +14,7 @@ import yaml
 from .data import Augment
 from .errors import InputError, listed
 from .fields import MAX_LONG_TEXT, choice, number, plain, read, text
+from .recipes import RECIPES
 from .space import SearchSpace, load_space
 
 
@@ -25,15 +26,25 @@ class Phase:
     lr: float = number(1e-12, 100)  # for the whole batch of all processes
     warmup_epochs: int = number(default=0)
     depths: tuple[int, ...] | None = None
+    deepest: int | None = number(1, default=None)  # instead: so many of the largest depths of each stage
     kernel_sizes: tuple[int, ...] | None = None
     expand_ratios: tuple[float, ...] | None = None
+    widths: int | None = number(1, default=None)  # so many of the largest of each stage
     subnets_per_step: int = number(1, 64, default=1)
     kd_weight: float = number(default=1.0)  # of the teacher's soft targets; 0: no teacher
     sort_channels: bool = False  # by importance, before the phase
+    recipe: str = choice(*RECIPES, default='progressive')  # which subnets a step runs and what they learn from
+
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Whether a fixed teacher is asked."""
+        return bool(self.kd_weight) and RECIPES[self.recipe].asks_teacher
 
     def subspace(self, space: SearchSpace) -> SearchSpace:
         """The space that this phase draws from."""
-        return space.restrict(depths=self.depths, kernel_sizes=self.kernel_sizes, expand_ratios=self.expand_ratios)
+        return space.restrict(
+            depths=self.depths, deepest=self.deepest, kernel_sizes=self.kernel_sizes, expand_ratios=self.expand_ratios,
+            widths=self.widths)
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,9 @@ class TrainConfig:
     limit: int | None = number(1, default=None)  # at most so many training images
     precision: str = choice('no', 'bf16', 'fp16', default='no')  # Accelerate's mixed precision
     workers: int = number(default=0)  # loader processes
+    accumulate: int = number(1, 4096, default=1)  # parts in which each process takes its share of a batch
+    sync_bn: bool = True  # BatchNorm over the batches of all processes: n processes learn what one does
+    teacher: str | None = text(limit=MAX_LONG_TEXT, default=None)  # a timm model or a folder; None: largest net so far
     checkpoint_minutes: float = number(1e-9, default=5.0)  # besides one at the end of each phase
     augment: Augment = field(default_factory=Augment)
 
@@ -106,6 +120,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), **replacements)
         raise InputError(f'config {str(path)!r:.120} is not YAML ({str(error).splitlines()[0]}); mend it') from None
     if not isinstance(data, dict) or data.pop('kind', None) != 'supernet':
         raise InputError(f"config {path.name!r:.120} is not a training configuration; give one with 'kind: supernet'")
+    data.pop('weights', None)  # where released ones are; read by `configs`
     for override in overrides:
         _override(data, override)
     data.update({k: v for k, v in replacements.items() if v is not None})
