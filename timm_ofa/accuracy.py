@@ -16,7 +16,7 @@ from .data import Augment, Data, ImageSet, calibration_batches, eval_batch
 from .errors import InputError
 from .files import write_text
 from .space import Arch, SearchSpace
-from .supernet import MobileNetV3Supernet
+from .supernet import Supernet
 
 CALIBRATION_IMAGES = 2000
 
@@ -51,7 +51,7 @@ def evaluate(model: nn.Module, images: ImageSet, space: SearchSpace, resolution:
 class SubnetJudge:
     """Accuracy of subnets of one supernet on one set of images, calibration batches kept for each resolution."""
 
-    def __init__(self, supernet: MobileNetV3Supernet, calibration: ImageSet, images: ImageSet, *,
+    def __init__(self, supernet: Supernet, calibration: ImageSet, images: ImageSet, *,
                  augment: Augment | None = None, calibration_images: int = CALIBRATION_IMAGES, seed: int = 0):
         self.supernet, self.calibration, self.images = supernet, calibration, images
         self.augment = augment or Augment()
