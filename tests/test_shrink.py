@@ -1,4 +1,5 @@
 """Training configurations: phases as data, every field checked, the shipped ones loadable."""
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ import yaml
 
 from timm_ofa import InputError, load_space
 from timm_ofa.configs import hub_configs_dir
-from timm_ofa.shrink import Phase, TrainConfig, kept_ratios, load_config, scaled
+from timm_ofa.shrink import Phase, TrainConfig, kept_ratios, load_config, load_finetune, scaled
 
 SHIPPED = sorted(p for p in hub_configs_dir().glob('*.yaml') if 'kind: supernet' in p.read_text())
 MINIMAL = {
@@ -157,3 +158,22 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     for path in (tmp_path / 'none.yaml', tmp_path):
         with pytest.raises(InputError, match=Path(path).name):
             load_config(path)
+
+
+def test_the_shipped_ways_to_fine_tune_are_read():
+    for n in (25, 75):
+        config = load_finetune(hub_configs_dir() / f'finetune_imagenet_{n}.yaml')
+        assert config.epochs == config.phase.epochs == n and config.phase.learns_from_teacher
+    alone = replace(config, teacher=None)
+    assert not alone.phase.learns_from_teacher and alone.phase.lr == config.lr
+
+
+@pytest.mark.parametrize('content, naming', [
+    ('', "kind: finetune"), ('kind: supernet', 'kind: finetune'), ('{', 'not YAML'),
+    ('kind: finetune', "'epochs' is missing"),
+    ('{kind: finetune, epochs: 0}', 'epochs'), ('{kind: finetune, epochs: 1, colour: 2}', "'colour'"),
+    ('{kind: finetune, epochs: 1, lr: -1}', 'lr'), ('{kind: finetune, epochs: 1, teacher: [a]}', 'teacher')])
+def test_a_file_that_does_not_say_how_to_fine_tune_is_refused(content, naming, tmp_path):
+    with pytest.raises(InputError, match=f'own.yaml.*{naming}') as error:
+        load_finetune(write(tmp_path, content))
+    assert '\n' not in str(error.value)

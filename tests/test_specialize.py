@@ -15,6 +15,7 @@ from timm_ofa.data import Augment, load_data
 from timm_ofa.finish import Source, arch_name, arch_timer, finish, load_front, meet_limit, save_front
 from timm_ofa.latency import RowCost
 from timm_ofa.search import Candidate, SearchResult
+from timm_ofa.shrink import FinetuneConfig
 from timm_ofa.specialize import specialize
 from timm_ofa.supernet import new_supernet
 
@@ -220,3 +221,21 @@ def test_a_finished_network_says_all_that_is_known_of_it(supernet, space, saved,
     assert record.top1_pct == round(evaluate(model, data.test, space, 20), 3)
     _, alone = finish(source, found.front[0], name='ofa_mbv3_mine')
     assert alone.name == 'ofa_mbv3_mine' and alone.device is None and alone.front == () and alone.predicted_ms is None
+
+
+def test_a_finished_network_can_learn_from_the_largest_one(supernet, space, front):
+    data = load_data('digits', 20, limit=200)
+    source = Source(supernet, 'test/supernet', data, Augment(flip=False))
+    configs = [FinetuneConfig(4, 0.03, teacher=teacher, kd_weight=9.0, batch_size=32) for teacher in (None, 'largest')]
+    (alone, _), (taught, record) = (finish(source, front[0], name='x', training=config) for config in configs)
+    assert 'fine-tuned for 4 epochs' in record.accuracy.protocol and not taught.training
+    judge = source.judge(data.train)
+    batches = judge.batches(20)
+    with torch.no_grad():
+        largest = [judge.subnet(space.max_arch())(x).softmax(1) for x in batches]
+        distance = [
+            sum((recalibrate_bn(model, batches).eval()(x).softmax(1) - y).abs().mean().item()
+                for x, y in zip(batches, largest)) for model in (taught, alone)]
+    assert distance[0] < 0.8 * distance[1]
+    with pytest.raises(InputError, match="teacher 'nobody'"):
+        finish(source, front[0], training=FinetuneConfig(1, teacher='nobody'))

@@ -25,7 +25,7 @@ from .space import Arch, SearchSpace, shelf_space
 _logger = logging.getLogger(__name__)
 
 FAMILIES = {'mbv3': 'mobilenetv3', 'proxyless': 'efficientnet', 'resnet50d': 'byobnet'}  # as in names -> of the space
-KINDS = ('subnet', 'supernet')
+KINDS = ('subnet', 'supernet', 'finetune')
 IMAGENET = 'ILSVRC/imagenet-1k'
 
 

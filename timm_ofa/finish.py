@@ -17,7 +17,7 @@ from torch import nn
 from .accuracy import CALIBRATION_IMAGES, SubnetJudge, evaluate, supernet_digest
 from .configs import NamedSubnet
 from .data import Augment, Data, ImageSet
-from .engine import EpochBatches, finetune
+from .engine import EpochBatches, finetune, load_teacher
 from .errors import InputError
 from .files import write_text
 from .latency import DeviceProfile
@@ -25,11 +25,10 @@ from .predictor import AccuracyPredictor
 from .profiler import measure_network, this_device
 from .record import Accuracy, Calibration, FrontPoint, Measurement, Record, Search, Supernet, Training
 from .search import Candidate, SearchResult
+from .shrink import FinetuneConfig
 from .space import Arch, SearchSpace
-from .specialize import finetune_phase
 from .supernet import Supernet as TrainedSupernet
 
-FINETUNE_BATCH = 64
 
 @dataclass(frozen=True)
 class Attempt:
@@ -163,7 +162,7 @@ def finish(
         name: str | None = None,
         found: FrontFile | None = None,
         measured: Sequence[dict] = (),
-        finetune_epochs: int = 0,
+        training: FinetuneConfig | None = None,
         references: Sequence[FrontPoint] = (),
 ) -> tuple[nn.Module, Record]:
     """Make the weights of a candidate, evaluate them on the test images, and say all that is known in a record."""
@@ -172,11 +171,8 @@ def finish(
     space, arch, data = source.supernet.space, candidate.arch, source.data
     judge = source.judge(data.test)
     model = judge.subnet(arch)
-    if finetune_epochs:
-        batches = EpochBatches(data.train, FINETUNE_BATCH, source.seed, 0, Accelerator())
-        model = finetune(
-            model, batches, steps_per_epoch=len(batches), phase=finetune_phase(finetune_epochs), seed=source.seed,
-            prepare=lambda pixels, rng, _, part: source.augment(pixels, space, arch.resolution, rng, part)).eval()
+    if training:
+        model = _finetune(source, judge, arch, model, training)
     top1_pct = evaluate(model, data.test, space, arch.resolution)
     device = found.device if found else None
     record = Record(
@@ -190,7 +186,7 @@ def finish(
             dataset=data.name, split=data.split, n=len(data.test),
             protocol=(
                 f'top-1, {arch.resolution} px, center {100 * space.crop_pct:g} %, bilinear, fp32; weights of the '
-                f'supernet, {f"fine-tuned for {finetune_epochs} epochs" if finetune_epochs else "not fine-tuned"}')),
+                f'supernet, {f"fine-tuned for {training.epochs} epochs" if training else "not fine-tuned"}')),
         front=(*(_front_point(c, c == candidate) for c in (found.front if found else ())), *references),
         supernet=Supernet(id=source.supernet_id, sha256=supernet_digest(source.supernet)),
         search=found and Search(
@@ -201,11 +197,26 @@ def finish(
     return model, record
 
 
-def finish_named(source: Source, name: str, subnet: NamedSubnet, *, finetune_epochs: int = 0,
+def _finetune(source: Source, judge: SubnetJudge, arch: Arch, model: nn.Module, config: FinetuneConfig) -> nn.Module:
+    """The network trained on, in evaluation mode."""
+    space = source.supernet.space
+    teacher = None
+    if config.teacher == 'largest':
+        teacher = judge.subnet(space.max_arch(arch.resolution)).requires_grad_(False)
+    elif config.teacher:
+        teacher = load_teacher(config.teacher, source.supernet)
+    batches = EpochBatches(source.data.train, config.batch_size, source.seed, config.workers, Accelerator())
+    return finetune(
+        model, batches, steps_per_epoch=len(batches), phase=config.phase, teacher=teacher, momentum=config.momentum,
+        weight_decay=config.weight_decay, label_smoothing=config.label_smoothing, seed=source.seed,
+        prepare=lambda pixels, rng, _, part: source.augment(pixels, space, arch.resolution, rng, part)).eval()
+
+
+def finish_named(source: Source, name: str, subnet: NamedSubnet, *, training: FinetuneConfig | None = None,
                  ) -> tuple[nn.Module, Record]:
     """The weights of a named network from a supernet of its space; the record says how it was found as well."""
     candidate = Candidate(subnet.arch, subnet.predicted_top1_pct or 0.0, subnet.predicted_ms or 0.0)
-    model, record = finish(source, candidate, name=name, finetune_epochs=finetune_epochs)
+    model, record = finish(source, candidate, name=name, training=training)
     return model, replace(record, **subnet.known())
 
 

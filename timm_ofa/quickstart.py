@@ -26,7 +26,7 @@ from .predictor import AccuracyPredictor
 from .profiler import profile_space, this_device
 from .record import FrontPoint, Training
 from .search import Candidate, search
-from .shrink import TrainConfig, load_config, scaled
+from .shrink import FinetuneConfig, TrainConfig, load_config, scaled
 from .supernet import Supernet, load_supernet
 from .tables import say, table
 
@@ -89,8 +89,8 @@ def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_m
     chosen = attempts[-1]
     epochs = max(1, round(FINETUNE_EPOCHS * budget))
     model, record = finish(
-        source, chosen.candidate, name=name, found=found, measured=[chosen.measured], finetune_epochs=epochs,
-        references=points)
+        source, chosen.candidate, name=name, found=found, measured=[chosen.measured],
+        training=FinetuneConfig(epochs), references=points)
     folder = save_folder(out / name, model, record)
     _load_in_new_process(folder)
     rows = [_row(

@@ -94,6 +94,27 @@ class TrainConfig:
         return config
 
 
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How one network is trained on; read from a file with `kind: finetune`."""
+    epochs: int = number(1)  # besides the warm-up; a cosine to 0
+    lr: float = number(1e-12, 100, default=0.01)
+    warmup_epochs: int = number(default=0)
+    batch_size: int = number(2, default=64)  # of all processes together
+    momentum: float = number(0, 0.9999, default=0.9)  # Nesterov
+    weight_decay: float = number(default=3e-5)  # not on BatchNorm and biases
+    label_smoothing: float = number(0, 1, default=0.1)
+    kd_weight: float = number(default=1.0)  # of the teacher's soft targets, if there is one
+    teacher: str | None = text(limit=MAX_LONG_TEXT, default=None)  # 'largest' of the supernet, a timm model, a folder
+    workers: int = number(default=0)  # loader processes
+
+    @property
+    def phase(self) -> Phase:
+        """The same as the only phase of a training."""
+        kd_weight = self.kd_weight if self.teacher else 0.0
+        return Phase('finetune', self.epochs, self.lr, self.warmup_epochs, kd_weight=kd_weight)
+
+
 class _Loader(yaml.SafeLoader):
     """Reads 1e-3 as a number, as YAML 1.2 does."""
 
@@ -110,21 +131,33 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), **replacements)
         overrides: `key=value` texts; the value is YAML, the key may reach inside: `phases.0.epochs=2`.
         replacements: Fields to replace where the value is not None.
     """
+    path, data = _read_yaml(path, 'supernet', 'a training configuration')
+    data.pop('weights', None)  # where released ones are; read by `configs`
+    for override in overrides:
+        _override(data, override)
+    data.update({k: v for k, v in replacements.items() if v is not None})
+    return TrainConfig.from_dict(data, path.name)
+
+
+def load_finetune(path: str | Path) -> FinetuneConfig:
+    """How to fine-tune, from a YAML file; raises `InputError` naming file and field."""
+    path, data = _read_yaml(path, 'finetune', 'how to fine-tune')
+    return read(FinetuneConfig, data, path.name)
+
+
+def _read_yaml(path: str | Path, kind: str, what: str) -> tuple[Path, dict]:
+    """The fields of a file of that kind, without the kind."""
     path = Path(path)
     try:
         data = yaml.load(path.read_text(encoding='utf-8'), _Loader)
     except OSError as error:
         raise InputError(
             f'config {str(path)!r:.120} cannot be read ({error.strerror}); give a hub_configs/*.yaml') from None
-    except yaml.YAMLError as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f'config {str(path)!r:.120} is not YAML ({str(error).splitlines()[0]}); mend it') from None
-    if not isinstance(data, dict) or data.pop('kind', None) != 'supernet':
-        raise InputError(f"config {path.name!r:.120} is not a training configuration; give one with 'kind: supernet'")
-    data.pop('weights', None)  # where released ones are; read by `configs`
-    for override in overrides:
-        _override(data, override)
-    data.update({k: v for k, v in replacements.items() if v is not None})
-    return TrainConfig.from_dict(data, path.name)
+    if not isinstance(data, dict) or data.pop('kind', None) != kind:
+        raise InputError(f"config {path.name!r:.120} is not {what}; give one with 'kind: {kind}'")
+    return path, data
 
 
 def _override(data: dict, text: str) -> None:

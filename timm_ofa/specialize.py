@@ -6,16 +6,9 @@ from collections.abc import Iterable
 from torch import nn
 
 from .accuracy import recalibrate_bn
-from .shrink import Phase
+from .shrink import FinetuneConfig
 from .space import Arch
 from .supernet import Supernet
-
-FINETUNE_LR = 0.01
-
-
-def finetune_phase(epochs: int, lr: float = FINETUNE_LR) -> Phase:
-    """Plain training: a cosine from `lr` to 0, labels alone."""
-    return Phase('finetune', epochs, lr, kd_weight=0)
 
 
 def specialize(
@@ -24,7 +17,7 @@ def specialize(
         train_loader: Iterable,
         *,
         finetune_epochs: int = 0,
-        lr: float = FINETUNE_LR,
+        lr: float = 0.01,
         seed: int = 0,
 ) -> nn.Module:
     """The stock network of `arch`, with BatchNorm statistics of its own, in evaluation mode.
@@ -40,6 +33,6 @@ def specialize(
 
         subnet = finetune(
             subnet, lambda epoch, skip: train_loader, steps_per_epoch=len(train_loader),
-            phase=finetune_phase(finetune_epochs, lr), seed=seed)
+            phase=FinetuneConfig(finetune_epochs, lr).phase, seed=seed)
         subnet = recalibrate_bn(subnet, train_loader)
     return subnet.eval()
