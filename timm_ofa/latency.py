@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import date
 from functools import partial
@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from .errors import InputError, listed
-from .fields import MAX_LONG_TEXT, check_slug, number, read, read_value, text
+from .fewshot import UNITS, checked_latencies, fit_prices, network_work, predict_held_out
+from .fields import MAX_LONG_TEXT, check_slug, number, read, read_value, slug, text
 from .fields import SLUG as SLUG
 from .files import write_text
 from .space import Arch, CostTable, Row, SearchSpace
@@ -116,6 +117,41 @@ class DeviceProfile:
     check: dict | None = field(metadata={'reader': _check})  # error on whole networks that no number here was fitted on
     source: str = _line(limit=MAX_LONG_TEXT)
 
+    @classmethod
+    def fit(cls, space: SearchSpace, archs: Iterable[Arch], latency_ms: Sequence[float], *, device: str, runtime: str,
+            device_name: str | None = None, runtime_version: str = UNKNOWN, precision: str = UNKNOWN,
+            threads: int | None = None, batch_size: int = 1, measured_on: str = UNKNOWN, num_classes: int | None = None,
+            statistic: str = UNKNOWN, source: str = 'fitted on measured networks', seed: int = 0) -> DeviceProfile:
+        """A profile of the whole space from 10 to 50 networks that were measured whole, anywhere (`fewshot`).
+
+        Args:
+            archs: N networks of the space; random ones of all resolutions do.
+            latency_ms: (N,) of a whole batch each.
+            device: Slug; this and the other fields of a profile say how the latencies were measured.
+            num_classes: Of the heads that were measured; None: the default of the space.
+            statistic: What each latency is: 'median', 'mean', ...
+            seed: Draws the parts of the check, each priced by a fit on the others.
+        """
+        archs = list(archs)
+        measured_ms = checked_latencies(archs, latency_ms)
+        amounts = network_work(space, archs, num_classes)
+        prices = fit_prices(amounts, measured_ms)
+        rows = [
+            row for resolution in (*space.resolutions, *space.extra_resolutions)
+            for row in space.all_rows(resolution, num_classes)]
+        profile = cls(
+            name=slug(f'{device}-{runtime}-{space.name}-fitted'), space=space.name, device=device,
+            device_name=device_name or device, runtime=runtime, runtime_version=runtime_version, precision=precision,
+            threads=threads, batch_size=batch_size, measured_on=measured_on,
+            num_classes=num_classes or space.num_classes, overhead_ms=_rounded(prices.overhead_ms), scale=1.0,
+            table={row.key: RowCost(_rounded(prices.row_ms(row)), None, len(archs)) for row in dict.fromkeys(rows)},
+            protocol={
+                'statistic': statistic, 'method': 'prices of units of work, fitted on whole networks',
+                'networks': len(archs), 'noise_pct': round(100 * prices.noise, 2),
+                **{f'ms per {unit}': _rounded(ms) for unit, ms in zip(UNITS, prices.ms.tolist())}},
+            check=latency_error(measured_ms, predict_held_out(amounts, measured_ms, seed)), source=source)
+        return cls.from_dict(profile.to_dict(), 'profile')
+
     def latency_ms(self, space: SearchSpace, archs: Iterable[Arch]) -> np.ndarray:
         """Archs -> (N,) latency in ms; raises `InputError` naming the arch and the row that was never measured."""
         if isinstance(archs, Arch):
@@ -189,6 +225,10 @@ class DeviceProfile:
         rows = ',\n'.join(f'    {json.dumps(key)}: {json.dumps(cost)}' for key, cost in data.pop('table').items())
         head = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False).removesuffix('\n}')
         write_text(path, f'{head},\n  "table": {{\n{rows}\n  }}\n}}\n')
+
+
+def _rounded(ms: float) -> float:
+    return float(f'{ms:.6g}')
 
 
 def profile_names() -> list[str]:
