@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_server import Client, HubServer
 
 
 def pytest_configure() -> None:
@@ -23,3 +24,22 @@ def shared() -> Path:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope='module')
+def running_server():
+    with HubServer() as found:
+        yield found
+
+
+@pytest.fixture
+def server(running_server) -> HubServer:
+    running_server.reset()
+    return running_server
+
+
+@pytest.fixture(scope='module')
+def client(running_server, tmp_path_factory):
+    found = Client(running_server, tmp_path_factory.mktemp('home'))
+    yield found
+    found.close()

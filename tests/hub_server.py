@@ -1,20 +1,25 @@
-"""A small Hub on localhost, for the real huggingface_hub client: enough of the API to publish, list and load models.
+"""A small Hub on localhost, for the real huggingface_hub client: enough of the API to publish, list and load models
+and to keep collections of them. And a process with such a client.
 
 Files above 10 KiB and safetensors travel as LFS, so clients need HF_HUB_DISABLE_XET=1 (see `env`).
 """
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import itertools
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 import yaml
 
@@ -25,6 +30,8 @@ TOKENS = {  # token -> what whoami says of it
 
 
 COUNTER = itertools.count()  # no two commits of a process are the same
+PAGE = 20  # entries of a list in one answer
+SHOWN = 4  # items of a collection in a list of collections
 
 
 @dataclass
@@ -50,6 +57,13 @@ def is_lfs(path: str, size: int) -> bool:
     return path.endswith('.safetensors') or size > 10 * 1024
 
 
+@functools.cache
+def front_matter(card: bytes):
+    """What the YAML block of a card holds; None if there is none."""
+    match = re.match(r'---\n(.*?)\n---', card.decode(), re.DOTALL)
+    return yaml.safe_load(match[1]) if match else None
+
+
 def entry(path: str, data: bytes) -> dict:
     """A file of a tree, as the API lists it."""
     oid = hashlib.sha1(b'blob %d\0' % len(data) + data).hexdigest()
@@ -60,11 +74,18 @@ def entry(path: str, data: bytes) -> dict:
 
 
 class HubServer:
-    """`with HubServer() as hub:`; `hub.repos` is the state, `hub.lose_answers` counts commits to leave unanswered."""
+    """`with HubServer() as hub:`
+
+    `hub.repos` (a Space goes by 'spaces/' and its id) and `hub.collections` are the state, `hub.requests` says what was
+    asked, `hub.lose_answers` counts commits to leave unanswered, `hub.forbid` is a pattern of paths that get a 403.
+    """
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
         self.blobs: dict[str, bytes] = {}
+        self.collections: dict[str, dict] = {}  # by slug
+        self.requests: list[str] = []
+        self.forbid: str
         self.lose_answers: int
         self.tamper: Callable[[str, bytes], bytes]  # of a file's path and content, on its way out
         self.reset()
@@ -90,15 +111,17 @@ class HubServer:
         """An empty and honest Hub."""
         self.repos.clear()
         self.blobs.clear()
-        self.lose_answers, self.tamper = 0, lambda path, data: data
+        self.collections.clear()
+        self.requests.clear()
+        self.lose_answers, self.tamper, self.forbid = 0, lambda path, data: data, '(?!)'
 
     def info(self, repo_id: str, revision: str = 'main') -> dict:
         repo = self.repos[repo_id]
         files = repo.files(revision)
-        match = re.match(r'---\n(.*?)\n---', files.get('README.md', b'').decode(), re.DOTALL)
-        card = (yaml.safe_load(match[1]) if match else None) or {}
+        card = front_matter(files.get('README.md', b'')) or {}
         own = [card[k] for k in ('library_name', 'pipeline_tag') if k in card] + card.get('tags', [])
         own += [f'dataset:{d}' for d in card.get('datasets', [])]
+        repo_id = repo_id.removeprefix('spaces/')
         return {
             'id': repo_id, 'modelId': repo_id, 'sha': repo.sha(revision), 'private': repo.private, 'cardData': card,
             'tags': list(dict.fromkeys([*own, 'region:us'])), 'siblings': [{'rfilename': path} for path in files]}
@@ -129,16 +152,21 @@ class _Handler(BaseHTTPRequestHandler):
         self.body = self.rfile.read(int(self.headers.get('Content-Length') or 0))
         self.user = TOKENS.get((self.headers.get('Authorization') or '').removeprefix('Bearer '))
         path = unquote(url.path)
+        self.hub.requests.append(f'{self.command} {path}')
+        if re.match(self.hub.forbid, path):
+            return self.reply({'error': 'forbidden'}, 403)
         for method, pattern, answer in ROUTES:
             match = re.fullmatch(pattern, path)
             if method == self.command.replace('HEAD', 'GET') and match:
                 groups = match.groupdict()
+                if groups.pop('kind', None) in ('spaces', 'spaces/'):
+                    groups['repo'] = f'spaces/{groups["repo"]}'
                 if 'repo' in groups and groups['repo'] not in self.hub.repos:
                     return self.missing('RepoNotFound')
                 return answer(self, **groups)
         return self.reply({'error': f'no route {self.command} {path}'}, 501)
 
-    do_GET = do_HEAD = do_POST = do_PUT = handle_any
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = handle_any
 
     def whoami(self) -> None:
         if self.user:
@@ -146,25 +174,29 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.reply({'error': 'Invalid username or password.'}, 401)
 
-    def may_write(self, namespace: str) -> bool:
+    def may_write(self, repo_id: str) -> bool:
+        namespace = repo_id.removeprefix('spaces/').split('/')[0]
         spaces = [self.user['name'], *(o['name'] for o in self.user['orgs'])] if self.user else []
         return namespace in spaces and self.user['auth']['accessToken']['role'] == 'write'
 
     def create(self) -> None:
         wanted = json.loads(self.body)
         repo_id = f'{wanted.get("organization") or self.user["name"]}/{wanted["name"]}'
-        if not self.may_write(repo_id.split('/')[0]):
+        if not self.may_write(repo_id):
             return self.reply({'error': 'forbidden'}, 403)
+        if wanted.get('type') == 'space':
+            assert wanted['sdk'] == 'static'
+            repo_id = f'spaces/{repo_id}'
         answer = {'url': f'{self.hub.url}/{repo_id}', 'name': repo_id, 'id': repo_id}
         if repo_id in self.hub.repos:
             return self.reply({**answer, 'error': 'You already created this model repo'}, 409)
         repo = self.hub.repos[repo_id] = Repo(wanted.get('private', False) or wanted.get('visibility') == 'private')
-        repo.commit({'.gitattributes': b'*.safetensors filter=lfs\n'}, 'initial commit')
+        first = {'style.css': b'p {}', 'README.md': b'---\nsdk: static\n---\n'} if 'sdk' in wanted else {}
+        repo.commit({'.gitattributes': b'*.safetensors filter=lfs\n', **first}, 'initial commit')
         return self.reply(answer)
 
     def validate(self) -> None:
-        match = re.match(r'---\n(.*?)\n---', json.loads(self.body)['content'], re.DOTALL)
-        valid = match and isinstance(yaml.safe_load(match[1]), dict)
+        valid = isinstance(front_matter(json.loads(self.body)['content'].encode()), dict)
         self.reply({'errors': [] if valid else [{'message': 'no metadata'}], 'warnings': []}, 200 if valid else 400)
 
     def preupload(self, repo: str, revision: str) -> None:
@@ -196,7 +228,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.reply({}, 200 if oid in self.hub.blobs else 404)
 
     def commit(self, repo: str, revision: str) -> None:
-        if not self.may_write(repo.split('/')[0]):
+        if not self.may_write(repo):
             return self.reply({'error': 'forbidden'}, 403)
         lines = [json.loads(line) for line in self.body.splitlines()]
         found = self.hub.repos[repo]
@@ -220,9 +252,59 @@ class _Handler(BaseHTTPRequestHandler):
         return self.reply({'success': True, 'commitOid': sha, 'commitUrl': f'{self.hub.url}/{repo}/commit/{sha}'})
 
     def models(self) -> None:
-        wanted = set(self.query.get('filter', []))
-        found = (self.hub.info(repo_id) for repo_id in self.hub.repos)
-        self.reply([info for info in found if wanted <= set(info['tags'])])
+        """Those of an author with all the tags, a page at a time. What is not asked for is left out."""
+        wanted, author = set(self.query.get('filter', [])), self.query.get('author', [None])[0]
+        there = [r for r in self.hub.repos if not r.startswith('spaces/')]
+        found = [self.hub.info(r) for r in there if author in (None, r.split('/')[0])]
+        keys = {'id', *(self.query.get('expand') or ['modelId', 'tags', 'private'])}
+        found = [{k: v for k, v in i.items() if k in keys} for i in found if wanted <= set(i['tags'])]
+        self.reply_page(found)
+
+    def reply_page(self, found: list) -> None:
+        start = int(self.query.get('cursor', [0])[0])
+        more = {**self.query, 'cursor': start + PAGE}
+        link = f'<{self.hub.url}{urlsplit(self.path).path}?{urlencode(more, doseq=True)}>; rel="next"'
+        self.reply(found[start:start + PAGE], headers={'Link': link} if start + PAGE < len(found) else {})
+
+    def list_collections(self) -> None:
+        owner = self.query.get('owner', [None])[0]
+        found = [c for c in self.hub.collections.values() if owner in (None, c['owner']['name'])]
+        found = [{**c, 'items': c['items'][:SHOWN]} for c in found]
+        self.reply_page([{k: v for k, v in c.items() if k != 'position'} for c in found])  # the client numbers them
+
+    def create_collection(self) -> None:
+        wanted = json.loads(self.body)
+        if not self.may_write(wanted['namespace']):
+            return self.reply({'error': 'forbidden'}, 403)
+        if len(wanted['title']) > 60 or len(wanted.get('description', '')) > 150:
+            return self.reply({'error': 'too long'}, 400)
+        words = re.sub('[^a-z0-9]+', '-', wanted['title'].lower())
+        slug = f'{wanted["namespace"]}/{words}-{next(COUNTER):024x}'
+        self.hub.collections[slug] = {
+            'slug': slug, 'title': wanted['title'], 'owner': {'name': wanted['namespace']}, 'items': [], 'position': 0,
+            'lastUpdated': '2026-11-22T00:00:00.000Z', 'private': wanted['private'], 'theme': 'blue', 'upvotes': 0,
+            'description': wanted.get('description')}
+        return self.reply(self.hub.collections[slug])
+
+    def collection(self, slug: str) -> None:
+        if slug not in self.hub.collections:
+            return self.reply({'error': 'no such collection'}, 404)
+        return self.reply(self.hub.collections[slug])
+
+    def add_item(self, slug: str) -> None:
+        wanted, items = json.loads(self.body), self.hub.collections[slug]['items']
+        if not self.may_write(slug):
+            return self.reply({'error': 'forbidden'}, 403)
+        if wanted['item'] in [{'id': i['id'], 'type': i['type']} for i in items]:
+            return self.reply({'error': 'is in it already'}, 409)
+        items.append({'_id': f'{next(COUNTER):024x}', **wanted['item'], 'position': len(items),
+                      'note': {'html': '', 'text': wanted.get('note', '')}})
+        return self.reply(self.hub.collections[slug])
+
+    def change_item(self, slug: str, item: str) -> None:
+        found = next(i for i in self.hub.collections[slug]['items'] if i['_id'] == item)
+        found['note'] = {'html': '', 'text': json.loads(self.body)['note']}
+        self.reply({'success': True})
 
     def model(self, repo: str, revision: str = 'main') -> None:
         if self.hub.repos[repo].files(revision) is None:
@@ -254,21 +336,62 @@ class _Handler(BaseHTTPRequestHandler):
         return self.reply(data, headers={**headers, 'Content-Type': 'application/octet-stream'})
 
 
-REPO = r'(?P<repo>[\w.-]+/[\w.-]+)'
+KIND, MAYBE = '(?P<kind>models|spaces)', '(?P<kind>spaces/)?'
+REPO, SLUG = r'(?P<repo>[\w.-]+/[\w.-]+)', r'(?P<slug>[\w.-]+/[\w.-]+)'
 ROUTES = [
     ('GET', '/api/whoami-v2', _Handler.whoami),
     ('POST', '/api/repos/create', _Handler.create),
     ('POST', '/api/validate-yaml', _Handler.validate),
-    ('POST', f'/api/models/{REPO}/preupload/(?P<revision>[^/]+)', _Handler.preupload),
-    ('POST', f'/{REPO}.git/info/lfs/objects/batch', _Handler.lfs_batch),
+    ('POST', f'/api/{KIND}/{REPO}/preupload/(?P<revision>[^/]+)', _Handler.preupload),
+    ('POST', f'/{MAYBE}{REPO}.git/info/lfs/objects/batch', _Handler.lfs_batch),
     ('PUT', '/lfs/(?P<oid>[0-9a-f]{64})', _Handler.lfs_put),
     ('POST', '/lfs/(?P<oid>[0-9a-f]{64})/verify', _Handler.lfs_verify),
-    ('POST', f'/api/models/{REPO}/commit/(?P<revision>[^/]+)', _Handler.commit),
+    ('POST', f'/api/{KIND}/{REPO}/commit/(?P<revision>[^/]+)', _Handler.commit),
     ('GET', '/api/models', _Handler.models),
-    ('GET', f'/api/models/{REPO}', _Handler.model),
-    ('GET', f'/api/models/{REPO}/revision/(?P<revision>[^/]+)', _Handler.model),
-    ('GET', f'/api/models/{REPO}/tree/(?P<revision>[^/]+)', _Handler.tree),
+    ('GET', '/api/collections', _Handler.list_collections),
+    ('POST', '/api/collections', _Handler.create_collection),
+    ('GET', f'/api/collections/{SLUG}', _Handler.collection),
+    ('POST', f'/api/collections/{SLUG}/items', _Handler.add_item),
+    ('PATCH', f'/api/collections/{SLUG}/items/(?P<item>[0-9a-f]+)', _Handler.change_item),
+    ('GET', f'/api/{KIND}/{REPO}', _Handler.model),
+    ('GET', f'/api/{KIND}/{REPO}/revision/(?P<revision>[^/]+)', _Handler.model),
+    ('GET', f'/api/{KIND}/{REPO}/tree/(?P<revision>[^/]+)', _Handler.tree),
     ('GET', f'/api/models/{REPO}/refs', _Handler.refs),
     ('POST', f'/api/models/{REPO}/tag/(?P<revision>[^/]+)', _Handler.tag),
-    ('GET', f'/{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)', _Handler.resolve),
+    ('GET', f'/{MAYBE}{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)', _Handler.resolve),
 ]
+
+
+class Client:
+    """A process with the Hub's address in its environment, which the client library reads once, at import."""
+    LOOP = '''
+import contextlib, io, json, os, sys
+import timm, torch, timm_ofa
+from timm_ofa import hub
+for line in sys.stdin:
+    request, out = json.loads(line), io.StringIO()
+    os.environ['HF_TOKEN'] = request['token']
+    try:
+        with contextlib.redirect_stdout(out):
+            exec(request['code'])
+        print(json.dumps(out.getvalue().strip()), flush=True)
+    except Exception as error:
+        print(json.dumps(f'{type(error).__name__}: {error}'), flush=True)
+'''
+
+    def __init__(self, server: HubServer, home: Path) -> None:
+        path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get('PYTHONPATH', '')])
+        self.process = subprocess.Popen(
+            [sys.executable, '-c', self.LOOP], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, **server.env(home), 'PYTHONPATH': path})
+
+    def __call__(self, code: str, token: str = 'hf_write') -> str:
+        """What the code printed, or its error."""
+        self.process.stdin.write(json.dumps({'code': code, 'token': token}) + '\n')
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait(timeout=30)

@@ -1,18 +1,16 @@
 """Published folders: saved, checked, pushed to a Hub on localhost with the real client, and loaded elsewhere."""
 import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import timm
 import torch
 import yaml
-from hub_server import HubServer, Repo
+from hub_server import Client, Repo
 
 import timm_ofa  # noqa: F401 - registers the entry-points
 from timm_ofa import hub
@@ -70,60 +68,6 @@ def copied(folder, tmp_path) -> Path:
     for path in folder.iterdir():
         (target / path.name).write_bytes(path.read_bytes())
     return target
-
-
-class Client:
-    """A process with the Hub's address in its environment, which the client library reads once, at import."""
-    LOOP = '''
-import contextlib, io, json, os, sys
-import timm, torch, timm_ofa
-from timm_ofa import hub
-for line in sys.stdin:
-    request, out = json.loads(line), io.StringIO()
-    os.environ['HF_TOKEN'] = request['token']
-    try:
-        with contextlib.redirect_stdout(out):
-            exec(request['code'])
-        print(json.dumps(out.getvalue().strip()), flush=True)
-    except Exception as error:
-        print(json.dumps(f'{type(error).__name__}: {error}'), flush=True)
-'''
-
-    def __init__(self, server: HubServer, home: Path) -> None:
-        path = os.pathsep.join([str(Path(hub.__file__).parents[1]), os.environ.get('PYTHONPATH', '')])
-        self.process = subprocess.Popen(
-            [sys.executable, '-c', self.LOOP], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, **server.env(home), 'PYTHONPATH': path})
-
-    def __call__(self, code: str, token: str = 'hf_write') -> str:
-        """What the code printed, or its error."""
-        self.process.stdin.write(json.dumps({'code': code, 'token': token}) + '\n')
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait(timeout=30)
-
-
-@pytest.fixture(scope='module')
-def running_server():
-    with HubServer() as found:
-        yield found
-
-
-@pytest.fixture
-def server(running_server) -> HubServer:
-    running_server.reset()
-    return running_server
-
-
-@pytest.fixture(scope='module')
-def client(running_server, tmp_path_factory):
-    found = Client(running_server, tmp_path_factory.mktemp('home'))
-    yield found
-    found.close()
 
 
 def edit(path: Path, change) -> None:
@@ -382,6 +326,94 @@ def test_a_download_is_checked_before_it_is_used(server, client, folder):
     assert client('print(hub.pull("acme/good").name)') == server.repos['acme/good'].commits[-1][0]
     server.tamper = lambda path, data: data[:-1] + b'!' if path == 'model.safetensors' else data
     assert 'has not the hash' in client('hub.pull("acme/changed")')
+    server.tamper = lambda path, data: data[:-9] if path == 'model.safetensors' else data
+    client(f'hub.publish({str(folder)!r}, "acme/truncated")')
+    line = client('hub.pull("acme/truncated")')
+    assert line.startswith('InputError: the transfer of acme/truncated failed') and '\n' not in line
     server.repos['acme/pickled'].files('main')['weights.pkl'] = b'x'
     assert 'pickles can run code' in client('hub.pull("acme/pickled")')
     assert 'is not on' in client('hub.pull("acme/absent")')
+
+
+def test_swapped_weights_are_refused_though_the_hub_lists_their_hash(server, client, folder):
+    client(f'hub.publish({str(folder)!r}, "acme/swapped")')
+    repo = server.repos['acme/swapped']
+    weights = save_file_bytes(make_model(make_record(), seed=1))
+    repo.commit({**repo.files('main'), 'model.safetensors': weights}, 'weights of another network, same shapes')
+    assert 'is not that which perf.json was written for' in client('hub.pull("acme/swapped")')
+    assert client('print(hub.pull("acme/swapped", "v1").is_dir())') == 'True'
+
+
+def test_weights_that_changed_on_this_disk_are_refused(client, server, folder):
+    client(f'hub.publish({str(folder)!r}, "acme/kept")')
+    line = client('''
+path = hub.pull('acme/kept') / 'model.safetensors'
+data = path.read_bytes()
+path.resolve().write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+hub.pull('acme/kept')''')
+    assert line.startswith('InputError: model.safetensors of acme/kept has not the hash') and '\n' not in line
+
+
+def save_file_bytes(model: torch.nn.Module) -> bytes:
+    return safetensors.torch.save({k: v.contiguous() for k, v in model.state_dict().items()}, {'format': 'pt'})
+
+
+# ---- collections --------------------------------------------------------------------------------------------------
+
+
+def items_of(server) -> dict[str, dict[str, str]]:
+    """Title of each collection -> repository -> its note."""
+    return {c['title']: {i['id']: i['note']['text'] for i in c['items']} for c in server.collections.values()}
+
+
+def test_publishing_lists_a_network_once_in_the_collection_of_its_device(server, client, tmp_path, folder):
+    done = client(f'''
+import json
+for name in 'abcdef':
+    done = hub.publish({str(folder)!r}, f'acme/{{name}}', collection=True)
+again = hub.publish({str(folder)!r}, 'acme/f', collection=True)
+print(json.dumps([done, again]))''')
+    first, again = json.loads(done)
+    title = 'timm_ofa: networks for my-cpu'
+    note = '82.50 % top-1 on digits; 1.9 ms on My CPU, onnxruntime-cpu 1.23, fp32, measured'
+    assert items_of(server) == {title: {f'acme/{name}': note for name in 'abcdef'}}
+    assert again == {**first, 'changed': False}
+    assert first['collections'] == [f'{server.url}/collections/{next(iter(server.collections))}']
+
+    fast = replace(make_record().measurements[0], latency_ms=1.25, p50_ms=1.25)
+    record = make_record(measurements=(fast, make_record().measurements[1]))
+    faster = hub.save_folder(tmp_path / NAME, make_model(record), record)
+    before = server.repos['acme/b'].files('main')
+    requests = len(server.requests)
+    client(f'hub.publish({str(faster)!r}, "acme/b", collection=True)')
+    after = server.repos['acme/b'].files('main')
+    assert {name for name in after if after[name] != before[name]} == {'README.md', 'perf.json'}
+    assert items_of(server) == {title: {
+        f'acme/{name}': note.replace('1.9', '1.25') if name == 'b' else note for name in 'abcdef'}}
+    assert [r.split()[0] for r in server.requests[requests:] if 'collections' in r] == ['GET', 'GET', 'PATCH']
+
+
+def test_each_device_has_its_collection_with_a_title_that_the_hub_takes(server, client, tmp_path):
+    fast = make_record().measurements[0]
+    devices = ['my-cpu', 'x' * 59 + 'y', 'x' * 59 + 'z']
+    record = make_record(measurements=tuple(replace(fast, device=d, latency_ms=3, p50_ms=3) for d in devices))
+    folder = hub.save_folder(tmp_path / NAME, make_model(record), record)
+    client(f'hub.publish({str(folder)!r}, "acme-lab/net", private=True, collection=True)')
+    assert len(items_of(server)) == 3 and all(list(items) == ['acme-lab/net'] for items in items_of(server).values())
+    assert all(c['private'] and c['owner']['name'] == 'acme-lab' for c in server.collections.values())
+
+
+def test_a_collection_that_cannot_be_written_loses_no_network(server, client, folder):
+    server.forbid = '/api/collections'
+    code = f'''
+import logging
+handler = logging.StreamHandler(sys.stdout)
+logging.getLogger('timm_ofa').addHandler(handler)
+done = hub.publish({str(folder)!r}, collection=True)
+logging.getLogger('timm_ofa').removeHandler(handler)
+print(done['version'], done['collections'])'''
+    warning, done = client(code).splitlines()
+    assert done == 'v1 []' and server.repos[REPO].tags
+    assert warning.startswith(f"{REPO} is published, but not listed: the Hub answered 403 for collection 'timm_ofa: ")
+    server.forbid = '(?!)'
+    assert len(client(code).splitlines()) == 1 and REPO in items_of(server)['timm_ofa: networks for my-cpu']

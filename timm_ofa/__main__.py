@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .configs import NamedSubnet, Weights
     from .finish import Source
     from .search import Candidate
+    from .shrink import FinetuneConfig
     from .space import SearchSpace
 
 RELEASED = 'released'  # instead of the path of a predictor
@@ -58,7 +59,8 @@ def _train(args: argparse.Namespace) -> None:
     config = load_config(args.config, args.set, data=args.data)
     output = Path(args.output or f'out/{config.name}')
     data = load_data(
-        config.data, stored_side(config.load_space()), holdout=config.holdout, limit=config.limit, seed=config.seed)
+        config.data, stored_side(config.load_space()), holdout=config.holdout, limit=config.limit, seed=config.seed,
+        decode=config.decode, images_per_epoch=config.images_per_epoch)
     supernet = train_supernet(config, data, output, resume=args.resume, tensorboard=args.tensorboard)
     if is_main_process():
         judge = SubnetJudge(supernet, data.train, data.test, augment=config.augment, seed=config.seed)
@@ -99,12 +101,16 @@ def _models(args: argparse.Namespace) -> None:
     from .configs import hub_configs, named_subnets
     from .space import load_space
 
+    if args.source:
+        return _published_models(args)
     subnets = {
         name: s for name, s in named_subnets().items() if args.device in (None, s.device)
         and (args.max_latency_ms is None or (s.latency_ms is not None and s.latency_ms <= args.max_latency_ms))}
     if not subnets:
         devices = sorted({s.device for s in named_subnets().values() if s.device})
-        raise InputError(f'no model for device {args.device!r} and that limit; devices: {", ".join(devices)}')
+        asked = [f'device {args.device!r:.60}'] if args.device else []
+        asked += [f'at most {args.max_latency_ms:g} ms'] if args.max_latency_ms else []
+        raise InputError(f'no model for {" and ".join(asked)}; raise the limit, or choose from {", ".join(devices)}')
     rows = [_model_row(name, s) for name, s in subnets.items()]
     rows.sort(key=lambda r: (r['family'], r['device'] or '', r['latency_ms'] or 0, r['macs_m']))
     if args.device is None and args.max_latency_ms is None:
@@ -113,6 +119,16 @@ def _models(args: argparse.Namespace) -> None:
     if args.format == 'table':
         rows = [{**row, 'top-1 %': _shown_top1(row), 'limit': row['limit'] or row['kind']} for row in rows]
     _show(args, ['name', 'family', 'limit', 'top-1 %', 'resolution', 'macs_m', 'params_m'], rows)
+
+
+def _published_models(args: argparse.Namespace) -> None:
+    from .catalog import model_rows
+
+    rows = model_rows(args.source, args.device, args.max_latency_ms)
+    if args.format == 'table':
+        rows = [{**row, 'top-1 %': _shown_top1(row)} for row in rows]
+    header = ['name', 'device', 'latency_ms', 'p90_ms', 'latency_source', 'runtime', 'top-1 %', 'resolution', 'macs_m']
+    _show(args, header, rows)
 
 
 def _model_row(name: str, subnet: NamedSubnet) -> dict:
@@ -148,22 +164,55 @@ def _profile(args: argparse.Namespace) -> None:
     from .profiler import profile_space
     from .space import load_space
 
+    if args.export_kit:
+        return _export_kit(args)
+    if args.out is None:
+        raise InputError('--out is missing; say where the profile goes, or give --export-kit DIR')
     _refuse_missing_folder(args.out)
-    profile = profile_space(
-        load_space(args.space), args.runtime, threads=args.threads, device=args.device, num_classes=args.num_classes,
-        resolutions=args.resolutions, seconds=args.seconds, seed=args.seed)
+    if args.import_kit:
+        from .kit import import_kit
+
+        if args.device is None:
+            raise InputError('--device is missing; give the slug of the device on which the kit ran, like my-phone')
+        profile = import_kit(args.import_kit, device=args.device, space=args.space)
+    else:
+        if args.space is None:
+            raise InputError('--space is missing; see timm-ofa spaces')
+        profile = profile_space(
+            load_space(args.space), args.runtime, precision=args.precision, threads=args.threads,
+            batch_size=args.batch_size, processor=args.processor, device=args.device, num_classes=args.num_classes,
+            resolutions=args.resolutions, seconds=args.seconds, partial_results=f'{args.out}.partial', seed=args.seed)
     profile.save(args.out)
     check = profile.check or {}
-    _show(args, ['profile', 'device', 'runtime', 'threads', 'rows', 'mape_pct', 'kendall_tau'], [dict(
-        profile=str(args.out), device=profile.device, runtime=profile.runtime, threads=profile.threads,
-        rows=len(profile.table), **check)])
+    header = ['profile', 'device', 'runtime', 'precision', 'threads', 'batch_size', 'rows', 'mape_pct', 'kendall_tau']
+    _show(args, header, [dict(
+        profile=str(args.out), device=profile.device, runtime=profile.runtime, precision=profile.precision,
+        threads=profile.threads, batch_size=profile.batch_size, rows=len(profile.table), **check)])
+
+
+def _export_kit(args: argparse.Namespace) -> None:
+    from .kit import export_kit
+
+    if args.space is None:
+        raise InputError('--space is missing; see timm-ofa spaces')
+    if args.runtime != 'onnxruntime':
+        raise InputError(f'--runtime {args.runtime!r:.60} does not go with --export-kit; leave it out, '
+                         'and choose on the device: run_kit.py --runtime')
+    folder = export_kit(
+        args.export_kit, args.space, precision=args.precision, batch_size=args.batch_size,
+        num_classes=args.num_classes, resolutions=args.resolutions, seed=args.seed)
+    _show(args, ['kit'], [dict(kit=str(folder))])
+    say('on the device, with numpy and onnxruntime: python run_kit.py; then bring back results.json')
 
 
 def _collect(args: argparse.Namespace) -> None:
-    from .accuracy import collect
+    from .accuracy import collect, launched
 
-    source = _source(args)
+    source, state = _source(args), launched()
+    source.supernet.to(state.device)
     records = collect(source.judge(source.data.holdout), source.data, args.num, args.out, seed=args.seed)
+    if not state.is_main_process:
+        return
     tops = sorted(top1 for _, top1 in records)
     _show(args, ['records', 'subnets', 'worst_pct', 'median_pct', 'best_pct'], [dict(
         records=str(args.out), subnets=len(records), worst_pct=tops[0], median_pct=tops[len(tops) // 2],
@@ -187,7 +236,7 @@ def _search(args: argparse.Namespace) -> None:
     from .finish import candidate_dict, save_front
     from .latency import load_profile
     from .limits import MaxMacs
-    from .predictor import load_predictor, load_upstream_predictor
+    from .released import load_predictor, load_upstream_predictor
     from .search import search
     from .space import load_space
 
@@ -251,12 +300,22 @@ def _specialize(args: argparse.Namespace) -> None:
                 say(f'measured {attempt.measured["latency_ms"]:.4g} ms is over the limit; next')
             candidate, measured = attempts[-1].candidate, [attempts[-1].measured]
     model, record = finish(
-        source, candidate, name=args.name, found=found, measured=measured, finetune_epochs=args.finetune_epochs)
+        source, candidate, name=args.name, found=found, measured=measured, training=_finetuning(args))
     folder = save_folder(args.out, model, record)
     _show(args, ['folder', 'top1_pct', 'limit_ms', 'predicted_ms', 'measured_ms', 'arch'], [dict(
         folder=str(folder), top1_pct=record.top1_pct, limit_ms=record.limit_ms, predicted_ms=record.predicted_ms,
         measured_ms=measured[-1]['latency_ms'] if measured else None, arch=str(record.arch))])
     say(f"load it: import timm, timm_ofa; timm.create_model('local-dir:{folder}', pretrained=True)")
+
+
+def _finetuning(args: argparse.Namespace) -> FinetuneConfig | None:
+    """How the network is trained on, if at all."""
+    from .configs import find_config
+    from .shrink import FinetuneConfig, load_finetune
+
+    if args.finetune:
+        return load_finetune(find_config(args.finetune).path)
+    return FinetuneConfig(args.finetune_epochs) if args.finetune_epochs else None
 
 
 def _specialize_named(args: argparse.Namespace) -> None:
@@ -270,7 +329,7 @@ def _specialize_named(args: argparse.Namespace) -> None:
         raise InputError(f"config {config.path.name!r:.120} is not of 'kind: subnet'; to train it: timm-ofa train")
     source = _source(args, config.subnet)
     name = args.name or config.name
-    model, record = finish_named(source, name, config.subnet, finetune_epochs=args.finetune_epochs)
+    model, record = finish_named(source, name, config.subnet, training=_finetuning(args))
     folder = save_folder(args.out or f'out/{name}', model, record)
     _show(args, ['folder', 'top1_pct', 'predicted_top1_pct', 'limit', 'arch'], [dict(
         folder=str(folder), top1_pct=record.top1_pct, predicted_top1_pct=record.predicted_top1_pct,
@@ -287,8 +346,8 @@ def _measure(args: argparse.Namespace) -> None:
     record = check_folder(args.folder)
     measured = measure_network(
         record.space.rows(record.arch, record.num_classes), args.runtime,
-        weights=load_file(Path(args.folder) / WEIGHTS), bn_eps=record.space.bn_eps, threads=args.threads,
-        batch_size=args.batch_size, seconds=args.seconds)
+        weights=load_file(Path(args.folder) / WEIGHTS), bn_eps=record.space.bn_eps, precision=args.precision,
+        threads=args.threads, batch_size=args.batch_size, seconds=args.seconds)
     _show(args, ['name', 'runtime', 'threads', 'latency_ms', 'p50_ms', 'p90_ms', 'predicted_ms', 'limit_ms'], [dict(
         name=record.name, predicted_ms=record.predicted_ms, limit_ms=record.limit_ms, **measured)])
 
@@ -299,12 +358,22 @@ def _publish(args: argparse.Namespace) -> None:
 
     if args.onnx:
         add_onnx(args.folder)
-    done = publish(args.folder, args.repo, private=args.private, dry_run=args.dry_run, force=args.force)
+    done = publish(args.folder, args.repo, private=args.private, dry_run=args.dry_run, force=args.force,
+                   collection=args.collection)
     if args.format == 'json':
         print(json.dumps(done, indent=1))
     else:
         print(table(['field', 'value'], [
             [k, ' '.join(v) if isinstance(v, list) else str(v)] for k, v in done.items()]))
+
+
+def _catalog(args: argparse.Namespace) -> None:
+    from .catalog import catalog
+    from .hub import publish_page
+
+    _refuse_missing_folder(args.out)
+    page = catalog(args.source, args.out)
+    print(publish_page(page, args.space, private=args.private, force=args.force) if args.space else page)
 
 
 def _import_upstream(args: argparse.Namespace) -> None:
@@ -332,9 +401,6 @@ def _source(args: argparse.Namespace, subnet: NamedSubnet | None = None) -> Sour
 
     if args.out is not None:
         _refuse_missing_folder(args.out)
-    calibration_images = getattr(args, 'num_calibration', CALIBRATION_IMAGES)
-    if calibration_images < 2:
-        raise InputError(f'--num-calibration {calibration_images} is too few; give {CALIBRATION_IMAGES} or so')
     own = subnet and f'{subnet.space.name}_supernet'
     supernet_id = args.supernet or own
     released = [name for name in (supernet_id, own) if name in hub_configs() and hub_configs()[name].weights]
@@ -350,14 +416,15 @@ def _source(args: argparse.Namespace, subnet: NamedSubnet | None = None) -> Sour
         side = max(side, stored_side(subnet.space.restrict(resolutions=[subnet.arch.resolution])))
     data = load_data(
         args.data, side, holdout=config.holdout if config else 0.1, limit=config.limit if config else None,
-        seed=config.seed if config else 0)
+        seed=config.seed if config else 0, decode=config.decode if config else 'auto',
+        images_per_epoch=config.images_per_epoch if config and args.data.startswith('stream:') else None)
     if supernet.num_classes != data.num_classes:
         cure = 'give images of the same classes' if is_released else 'train a supernet on this data'
         raise InputError(
             f'supernet {supernet_id!r:.100} has {supernet.num_classes} classes, data {data.name!r:.60} has '
             f'{data.num_classes}; {cure}')
     return Source(supernet, supernet_id, data, config.augment if config else Augment(), seed=args.seed,
-                  calibration_images=calibration_images)
+                  calibration_images=getattr(args, 'num_calibration', CALIBRATION_IMAGES))
 
 
 def _check_supernet_of(subnet: NamedSubnet, supernet_id: str, space: SearchSpace) -> None:
@@ -389,7 +456,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     def with_seed(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        sub.add_argument('--seed', type=int, default=0, help='of all random choices (default 0)')
+        sub.add_argument('--seed', type=_whole(0), default=0, help='of all random choices (default 0)')
         return sub
 
     def with_supernet(sub: argparse.ArgumentParser, required: bool = True) -> argparse.ArgumentParser:
@@ -419,20 +486,27 @@ def _parser() -> argparse.ArgumentParser:
 
     verb('spaces', _spaces, 'search spaces on the shelf', '--format json')
     verb('devices', _devices, 'device profiles on the shelf', '--format json')
-    sub = verb('models', _models, 'named networks', '--device samsung-note10 --max-latency-ms 25')
+    sub = verb('models', _models, 'named networks, or published ones', '--device samsung-note10 --max-latency-ms 25')
+    sub.add_argument('--source', metavar='ORG|DIR', help='those of an organization on the Hub, or of a folder')
     sub.add_argument('--device', help='slug of a device')
     sub.add_argument('--max-latency-ms', type=_positive, metavar='N')
 
     sub = with_seed(verb('profile', _profile, 'measure this machine',
                          '--space ofa_mbv3_tiny --runtime onnxruntime --out cpu.json'))
-    sub.add_argument('--space', required=True)
+    sub.add_argument('--space', help='needed but for --import-kit of a space on the shelf')
     sub.add_argument('--runtime', default='onnxruntime', help='default %(default)s')
-    sub.add_argument('--threads', type=int, default=1)
-    sub.add_argument('--device', help='slug; default from the name of the CPU')
-    sub.add_argument('--num-classes', type=int, help='of the head; default that of the space')
-    sub.add_argument('--resolutions', type=int, nargs='+', metavar='PX', help='default: all of the space')
+    sub.add_argument('--precision', default='fp32', help='fp32, fp16, bf16 or int8, as the runtime has it')
+    sub.add_argument('--threads', type=_whole(1), default=1)
+    sub.add_argument('--batch-size', type=_whole(1), default=1, metavar='N', help='images of a run (default 1)')
+    sub.add_argument('--processor', default='cpu', help='cpu or cuda (default cpu)')
+    sub.add_argument('--device', help='slug; default from the name of the processor')
+    sub.add_argument('--num-classes', type=_whole(1), help='of the head; default that of the space')
+    sub.add_argument('--resolutions', type=_whole(1), nargs='+', metavar='PX', help='default: all of the space')
     sub.add_argument('--seconds', type=_positive, default=20.0, help='about how long (default 20)')
-    sub.add_argument('--out', required=True, metavar='F')
+    kit = sub.add_mutually_exclusive_group()
+    kit.add_argument('--export-kit', metavar='DIR', help='write what measures another device: files and a script')
+    kit.add_argument('--import-kit', metavar='F', help='the results.json that came back from it')
+    sub.add_argument('--out', metavar='F', help='the profile; an interrupted run goes on from F.partial')
 
     sub = with_supernet(verb('collect', _collect, 'accuracies of sampled subnets; going on where a file ends',
                              '--supernet out/supernet --data fashion-mnist-12k --num 100 --out records.jsonl'))
@@ -465,8 +539,9 @@ def _parser() -> argparse.ArgumentParser:
                                                       '--supernet is by default the released one of its space')
     sub.add_argument('--profile', metavar='F', help='instead of the one that the front names')
     sub.add_argument('--no-measure', action='store_true', help='trust the prediction (another device)')
-    sub.add_argument('--finetune-epochs', type=int, default=0, metavar='N')
-    sub.add_argument('--num-calibration', type=int, default=2000, metavar='N',
+    sub.add_argument('--finetune-epochs', type=_whole(0), default=0, metavar='N', help='labels alone')
+    sub.add_argument('--finetune', metavar='YAML', help='or how, e.g. finetune_imagenet_25')
+    sub.add_argument('--num-calibration', type=_whole(2), default=2000, metavar='N',
                      help='training images for BatchNorm statistics (default %(default)s)')
     sub.add_argument('--name', help='of the network; default from device and limit')
     sub.add_argument('--out', metavar='DIR', help='default for --config: out/NAME')
@@ -474,8 +549,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb('measure', _measure, 'latency of a finished network on this machine', 'out/net --runtime onnxruntime')
     sub.add_argument('folder', metavar='DIR')
     sub.add_argument('--runtime', default='onnxruntime', help='default %(default)s')
-    sub.add_argument('--threads', type=int, default=1)
-    sub.add_argument('--batch-size', type=int, default=1)
+    sub.add_argument('--precision', default='fp32', help='fp32, fp16, bf16 or int8, as the runtime has it')
+    sub.add_argument('--threads', type=_whole(1), default=1)
+    sub.add_argument('--batch-size', type=_whole(1), default=1)
     sub.add_argument('--seconds', type=_positive, default=3.0)
 
     sub = verb('publish', _publish, 'a folder to the Hub (HF_ENDPOINT, HF_TOKEN)', 'out/net --repo acme/net --dry-run')
@@ -485,6 +561,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument('--dry-run', action='store_true', help='check, and say what would be published')
     sub.add_argument('--onnx', action='store_true', help='add model.onnx, any number of images at a time')
     sub.add_argument('--force', action='store_true', help='also over a repository that timm_ofa did not write')
+    sub.add_argument('--collection', action='store_true', help="list it in the account's collections, one a device")
+
+    sub = verb('catalog', _catalog, 'a page to browse published networks by device and latency',
+               '--source acme --out index.html')
+    sub.add_argument('--source', required=True, metavar='ORG|DIR', help='an organization on the Hub, or a folder')
+    sub.add_argument('--out', required=True, metavar='FILE.html')
+    sub.add_argument('--space', metavar='ORG/NAME', help='also bring it to the Hub, as a static Space')
+    sub.add_argument('--private', action='store_true', help='make that Space private')
+    sub.add_argument('--force', action='store_true', help='also over a Space that timm_ofa did not write')
 
     sub = verb('import-upstream', _import_upstream, 'what the authors of Once-for-All released -> our formats',
                '--name ofa_mbv3_w12_supernet --out out/supernet')
@@ -505,6 +590,19 @@ def _positive(text: str) -> float:
     if not 0 < value < float('inf'):
         raise argparse.ArgumentTypeError(f'{text!r:.40} is not a number above 0; write it without a unit, like 25')
     return value
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    """Reads a whole number that is not less."""
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= 2**31:
+            raise argparse.ArgumentTypeError(f'{text!r:.40} is not a whole number from {least} on; write one')
+        return value
+    return read
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -68,7 +68,8 @@ def publish(folder: str | Path, repo_id: str | None = None, *, private: bool = F
         api.create_repo(repo_id, private=private, exist_ok=True)
         before = api.model_info(repo_id)
         _check_ours(api, before, private, force)
-        commit = _upload(api, repo_id, stage, before.sha, f'{record.name} (timm_ofa {record.code_version})')
+        message = f'{record.name} (timm_ofa {record.code_version})'
+        commit = _upload(api, 'model', repo_id, stage, before.sha, message)
         _check_tags(api, repo_id, found['tags'])
         version = _tag_version(api, repo_id, commit)
     done = {'repo_id': repo_id, **found, 'url': f'{constants.ENDPOINT}/{repo_id}', 'commit': commit,
@@ -96,6 +97,36 @@ def pull(repo_id: str, revision: str | None = None) -> Path:
             f'{wrong[0]["path"]} of {repo_id} has not the hash that the Hub lists; delete {path} and pull again')
     check_folder(path)
     return path
+
+
+def publish_page(page: str | Path, space_id: str, *, private: bool = False, force: bool = False) -> str:
+    """Bring a page to the Hub as a static Space, in one commit, none when it is there already; gives its address.
+
+    Args:
+        space_id: 'namespace/name'.
+        private: Make the Space private. One that is public already is refused, not changed.
+        force: Overwrite a Space that timm_ofa did not write.
+    """
+    from huggingface_hub import SpaceCardData, constants
+
+    _check_repo_id(space_id)
+    api = _api()
+    with _one_line(f'Space {space_id}'), tempfile.TemporaryDirectory() as stage:
+        _writable_id(api, space_id, '')
+        is_new = not api.repo_exists(space_id, repo_type='space')
+        api.create_repo(space_id, repo_type='space', space_sdk='static', private=private, exist_ok=True)
+        before = api.space_info(space_id)
+        if private and not before.private:
+            raise InputError(f'{space_id} is public already; make it private in its settings, or leave out private')
+        if not (is_new or force or 'timm_ofa' in (before.tags or [])):
+            raise InputError(f'{space_id} exists and was not written by timm_ofa; choose another name, or force it')
+        title = space_id.split('/')[1]
+        data = SpaceCardData(title=title, sdk='static', app_file='index.html', tags=['timm_ofa'], pinned=False)
+        card = f'---\n{data.to_yaml()}\n---\n\nNetworks by device and latency, written by `timm-ofa catalog`.\n'
+        (Path(stage) / CARD).write_text(card, encoding='utf-8')
+        shutil.copyfile(page, Path(stage) / 'index.html')
+        _upload(api, 'space', space_id, stage, before.sha, 'Catalog')
+    return f'{constants.ENDPOINT}/spaces/{space_id}'
 
 
 @dataclass(frozen=True)
@@ -132,11 +163,13 @@ def find(source: str, device: str | None = None, max_latency_ms: float | None = 
     found = []
     for name, url, path in candidates:
         try:
+            if not name.isprintable():
+                raise InputError('the name holds characters that cannot be shown; rename it')
             if path is None:
                 raise InputError(f'there is no {CONFIG} or no {PERF} that may be read; publish it again')
             found.append(Found(name, load_record(path), url))
         except InputError as error:
-            _logger.warning('%s', f'left out: {name!r:.200}: {error}')
+            _logger.warning('left out: %.200r: %s', name, error)
     fits = partial(_fits, device=device, max_latency_ms=max_latency_ms)
     return sorted(filter(fits, found), key=lambda f: f.id)
 
@@ -237,7 +270,7 @@ def _check_ours(api: Any, info: Any, private: bool, force: bool) -> None:
         raise InputError(f'{info.id} exists and was not written by timm_ofa; choose another name, or force it')
 
 
-def _upload(api: Any, repo_id: str, stage: str, parent: str, message: str) -> str:
+def _upload(api: Any, kind: str, repo_id: str, stage: str, parent: str, message: str) -> str:
     """Make the repository equal to the folder and give the commit (sha).
 
     An answer may get lost after the commit was made, so what the repository holds decides, not the answer; `parent`
@@ -247,26 +280,26 @@ def _upload(api: Any, repo_id: str, stage: str, parent: str, message: str) -> st
 
     error: Exception | None = None
     for _ in range(ATTEMPTS):
-        if _equals_remote(api, repo_id, stage):
-            return api.model_info(repo_id).sha
+        if _equals_remote(api, kind, repo_id, stage):
+            return api.repo_info(repo_id, repo_type=kind).sha
         if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
             break
         try:
             api.upload_folder(
-                repo_id=repo_id, folder_path=stage, allow_patterns=list(FILES), delete_patterns='*',
-                parent_commit=parent, commit_message=message)
+                repo_id=repo_id, repo_type=kind, folder_path=stage, delete_patterns='*', parent_commit=parent,
+                commit_message=message)
             error = None
         except (HTTPError, RuntimeError) as problem:  # RuntimeError: how a failed transfer of a large file is reported
             error = problem
-    if _equals_remote(api, repo_id, stage):
-        return api.model_info(repo_id).sha
+    if _equals_remote(api, kind, repo_id, stage):
+        return api.repo_info(repo_id, repo_type=kind).sha
     if error:
         raise error
     raise InputError(f'{repo_id} does not hold the files that were sent; publish again')
 
 
-def _equals_remote(api: Any, repo_id: str, stage: str) -> bool:
-    check = api.verify_repo_checksums(repo_id, local_dir=stage)
+def _equals_remote(api: Any, kind: str, repo_id: str, stage: str) -> bool:
+    check = api.verify_repo_checksums(repo_id, repo_type=kind, local_dir=stage)
     return not check.mismatches and not check.extra_paths and set(check.missing_paths) <= {'.gitattributes'}
 
 
@@ -295,7 +328,7 @@ def _collect(api: Any, repo_id: str, record: Record, private: bool) -> list[str]
             with _one_line(f'collection {title!r}'):
                 urls.append(_list_in_collection(api, repo_id, title, _note(record, device), private))
         except InputError as error:
-            _logger.warning('%s', f'{repo_id} is published, but not listed: {error}')
+            _logger.warning('%s is published, but not listed: %s', repo_id, error)
     return urls
 
 
