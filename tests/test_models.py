@@ -248,6 +248,10 @@ def refusal(match, entry_point, **args):
     return str(error.value)
 
 
+def test_an_inverted_residual_needs_its_ratio():
+    refusal('ir_r1_k3_s1_c16_nre', 'ofa_mobilenetv3', arch_def=[['ds_r1_k3_s1_c16_nre'], ['ir_r1_k3_s1_c16_nre']])
+
+
 @ANY_ENTRY_POINT
 @pytest.mark.parametrize('old, new', [
     ('r1', 'r2'), ('_c', '_c9999'), ('_c', '_c0_'), ('_k', '_k4'), ('_k', '_k9'), ('s2', 's0'), ('s2', 's3'),

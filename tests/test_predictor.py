@@ -12,7 +12,8 @@ import torch
 
 from timm_ofa.errors import InputError
 from timm_ofa.latency import kendall_tau
-from timm_ofa.predictor import AccuracyPredictor, load_predictor, load_upstream_predictor
+from timm_ofa.predictor import AccuracyPredictor
+from timm_ofa.released import load_predictor, load_upstream_predictor
 from timm_ofa.space import Arch, load_space
 
 
@@ -129,7 +130,8 @@ def test_save_and_load_are_inverse(predictor, archs, space, tmp_path):
 @pytest.mark.parametrize('field, value', [
     ('format', 99), ('space', {}), ('space', 'ofa_mbv3_w10'), ('check', 3), ('mean_pct', 'x'),
     ('mean_pct', float('nan')), ('strengths', {}), ('strengths', []),
-    ('strengths', {'length': 0, 'smooth': 1, 'ridge': 1}),
+    ('strengths', {'length': 0, 'smooth': 1, 'ridge': 1}), ('mean_pct', 10**400), ('check', {'kendall_tau': None}),
+    ('check', {'rmse_pct': []}),
 ])
 def test_a_predictor_file_with_a_wrong_field_is_refused(predictor, tmp_path, field, value):
     predictor.save(tmp_path / 'p')
@@ -276,7 +278,7 @@ def authors(shared, tmp_path, monkeypatch):
     handler = partial(QuietHandler, directory=str(folder))
     with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr('timm_ofa.predictor.RELEASED_URL', f'http://127.0.0.1:{server.server_port}/')
+        monkeypatch.setattr('timm_ofa.released.RELEASED_URL', f'http://127.0.0.1:{server.server_port}/')
         monkeypatch.setattr('timm.models._hub.get_cache_dir', lambda: str(tmp_path / 'cache'))
         yield folder
         server.shutdown()

@@ -221,9 +221,18 @@ def test_an_upstream_resnet_is_read():
     assert str(arch).startswith('r224:s32,32,48:w168,408,1024,1328:k3,3/') and space.parse(str(arch)) == arch
 
 
+def test_a_restricted_space_reads_the_positions_of_the_whole_one():
+    space = load_space('ofa_resnet50d')
+    arch = {'d': 2, 'e': 0.35, 'w': 2, 'image_size': 256}
+    assert space.restrict(deepest=1, widths=2).from_upstream(arch) == space.max_arch()
+    with pytest.raises(InputError, match='2 blocks'):
+        space.restrict(deepest=1).from_upstream({**arch, 'd': 0})
+
+
 @pytest.mark.parametrize('change, naming', [
     ({'ks': 7}, "'ks'"), ({'ks': 7, 'e': 6, 'd': 4}, "'ks'"), ({'e': 6}, 'expand_ratio 6'),
-    ({'d': [2, 0, 0, 0]}, "'d'"), ({'d': [2, 0, 0, 0, 3]}, "'d'"), ({'d': [2, 0.5, 0, 0, 0]}, "'d'"), ({'d': [2, 10**30, 0, 0, 0]}, "'d'"),
+    ({'d': [2, 0, 0, 0]}, "'d'"), ({'d': [2, 0, 0, 0, 3]}, "'d'"),
+    ({'d': [2, 0.5, 0, 0, 0]}, "'d'"), ({'d': [2, 10**30, 0, 0, 0]}, "'d'"),
     ({'e': [0.25] * 20}, "'e' has 20"), ({'w': [2] * 5}, "'w' has 5"), ({'w': [3] * 6}, "'w' 3"),
     ({'w': [-1] * 6}, "'w' -1"), ({'w': [1.0] * 6}, "'w' 1.0"), ({'w': '222222'}, "'w' '222222'"),
     ({'w': None}, "'w' None"),
@@ -451,6 +460,19 @@ def test_every_field_of_a_space_file_is_checked(path, value):
     with pytest.raises(InputError, match=name) as error:
         SearchSpace.from_dict(data, 'space own.json')
     assert one_line(error).startswith('space own.json')
+
+
+def test_a_space_file_that_was_changed_is_read_anew(w12, tmp_path):
+    path = tmp_path / 'own.json'
+    for resolutions in ([160], [160, 192]):
+        path.write_text(json.dumps({**w12.to_dict(), 'name': 'own', 'resolutions': resolutions}))
+        assert list(load_space(path).resolutions) == resolutions
+
+
+@pytest.mark.parametrize('wanted', ['160', 160])
+def test_a_restriction_that_is_no_list_is_refused(w12, wanted):
+    with pytest.raises(InputError, match=r'resolutions .*160.* is not a list'):
+        w12.restrict(resolutions=wanted)
 
 
 @pytest.mark.parametrize('path, value, naming', [

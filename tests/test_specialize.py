@@ -130,6 +130,15 @@ def test_a_front_gives_the_same_values_back(saved, space, front):
     assert list(line) == ['resolution', 'kernel_size', 'expand_ratio', 'top1_pct', 'latency_ms']
 
 
+@pytest.mark.parametrize('limit, match', [(1e-6, 'no network within its limit'), (None, 'cannot be read')])
+def test_a_front_without_a_network_under_its_limit_is_refused(saved, space, limit, match):
+    path, _ = saved
+    meta = path.with_name(f'{path.name}.meta.json')
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), 'max_latency_ms': limit}))
+    with pytest.raises(InputError, match=match):
+        load_front(path, space)
+
+
 @pytest.mark.parametrize('how', ['torn line', 'no meta', 'torn meta', 'no file', 'no latency', 'list', 'list meta'])
 def test_a_front_that_cannot_be_read_is_refused(saved, space, how):
     path, _ = saved

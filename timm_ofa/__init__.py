@@ -10,7 +10,7 @@ from .hub import pull as pull
 from .latency import DeviceProfile as DeviceProfile
 from .latency import load_profile as load_profile
 from .predictor import AccuracyPredictor as AccuracyPredictor
-from .predictor import load_upstream_predictor as load_upstream_predictor
+from .released import load_upstream_predictor as load_upstream_predictor
 from .search import Candidate as Candidate
 from .search import Limit as Limit
 from .search import MaxMacs as MaxMacs

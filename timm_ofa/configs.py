@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from .errors import InputError, listed
+from .errors import InputError, listed, one_line
 from .fields import choice, number, read, text
 from .record import Search
 from .space import Arch, SearchSpace, shelf_space
@@ -190,8 +190,3 @@ def _read_subnet(data: Mapping[str, Any], where: str) -> NamedSubnet:
         return replace(subnet, arch=subnet.space.parse(subnet.arch))
     except InputError as error:
         raise InputError(f'{where}: arch: {error}') from None
-
-
-def one_line(error: BaseException) -> str:
-    """An error's kind and text for an error line."""
-    return f'{type(error).__name__}: {" ".join(str(error).split()):.120}'

@@ -6,11 +6,12 @@ Source: arXiv:1908.09791, section 3.4; the released training script for what the
 """
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
@@ -22,24 +23,24 @@ import timm
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from .accuracy import SubnetJudge
-from .data import Data, ImageSet
+from .accuracy import SubnetJudge, judge_together
+from .batches import EpochBatches
+from .data import Data
 from .elastic import synchronize_batch_norm
-from .errors import InputError
+from .errors import InputError, one_line
 from .files import save_tensors
 from .recipes import RECIPES, Targets
 from .runs import Checkpoints, Interrupted, Progress, RunLog, graceful_stop, open_run, save_supernet, versions
 from .shrink import Phase, TrainConfig, kept_ratios
 from .space import Arch, SearchSpace
 from .supernet import Supernet, new_supernet
+from .tables import say
 
 LOG_EVERY = 20  # steps; also how often losses are looked at
 
@@ -60,33 +61,6 @@ def make_accelerator(config: TrainConfig, tensorboard: Path | None = None) -> Ac
             f'batch_size {config.batch_size} does not divide into {accelerator.num_processes} processes x accumulate '
             f'{config.accumulate} of at least 2 images; make it a multiple of {parts}')
     return accelerator
-
-
-class EpochBatches:
-    """Batches of bytes and labels on the device; the order of an epoch is a function of (seed, epoch) alone, and each
-    process gets its part of every batch. An incomplete last batch is left out."""
-
-    def __init__(self, images: ImageSet, batch_size: int, seed: int, workers: int, accelerator: Accelerator):
-        self.images, self.batch_size, self.seed, self.workers = images, batch_size, seed, workers
-        self.accelerator = accelerator
-        if not len(self):
-            raise InputError(f'batch_size {batch_size} is more than the {len(images)} training images; lower it')
-
-    def __len__(self) -> int:
-        return len(self.images) // self.batch_size
-
-    def __call__(self, epoch: int, skip: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The batches of an epoch from the `skip`-th on."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.images))
-        parts = order[:len(self) * self.batch_size].reshape(len(self), self.accelerator.num_processes, -1)
-        mine = parts[skip:, self.accelerator.process_index].tolist()
-        for pixels, labels in DataLoader(
-                self.images, batch_sampler=mine, collate_fn=_as_is, num_workers=self.workers):
-            yield pixels.to(self.accelerator.device), labels.to(self.accelerator.device)
-
-
-def _as_is(batch):
-    return batch
 
 
 @dataclass
@@ -156,11 +130,11 @@ class Loop:
     def _step(self, phase, draw, teacher, pixels, labels, progress, done) -> None:
         """One optimizer step: the same images through every drawn subnet, gradients summed, as the original."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        archs = draw(np.random.default_rng([self.seed, progress.total_steps]), done)  # equal on all ranks
+        archs = draw(self._rng(progress, 1), done)  # equal on all ranks
         resolution = None if archs[0] is None else archs[0].resolution
-        torch.manual_seed(int(np.random.default_rng([self.seed, progress.total_steps, 1 + rank]).integers(2**62)))
+        torch.manual_seed(int(self._rng(progress, 3 + rank).integers(2**62)))
         x = self.prepare(
-            pixels, np.random.default_rng([self.seed, progress.total_steps, 0]), resolution, (rank, world))
+            pixels, self._rng(progress, 2), resolution, (rank, world))
         parts = list(zip(x.chunk(self.accumulate), labels.chunk(self.accumulate)))
         for i, (images, truth) in enumerate(parts):
             soft_targets = self._ask(teacher, phase, images)
@@ -170,6 +144,10 @@ class Loop:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_grad)
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def _rng(self, progress: Progress, purpose: int) -> np.random.Generator:
+        """Numbers of their own for each step and purpose; 0 would be no purpose: seeds ignore zeros at their end."""
+        return np.random.default_rng([self.seed, progress.total_steps, purpose])
 
     def _ask(self, teacher: nn.Module | None, phase: Phase, images: torch.Tensor) -> torch.Tensor | None:
         """The teacher's probabilities (B, K), where this phase wants them."""
@@ -227,6 +205,14 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
+def keep_freed_memory() -> None:
+    """Let the C library keep what a step frees for the next one; page faults take a tenth of a step on a CPU."""
+    with suppress(OSError, TypeError, AttributeError):  # another library than glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: bytes at its end that may lie idle
+
+
 def train_supernet(
         config: TrainConfig,
         data: Data,
@@ -246,8 +232,12 @@ def train_supernet(
     """
     output = Path(output)
     accelerator = make_accelerator(config, output if tensorboard else None)
+    if accelerator.device.type == 'cpu':
+        keep_freed_memory()
     if accelerator.is_main_process:
         open_run(config, output, resume)
+        n = accelerator.num_processes
+        say(f'{n} {"process" if n == 1 else "processes"} on {accelerator.device}, {config.batch_size // n} images each')
     accelerator.wait_for_everyone()
     if tensorboard:
         accelerator.init_trackers('tensorboard')
@@ -260,7 +250,8 @@ def train_supernet(
     if synchronize:
         synchronize_batch_norm(supernet)
     supernet = supernet.to(device=accelerator.device, memory_format=torch.channels_last)
-    batches = EpochBatches(data.train, config.batch_size, config.seed, config.workers, accelerator)
+    batches = EpochBatches(
+        data.train, config.batch_size, config.seed, config.workers, accelerator, config.augment)
     optimizer = create_optimizer_v2(
         supernet, opt='sgd', lr=config.phases[0].lr, momentum=config.momentum, weight_decay=config.weight_decay)
     model, optimizer = accelerator.prepare(supernet, optimizer)
@@ -287,7 +278,7 @@ def train_supernet(
         disable=not accelerator.is_main_process)
     loop = Loop(
         accelerator, model, optimizer, batches, len(batches),
-        lambda pixels, rng, resolution, part: config.augment(pixels, space, resolution, rng, part), config.seed,
+        lambda pixels, rng, resolution, part: batches.augment(pixels, space, resolution, rng, part), config.seed,
         config.label_smoothing, config.clip_grad, config.accumulate, log, bar)
     with bar, graceful_stop() as stopped:
         def save(progress: Progress, why: int) -> None:
@@ -302,12 +293,12 @@ def train_supernet(
                 supernet.sort_channels(kept_ratios(config.phases, i))
             began = time.perf_counter()
             here = loop.run_phase(
-                phase, partial(_draw, recipe, subspace, phase.subnets_per_step), teacher, here,
+                phase, partial(recipe.draw, subspace, phase.subnets_per_step), teacher, here,
                 lambda: checkpoints.due(stopped()), save)
-            largest = subspace.max_arch()
+            ends = subspace.max_arch(), subspace.min_arch(max(subspace.resolutions))
+            largest_pct, smallest_pct = (round(top1_pct, 2) for top1_pct in judge_together(judge, ends))
             log(dict(
-                event='phase', phase=phase.name, largest_top1_pct=round(judge.top1_pct(largest), 2),
-                smallest_top1_pct=round(judge.top1_pct(subspace.min_arch(largest.resolution)), 2)))
+                event='phase', phase=phase.name, largest_top1_pct=largest_pct, smallest_top1_pct=smallest_pct))
             log.time(dict(event='phase', phase=phase.name, seconds=round(time.perf_counter() - began, 1)))
             if own_teacher and i == 0 and len(config.phases) > 1:
                 if accelerator.is_main_process:
@@ -324,10 +315,6 @@ def train_supernet(
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return supernet
-
-
-def _draw(recipe, subspace: SearchSpace, n: int, rng: np.random.Generator, done: float) -> list[Arch]:
-    return recipe.draw(subspace, n, rng, done)
 
 
 def finetune(
@@ -399,9 +386,9 @@ def load_teacher(source: str, supernet: Supernet) -> nn.Module:
     name = f'local-dir:{source}' if Path(source).is_dir() else source
     try:
         model = timm.create_model(name, pretrained=True)
-    except (RuntimeError, OSError, ValueError, KeyError, AssertionError, SafetensorError) as error:
+    except Exception as error:  # a folder of another make may hold anything
         raise InputError(
-            f'teacher {source!r:.120} cannot be loaded ({str(error).splitlines()[0]:.160}); '
+            f'teacher {source!r:.120} cannot be loaded ({one_line(error):.300}); '
             'give a timm model with weights, or a folder that timm loads') from None
     if model.num_classes != supernet.num_classes:
         raise InputError(

@@ -11,3 +11,9 @@ def listed(values, limit: int = 12) -> str:
     if len(texts) > limit:
         texts = texts[:3] + ['...'] + texts[-1:]
     return ', '.join(texts)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, for an error line: its kind and text, of an `InputError` the text alone."""
+    text = ' '.join(str(error).split())
+    return text if isinstance(error, InputError) else f'{type(error).__name__}: {text:.120}'

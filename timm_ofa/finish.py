@@ -15,9 +15,10 @@ from accelerate import Accelerator
 from torch import nn
 
 from .accuracy import CALIBRATION_IMAGES, SubnetJudge, evaluate, supernet_digest
+from .batches import EpochBatches
 from .configs import NamedSubnet
 from .data import Augment, Data, ImageSet
-from .engine import EpochBatches, finetune, load_teacher
+from .engine import finetune, load_teacher
 from .errors import InputError
 from .files import write_text
 from .latency import DeviceProfile
@@ -70,7 +71,7 @@ def arch_timer(space: SearchSpace, profile: DeviceProfile, seconds: float = 2.0)
             f'profile {profile.name!r} is of {profile.device}, this machine is {this_device()[0]}; '
             'leave out measuring here (--no-measure)')
     return lambda arch: measure_network(
-        space.rows(arch, profile.num_classes), profile.runtime, threads=profile.threads,
+        space.rows(arch, profile.num_classes), profile.runtime, precision=profile.precision, threads=profile.threads,
         batch_size=profile.batch_size, seconds=seconds)
 
 
@@ -117,14 +118,17 @@ def load_front(path: str | Path, space: SearchSpace) -> FrontFile:
             fields = json.loads(line)
             top1_pct, latency_ms = float(fields.pop('top1_pct')), float(fields.pop('latency_ms'))
             candidates.append(Candidate(space.check(Arch.from_dict(fields)), top1_pct, latency_ms))
-        file = FrontFile(**meta, front=tuple(candidates))
+        file = FrontFile(**{**meta, 'max_latency_ms': float(meta['max_latency_ms'])}, front=tuple(candidates))
     except InputError as error:
         raise InputError(f'front {Path(path).name} line {len(candidates) + 1}: {error}') from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise InputError(f'front {str(path)!r:.120} cannot be read; give what `timm-ofa search --out` wrote') from None
     if file.space != space.name:
         raise InputError(
             f'front {Path(path).name} is of {file.space!r:.60}, the supernet of {space.name}; search again')
+    if not any(c.latency_ms <= file.max_latency_ms for c in file.front):
+        raise InputError(
+            f'front {Path(path).name} has no network within its limit, {file.max_latency_ms:g} ms; search again')
     return file
 
 
@@ -205,11 +209,12 @@ def _finetune(source: Source, judge: SubnetJudge, arch: Arch, model: nn.Module, 
         teacher = judge.subnet(space.max_arch(arch.resolution)).requires_grad_(False)
     elif config.teacher:
         teacher = load_teacher(config.teacher, source.supernet)
-    batches = EpochBatches(source.data.train, config.batch_size, source.seed, config.workers, Accelerator())
+    batches = EpochBatches(
+        source.data.train, config.batch_size, source.seed, config.workers, Accelerator(), source.augment)
     return finetune(
         model, batches, steps_per_epoch=len(batches), phase=config.phase, teacher=teacher, momentum=config.momentum,
         weight_decay=config.weight_decay, label_smoothing=config.label_smoothing, seed=source.seed,
-        prepare=lambda pixels, rng, _, part: source.augment(pixels, space, arch.resolution, rng, part)).eval()
+        prepare=lambda pixels, rng, _, part: batches.augment(pixels, space, arch.resolution, rng, part)).eval()
 
 
 def finish_named(source: Source, name: str, subnet: NamedSubnet, *, training: FinetuneConfig | None = None,

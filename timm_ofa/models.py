@@ -1,8 +1,9 @@
 """Subnets as stock timm networks.
 
 Nothing here is a network of our own: an arch becomes strings in timm's arch-def grammar, and timm's `MobileNetV3`,
-`EfficientNet` or `ByobNet` is built from them. The registered entry-points take those strings as JSON arguments, so
-that a saved folder or a Hub repository loads through `timm.create_model` with its own architecture.
+`EfficientNet` or `ByobNet` (whose stem may have a residual convolution here) is built from them. The registered
+entry-points take those strings as JSON arguments, so that a saved folder or a Hub repository loads through
+`timm.create_model` with its own architecture.
 
 Paper: `Once-for-All: Train One Network and Specialize it for Efficient Deployment` - https://arxiv.org/abs/1908.09791
 """
@@ -41,7 +42,7 @@ ACT_LAYERS = {'re': 'relu', 'r6': 'relu6', 'hs': 'hard_swish'}
 PAPER = dict(paper_ids='arXiv:1908.09791', paper_name='Once-for-All: Train One Network and Specialize it')
 RATIO = r'(?P<ratio>\d{1,2}(\.\d{1,4})?)'
 MOBILE_ROW = re.compile(
-    rf'(ds|ir|cn)_r1_k[13579]_s(?P<stride>[12])(_e{RATIO})?_c(?P<width>\d{{1,4}})(_se0\.\d{{1,4}})?_n(?P<act>re|r6|hs)')
+    rf'(ds|cn|ir(?=.*_e))_r1_k[13579]_s(?P<stride>[12])(_e{RATIO})?_c(?P<width>\d{{1,4}})(_se0\.\d{{1,4}})?_n(?P<act>re|r6|hs)')
 BOTTLE_ROW = re.compile(rf'bottle_r1_k3_s(?P<stride>[12])_e{RATIO}_c(?P<width>\d{{1,4}})_n(?P<act>re|r6|hs)')
 MAX_STAGES, MAX_BLOCKS = 12, 16
 

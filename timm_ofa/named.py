@@ -24,13 +24,13 @@ from timm.models import load_state_dict as load_checkpoint_file
 from timm.models._builder import resolve_pretrained_cfg
 from torch import nn
 
-from .configs import HubConfig, NamedSubnet, Weights, hub_configs, one_line
+from .configs import HubConfig, NamedSubnet, Weights, hub_configs
 from .convert import convert_upstream
-from .errors import InputError
+from .errors import InputError, one_line
 from .files import fetch, save_tensors
 from .models import ENTRY_POINTS, PAPER, data_cfg, model_args
 from .space import SearchSpace, load_space
-from .supernet import create_supernet, supernet_cfg
+from .supernet import chosen_space, create_supernet, supernet_cfg
 
 __all__: list[str] = []  # the model registry adds each entry-point
 
@@ -104,8 +104,7 @@ def create_named_supernet(
         **kwargs,
 ) -> nn.Module:
     """Build the supernet of a training configuration, or one like it: of another space, at fewer resolutions."""
-    chosen = SearchSpace.from_dict(space) if isinstance(space, Mapping) else load_space(space or default_space)
-    chosen = chosen.restrict(resolutions=resolutions)
+    chosen = chosen_space(space, default_space, resolutions)
     weights_kwargs = _weights_kwargs(
         hub_configs()[name], lambda *shape: _supernet_reference(name, chosen, *shape), pretrained,
         _take_cfg(name, kwargs), kwargs)
@@ -218,7 +217,7 @@ def fetch_weights(config: HubConfig, cfg: PretrainedCfg, reference: Reference,
             return Path(download())
         except (OSError, ValueError) as error:  # what the Hub's client and we raise
             _logger.info('weights of %s: %s failed (%s)', config.name, address, one_line(error))
-            reason = str(error) if isinstance(error, InputError) else one_line(error)
+            reason = one_line(error)
             failures.append(reason if address in reason else f'{address} ({reason})')
     raise InputError(
         f'weights of {config.name!r} could not be loaded: {"; ".join(failures) or "no source is set"}; '

@@ -46,7 +46,7 @@ def _read(path: Path, space: SearchSpace) -> list[tuple[int, Row, RowCost]]:
     try:
         resolution = int(path.name.removesuffix(SUFFIX))
         entries = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (ValueError, OSError, yaml.YAMLError) as error:
+    except (ValueError, OSError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f'table {path.name} cannot be read ({str(error)!r:.60}); give a published one') from None
     if resolution not in (*space.resolutions, *space.extra_resolutions):
         raise InputError(f'table {path.name}: resolution {resolution} is not in {space.name}; remove the file')
@@ -59,7 +59,7 @@ def _cost(row: Row, entries, where: str, space: SearchSpace) -> RowCost:
     for key in _upstream_keys(row):
         try:
             parts.append((float(entries[key]['mean']), int(entries[key]['count'])))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise InputError(
                 f'table {where}: entry {key} is missing or has no mean and count; '
                 f'give the published table, and the space that was measured ({space.name} was asked for)') from None

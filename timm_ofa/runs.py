@@ -7,7 +7,7 @@ import platform
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -20,7 +20,7 @@ import yaml
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from .errors import InputError
+from .errors import InputError, one_line
 from .files import replacing, save_tensors, write_text
 from .shrink import TrainConfig
 from .supernet import Supernet
@@ -102,7 +102,7 @@ class Checkpoints:
             shutil.rmtree(temporary, ignore_errors=True)
             kept = max((path.name for path in self.folder.glob('step-*')), default='none')
             raise InputError(
-                f'checkpoint {str(final)!r:.120} cannot be written ({str(error).splitlines()[0]:.120}); free space and '
+                f'checkpoint {str(final)!r:.120} cannot be written ({one_line(error)}); free space and '
                 f'resume; the last complete one: {kept}') from None
         self.accelerator.wait_for_everyone()
         self.last = time.monotonic()
@@ -197,8 +197,9 @@ def save_supernet(supernet: Supernet, folder: Path, about: dict) -> None:
 def supernet_config(folder: str | Path) -> TrainConfig | None:
     """The configuration with which a supernet's folder was trained; None where it is not known."""
     file = Path(folder) / 'config.json'
-    block = json.loads(file.read_text()).get('timm_ofa') or {} if file.exists() else {}
-    return TrainConfig.from_dict(block['training'], file.name) if 'training' in block else None
+    block = json.loads(file.read_text()).get('timm_ofa') if file.exists() else None
+    training = block.get('training') if isinstance(block, Mapping) else None
+    return training and TrainConfig.from_dict(training, file.name)
 
 
 def versions() -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from .data import Augment
+from .data import DECODE, Augment
 from .errors import InputError, listed
 from .fields import MAX_LONG_TEXT, choice, number, plain, read, text
 from .recipes import RECIPES
@@ -64,6 +64,8 @@ class TrainConfig:
     clip_grad: float | None = number(default=None)  # norm; the original does not clip
     holdout: float = number(1e-6, 0.9, default=0.1)  # share of the training images on which subnets are compared
     limit: int | None = number(1, default=None)  # at most so many training images
+    decode: str = choice(*DECODE, default='auto')  # images once into memory, or each time; auto: once where they fit
+    images_per_epoch: int | None = number(1, default=None)  # of a stream; None: what the data set tells
     precision: str = choice('no', 'bf16', 'fp16', default='no')  # Accelerate's mixed precision
     workers: int = number(default=0)  # loader processes
     accumulate: int = number(1, 4096, default=1)  # parts in which each process takes its share of a batch

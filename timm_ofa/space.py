@@ -11,9 +11,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,8 @@ class SearchSpace:
                 least and begins with the stem's (2 keeps its residual convolution); 'w' are indices of the widths of
                 the stem's two convolutions and of the stages.
         """
+        if self.name in space_names() and self.stages != load_space(self.name).stages:  # positions of the whole space
+            return self.check(load_space(self.name).from_upstream(data))
         needed, known = ({'d', 'e', 'w'}, {'image_size'}) if self.elastic_widths else (
             {'d', 'e', 'ks'}, {'r', 'image_size', 'wid'})
         if not isinstance(data, Mapping):
@@ -265,13 +268,11 @@ class SearchSpace:
             'width': widths[0], 'stem_width': widths[1]}))
 
     def _upstream_widths(self, index: list, keeps_residual: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        choices = len(self.stages[0].widths)
-        for i in index:
-            if not _whole(i) or not 0 <= i < choices:
-                raise InputError(f"upstream 'w' {i!r:.40} is not the index of a width; give 0 to {choices - 1}")
-        inner = sorted({stem[0] for stem in self.stem_widths})
-        inner = [inner[0]] * (choices - len(inner)) + inner  # of the original's widths the smallest may coincide
-        outer = sorted({stem[-1] for stem in self.stem_widths})
+        inner, outer = (sorted({stem[end] for stem in self.stem_widths}) for end in (0, -1))
+        inner = [inner[0]] * (len(outer) - len(inner)) + inner  # of the original's widths the smallest may coincide
+        for i, choices in zip(index, (inner, outer, *(s.widths for s in self.stages))):
+            if not _whole(i) or not 0 <= i < len(choices):
+                raise InputError(f"upstream 'w' {i!r:.40} is not the index of a width; give 0 to {len(choices) - 1}")
         mid, out = inner[index[0]], outer[index[1]]
         return self._said_widths(
             (mid, mid, out) if keeps_residual else (mid, out), [s.widths[i] for s, i in zip(self.stages, index[2:])])
@@ -288,6 +289,8 @@ class SearchSpace:
         def keep(have: tuple, wanted: Sequence | None, name: str) -> tuple:
             if wanted is None or len(have) == 1:
                 return have
+            if isinstance(wanted, str) or not isinstance(wanted, Iterable):
+                raise InputError(f'{name} {wanted!r:.40} is not a list; write it like {list(have[:2])}')
             kept = tuple(v for v in have if v in wanted)
             if not kept:
                 raise InputError(f'{name} {listed(wanted)}: none is in {self.name}; choose from {listed(have)}')
@@ -589,16 +592,23 @@ def _whole(value: object) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def space_names() -> list[str]:
+@cache
+def space_names() -> tuple[str, ...]:
     """The spaces on the shelf."""
-    return sorted(path.stem for path in SPACES_DIR.glob('*.json'))
+    return tuple(sorted(path.stem for path in SPACES_DIR.glob('*.json')))
 
 
 def load_space(name: str | Path | SearchSpace) -> SearchSpace:
     """A search space from the shelf by name, or from a JSON file by path; raises `InputError`."""
     if isinstance(name, SearchSpace):
         return name
-    return _load_space(str(name))
+    if str(name) in space_names():
+        return _shelf_space(str(name))
+    path = Path(str(name))
+    if path.suffix != '.json' or not os.path.isfile(path):  # False for what can be no path
+        raise InputError(
+            f'search space {str(name)!r:.120} is not known; choose from {listed(space_names())}, or give a .json file')
+    return _read_space(path)
 
 
 def shelf_space(value: Any, where: str) -> SearchSpace:
@@ -610,14 +620,14 @@ def shelf_space(value: Any, where: str) -> SearchSpace:
     return load_space(value)
 
 
-@lru_cache(maxsize=64)
-def _load_space(name: str) -> SearchSpace:
-    path = SPACES_DIR / f'{name}.json' if name in space_names() else Path(name)
-    if path.suffix != '.json' or not path.is_file():
-        raise InputError(
-            f'search space {name!r:.120} is not known; choose from {listed(space_names())}, or give a .json file')
+@cache
+def _shelf_space(name: str) -> SearchSpace:
+    return _read_space(SPACES_DIR / f'{name}.json')
+
+
+def _read_space(path: Path) -> SearchSpace:
     try:
-        data = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f'search space {name!r:.120} is not JSON ({error}); mend the file') from None
+        data = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f'search space {str(path)!r:.120} is not JSON ({error}); mend the file') from None
     return SearchSpace.from_dict(data, f'search space {path.name}')

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import timm
 import torch
-from safetensors import SafetensorError
 from timm.layers import ConvNormAct
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.efficientnet import EfficientNet
@@ -19,7 +18,7 @@ from torch import fx, nn
 from torch.utils.checkpoint import checkpoint
 
 from .elastic import ElasticBottleneck, ElasticInvertedResidual, first_channels_conv_norm_act
-from .errors import InputError
+from .errors import InputError, one_line
 from .models import (
     ENTRY_POINTS,
     PAPER,
@@ -242,6 +241,13 @@ def create_supernet(name: str, space: SearchSpace, pretrained: bool = False, **k
         **network_kwargs(**args, kwargs=kwargs))
 
 
+def chosen_space(space: str | Mapping | None, default: str | SearchSpace,
+                 resolutions: Sequence[int] | None) -> SearchSpace:
+    """The space that an entry-point is asked for: by name or JSON content, if wished at fewer resolutions (px)."""
+    chosen = SearchSpace.from_dict(space) if isinstance(space, Mapping) else load_space(space or default)
+    return chosen.restrict(resolutions=resolutions)
+
+
 def supernet_cfg(space: SearchSpace) -> dict:
     """timm's pretrained cfg of a supernet without weights."""
     return dict(url='', num_classes=space.num_classes, **data_cfg(space), license='apache-2.0', **PAPER)
@@ -260,8 +266,7 @@ def _register(name: str, default_space: str) -> None:
             resolutions: Sequence[int] | None = None,
             **kwargs,
     ) -> Supernet:
-        chosen = SearchSpace.from_dict(space) if isinstance(space, Mapping) else load_space(space or default_space)
-        return create_supernet(name, chosen.restrict(resolutions=resolutions), pretrained, **kwargs)
+        return create_supernet(name, chosen_space(space, default_space, resolutions), pretrained, **kwargs)
 
     entry_point.__name__ = entry_point.__qualname__ = name
     entry_point.__doc__ = (
@@ -289,9 +294,9 @@ def load_supernet(source: str, **kwargs) -> Supernet:
     name = source if ':' in source else f'local-dir:{source}'
     try:
         model = timm.create_model(name, pretrained=True, **kwargs)
-    except (RuntimeError, OSError, ValueError, KeyError, AssertionError, SafetensorError) as error:
+    except Exception as error:  # a folder of another make may hold anything
         raise InputError(
-            f'supernet {source!r:.120} cannot be loaded ({str(error).splitlines()[0]:.160}); '
+            f'supernet {source!r:.120} cannot be loaded ({one_line(error):.300}); '
             'give a folder that train.py wrote, or hf-hub:ORG/NAME') from None
     if not isinstance(model, Supernet):
         raise InputError(f'{source!r:.120} is a {type(model).__name__}, not a supernet; give one that train.py wrote')

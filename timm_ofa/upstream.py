@@ -13,11 +13,11 @@ from pathlib import Path
 import timm
 
 from .configs import HubConfig, NamedSubnet, hub_configs
-from .errors import InputError, listed
+from .errors import InputError, listed, one_line
 from .files import fetch
 from .named import read_upstream, weights_cure
-from .predictor import RELEASED, load_upstream_predictor
 from .record import Accuracy, Record
+from .released import RELEASED, load_upstream_predictor
 from .space import space_names
 
 PREDICTORS = {f'{space}_predictor': space for space in RELEASED}
@@ -57,7 +57,11 @@ def _import_weights(name: str, config: HubConfig | None, source: str | Path | No
         cure = weights_cure(config) if config and config.subnet else 'give a file with --from'
         raise InputError(f'weights of {name!r} were never released; {cure}')
     model = timm.create_model(name)
-    model.load_state_dict(read_upstream(source, model))
+    try:
+        model.load_state_dict(read_upstream(source, model))
+    except RuntimeError as error:  # our names already, but not of this network
+        raise InputError(f'{str(source)!r:.200} is not of {name!r} ({one_line(error)}); '
+                         'give the checkpoint of this very architecture') from None
     if config and config.subnet:
         return save_folder(out, model, subnet_record(name, config.subnet))
     out = Path(out)
@@ -77,13 +81,14 @@ def _import_predictor(space: str, source: str | Path | None, out: str | Path) ->
 def _import_tables(source: str | Path | None, out: str | Path) -> Path:
     from .note10 import import_note10_tables
 
+    out = Path(out).with_suffix('.json')  # which `load_profile` wants
     with tempfile.TemporaryDirectory() as folder:
         if source is None:
             for resolution in TABLE_RESOLUTIONS:
                 url = TABLE_URL.format(resolution)
                 fetch(url, Path(folder) / url.rpartition('/')[2])
         import_note10_tables(source or folder).save(out)
-    return Path(out)
+    return out
 
 
 @contextmanager
