@@ -119,8 +119,16 @@ def test_images_too_many_for_memory_are_decoded_each_time(digits, monkeypatch):
     monkeypatch.setattr('timm_ofa.data.MEMORY_LIMIT', 0)
     again = load_data('digits', 24)
     assert torch.equal(again.train.fetch([3, 1, 7]), digits.train.fetch([3, 1, 7]))
-    pixels, labels = again.train.__getitems__([3, 1])
-    assert torch.equal(pixels[0], again.train[3][0]) and labels[0] == again.train[3][1] == digits.train.labels[3]
+    pixels, labels = again.train.load([3, 1])
+    assert torch.equal(pixels, digits.train.fetch([3, 1])) and labels.tolist() == digits.train.labels[[3, 1]].tolist()
+    assert not again.train.in_memory and again.train._pixels is None
+
+
+@pytest.mark.parametrize('decode, in_memory', [('once', True), ('always', False), ('auto', True)])
+def test_when_images_are_decoded_is_a_choice(digits, decode, in_memory):
+    data = load_data('digits', 24, decode=decode)
+    assert torch.equal(data.train.fetch([3, 1]), digits.train.fetch([3, 1]))
+    assert data.train.in_memory == data.holdout.in_memory == (data.train._pixels is not None) == in_memory
 
 
 @pytest.mark.parametrize('prepare, naming', [
@@ -239,6 +247,36 @@ def test_area_crops_show_the_share_that_they_are_told(space):
     x = Augment(crop='area', scale=(0.25, 0.25), flip=False)(ramp, space, 32, np.random.default_rng(0))
     width = (x[:, 0, 16, 24] - x[:, 0, 16, 8]) * space.std[0] * 255 / 8 / 16
     assert 0.5 * np.sqrt(3 / 4) - 1e-3 < width.min() < 0.45 and 0.55 < width.max() < 0.5 * np.sqrt(4 / 3) + 1e-3
+
+
+@pytest.mark.parametrize('width, height', [(500, 375), (40, 300), (3, 2), (1, 1)])
+def test_boxes_of_random_crops_lie_within_the_image_and_are_as_large_as_told(width, height):
+    boxes = np.array([Augment(crop='area').box(width, height, np.random.default_rng([i, 1])) for i in range(500)])
+    left, top, right, bottom = boxes.T
+    assert (left >= 0).all() and (top >= 0).all() and (right <= width).all() and (bottom <= height).all()
+    assert (right > left).all() and (bottom > top).all() and (boxes == boxes.round()).all()
+    if width == 500:
+        share, ratio = (right - left) * (bottom - top) / (width * height), (right - left) / (bottom - top)
+        assert 0.07 < share.min() < 0.15 and share.max() > 0.9 and ratio.min() > 0.74 and ratio.max() < 1.35
+        assert len(set(left)) > 100 and len(set(top)) > 100
+
+
+def test_boxes_are_drawn_as_torchvision_draws_them():
+    from torchvision.transforms import RandomResizedCrop
+    torch.manual_seed(0)
+    theirs = np.array([RandomResizedCrop.get_params(torch.empty(3, 375, 500), (0.08, 1), (3 / 4, 4 / 3))
+                       for _ in range(2000)]).T  # top, left, height, width
+    boxes = (Augment(crop='area').box(500, 375, np.random.default_rng([i, 1])) for i in range(2000))
+    ours = np.array([(top, left, bottom - top, right - left) for left, top, right, bottom in boxes]).T
+    np.testing.assert_allclose(ours.mean(1), theirs.mean(1), atol=8)  # three standard errors
+    np.testing.assert_allclose(ours.std(1), theirs.std(1), atol=8)
+
+
+def test_without_a_crop_only_the_rest_is_done(space):
+    pixels = noise(64, 32)
+    plain, x = eval_batch(pixels, space, 32), Augment(crop='none')(pixels, space, 32, np.random.default_rng(0))
+    same, mirrored = ((x - y).abs().amax((1, 2, 3)) < 1e-3 for y in (plain, plain.flip(3)))
+    assert (same | mirrored).all() and 20 < mirrored.sum() < 44
 
 
 def test_brightness_scales_towards_black_and_saturation_towards_gray(space):
