@@ -1,6 +1,10 @@
 """BatchNorm recalibration, accuracies, and records that survive interruptions."""
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ from timm_ofa.accuracy import (
 )
 from timm_ofa.data import Augment, eval_batch, load_data
 from timm_ofa.engine import train_supernet
+from timm_ofa.runs import save_supernet
 from timm_ofa.shrink import Phase, TrainConfig
 from timm_ofa.supernet import new_supernet
 
@@ -168,6 +173,37 @@ def test_collecting_after_an_interruption_gives_the_file_of_an_uninterrupted_run
     assert whole.stat().st_mtime_ns == before
     line = json.loads(whole.read_text().splitlines()[0])
     assert list(line) == ['resolution', 'kernel_size', 'expand_ratio', 'top1_pct']
+
+
+TWO = """
+import os, sys
+import torch
+from timm_ofa.accuracy import SubnetJudge, collect
+from timm_ofa.data import Augment, load_data
+from timm_ofa.supernet import load_supernet
+supernet, digits, own = load_supernet('supernet').eval(), load_data('digits', 24), []
+judge = SubnetJudge(
+    supernet, digits.train, digits.holdout, augment=Augment(flip=False, shift=0.05), calibration_images=64)
+top1_pct = judge.top1_pct
+judge.top1_pct = lambda arch: own.append(arch) or top1_pct(arch)
+records = collect(judge, digits, 5, 'records.jsonl')
+open('judged' + os.environ['RANK'], 'w').write(f'{len(own)} of {len(records)}')
+"""
+
+
+def test_two_processes_share_the_subnets_and_leave_the_file_of_one(judge, digits, tmp_path):
+    collect(judge, digits, 5, tmp_path / 'alone.jsonl')
+    save_supernet(judge.supernet, tmp_path / 'supernet', {})
+    (tmp_path / 'two.py').write_text(TWO)
+    env = {**os.environ, 'ACCELERATE_USE_CPU': 'true', 'OMP_NUM_THREADS': '1',
+           'PYTHONPATH': str(Path(__file__).resolve().parents[1])}
+    done = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', 'two.py'],
+        cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240)
+    assert not done.returncode, done.stderr[-3000:]
+    for ending in ('', '.meta.json'):
+        assert (tmp_path / f'records.jsonl{ending}').read_bytes() == (tmp_path / f'alone.jsonl{ending}').read_bytes()
+    assert [(tmp_path / f'judged{rank}').read_text() for rank in (0, 1)] == ['3 of 5', '2 of 5']
 
 
 def test_records_of_another_supernet_data_or_seed_are_refused(judge, digits, tmp_path):

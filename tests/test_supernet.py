@@ -12,7 +12,7 @@ from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 
 from timm_ofa import InputError, load_space
-from timm_ofa.elastic import ElasticBottleneck, ElasticInvertedResidual
+from timm_ofa.elastic import ElasticBottleneck, ElasticInvertedResidual, depthwise_conv
 from timm_ofa.models import ENTRY_POINTS, OFAResNet, model_args
 from timm_ofa.rows import make_divisible
 from timm_ofa.runs import save_supernet
@@ -98,6 +98,23 @@ def test_a_subnet_run_inside_equals_the_extracted_one_bit_for_bit(name, rng):
         inside, extracted = supernet(x, arch), supernet.extract(arch)
         assert torch.equal(extracted(x), inside)
         assert (inside[0] - inside[1]).abs().max() > 0.01 * inside.abs().max()  # it sees its input
+
+
+@pytest.mark.parametrize('precision, tolerance', [(torch.float32, 3e-5), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize('kernel_size, stride', [(3, 2), (5, 1), (5, 2), (7, 1), (7, 2)])
+def test_the_gradients_of_a_wide_depthwise_convolution_are_right(kernel_size, stride, precision, tolerance):
+    for channels, *size in [(40, 9, 13), (24, 17, 12), (8, 1, 1), (16, 2, 3), (24, 16, 16)]:
+        x, weight = images(3, channels, *size), images(channels, 1, kernel_size, kernel_size, seed=1)
+        inputs = [t.contiguous(memory_format=torch.channels_last).requires_grad_() for t in (x, weight)]
+        doubles = [t.double().requires_grad_() for t in (x, weight)]
+        settings = dict(stride=stride, padding=kernel_size // 2, groups=channels)
+        with torch.autocast('cpu', torch.bfloat16, enabled=precision is torch.bfloat16):
+            y, stock = depthwise_conv(*inputs, (stride, stride)), nn.functional.conv2d(*inputs, **settings)
+        assert torch.equal(y, stock) and y.dtype is precision
+        grad = images(*y.shape, seed=2).to(precision)
+        expected = torch.autograd.grad(nn.functional.conv2d(*doubles, **settings), doubles, grad.double())
+        for own, right in zip(torch.autograd.grad(y, inputs, grad), expected):
+            assert own.dtype is torch.float32 and (own - right).abs().max() < tolerance * right.abs().max()
 
 
 @torch.no_grad()

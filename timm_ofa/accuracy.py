@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +19,9 @@ from .errors import InputError
 from .files import write_text
 from .space import Arch, SearchSpace
 from .supernet import Supernet
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 CALIBRATION_IMAGES = 2000
 
@@ -76,6 +81,23 @@ class SubnetJudge:
         return evaluate(self.subnet(arch), self.images, self.supernet.space, arch.resolution)
 
 
+def launched() -> PartialState:
+    """The place of this process among those of `accelerate launch` or `torchrun`; alone it is the first of one."""
+    import accelerate
+    from accelerate.utils import parse_flag_from_env
+
+    return accelerate.PartialState(cpu=parse_flag_from_env('ACCELERATE_USE_CPU'))
+
+
+def judge_together(judge: SubnetJudge, archs: Sequence[Arch]) -> list[float]:
+    """Top-1 accuracy of each arch, percent: the processes of a launch share the archs, and each gets all results."""
+    from accelerate.utils import gather_object
+
+    rank, world = launched().process_index, launched().num_processes
+    told = gather_object([(i, judge.top1_pct(archs[i])) for i in range(rank, len(archs), world)])
+    return [top1_pct for _, top1_pct in sorted(told)]
+
+
 def supernet_digest(supernet: nn.Module) -> str:
     """SHA-256 of all tensors with their names, in hex: which supernet a record belongs to."""
     digest = hashlib.sha256()
@@ -101,15 +123,42 @@ def collect(judge: SubnetJudge, data: Data, num: int, path: str | Path, *, seed:
     """Judge `num` subnets and append each to `path` (JSON lines: the fields of `arch.to_dict()` plus `top1_pct`).
 
     What the file already holds is kept: calling again goes on. `path` + '.meta.json' says which supernet and data the
-    records belong to; records of another one are refused.
+    records belong to; records of another one are refused. Several processes (`accelerate launch`) share the subnets;
+    the main one writes, the same file as one alone.
     """
-    path, space = Path(path), judge.supernet.space
+    path, space, state = Path(path), judge.supernet.space, launched()
     if num < 2 or num > space.size() * len(space.resolutions):
         raise InputError(f'--num {num} is out of range; give 2 to {min(10**6, space.size() * len(space.resolutions))}')
     meta_path = Path(f'{path}.meta.json')
     meta = dict(
         space=space.name, resolutions=list(space.resolutions), supernet_sha256=supernet_digest(judge.supernet),
         data=data.name, images=len(judge.images), calibration_images=judge.calibration_images, seed=seed)
+    _check_meta(path, meta_path, meta)
+    state.wait_for_everyone()  # all have looked
+    if state.is_main_process:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_torn_line(path)
+        write_text(meta_path, json.dumps(meta, indent=1))
+        if not path.exists():
+            path.touch()
+    state.wait_for_everyone()
+    records = read_records(path, space)
+    done = {arch for arch, _ in records}
+    todo = (arch for arch in subnets_to_judge(space, seed) if arch not in done)
+    with tqdm(total=num, initial=len(records), desc='collect', unit='subnet', disable=not state.is_main_process) as bar:
+        while len(records) < num:
+            archs = list(islice(todo, min(state.num_processes, num - len(records))))
+            judged = [(arch, round(top1_pct, 4)) for arch, top1_pct in zip(archs, judge_together(judge, archs))]
+            if state.is_main_process:
+                with path.open('a') as file:
+                    file.writelines(json.dumps({**arch.to_dict(), 'top1_pct': top1}) + '\n' for arch, top1 in judged)
+            records += judged
+            bar.update(len(judged))
+    return records[:num]
+
+
+def _check_meta(path: Path, meta_path: Path, meta: dict) -> None:
+    """Refuse a file with records of something else."""
     if meta_path.exists():
         before = _read_meta(meta_path)
         for name, value in meta.items():
@@ -120,23 +169,6 @@ def collect(judge: SubnetJudge, data: Data, num: int, path: str | Path, *, seed:
     elif path.exists() and path.stat().st_size:
         raise InputError(
             f'{str(path)!r:.120} holds records of an unknown supernet (no {meta_path.name}); use another --out')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _drop_torn_line(path)
-    write_text(meta_path, json.dumps(meta, indent=1))
-    records = read_records(path, space) if path.exists() else []
-    done = {arch for arch, _ in records}
-    todo = subnets_to_judge(space, seed)
-    with path.open('a') as file, tqdm(total=num, initial=len(records), desc='collect', unit='subnet') as bar:
-        while len(records) < num:
-            arch = next(todo)
-            if arch in done:
-                continue
-            top1_pct = round(judge.top1_pct(arch), 4)
-            file.write(json.dumps({**arch.to_dict(), 'top1_pct': top1_pct}) + '\n')
-            file.flush()
-            records.append((arch, top1_pct))
-            bar.update()
-    return records[:num]
 
 
 def _read_meta(path: Path) -> dict:
