@@ -12,8 +12,8 @@ import pytest
 from timm_ofa.errors import InputError
 from timm_ofa.knapsack import best_by_budget, cheapest
 from timm_ofa.latency import load_profile
-from timm_ofa.limits import Problem
-from timm_ofa.predictor import load_upstream_predictor
+from timm_ofa.limits import Problem, extra_cost
+from timm_ofa.released import load_upstream_predictor
 from timm_ofa.search import InfeasibleError, Limit, MaxMacs, MaxParams, _Additive, search
 from timm_ofa.space import SearchSpace, load_space
 
@@ -256,6 +256,43 @@ def test_local_steps_change_one_part_of_the_frame_by_one(resnet, space, rng):
         assert len(np.unique(steps, axis=0)) == len(steps) >= 5
     fixed = space.encode(space.sample(rng, 5))
     assert len(Problem(space, ToyPredictor(), None, []).frame_steps(fixed)) == 0
+
+
+@pytest.mark.parametrize('name', ['small', 'space', 'resnet'])
+def test_single_changes_are_the_networks_that_differ_in_one_block(request, name, rng):
+    space = request.getfixturevalue(name)
+    problem = Problem(space, ToyPredictor(), ToyProfile(), [Limit(ToyProfile(), 1e9)])
+    code = space.encode(space.sample(rng, 1))
+    changes = problem.single_changes(code[:, 1:])[0]
+    changed = np.repeat(code, changes.size, 0).reshape(*changes.shape, -1)
+    for p, c in product(*map(range, changes.shape)):
+        changed[p, c, 1 + p] = c
+    cost = problem.tables[0]
+    np.testing.assert_allclose(extra_cost(cost, code)[0][changes], cost(changed[changes]) - cost(code))
+    for p, c in product(*map(range, changes.shape)):
+        possible = c < 1 + len(space.choices(space.positions[p][0])) and (changed[p, c] != code[0]).any()
+        try:
+            legal = possible and np.array_equal(space.encode(space.decode(changed[p, c][None])), changed[p, c][None])
+        except (InputError, ValueError, LookupError):
+            legal = False
+        assert changes[p, c] == legal, (p, c)
+
+
+def test_the_slopes_of_the_published_predictor_tell_which_changes_help(shared, rng):
+    whole = load_space('ofa_mbv3_w12')
+    part = whole.restrict(resolutions=[192], kernel_sizes=[3, 7], depths=[2, 3])
+    predictor = load_upstream_predictor(shared / 'upstream' / 'acc_predictor.pth', whole)
+    code = part.encode(part.sample(rng, 1))
+    slopes = predictor.block_slopes(code, part)[0]
+    np.testing.assert_allclose(np.unique(predictor.block_slopes(whole.encode(part.decode(code)), whole)[0][:2, 1:3]),
+                               np.unique(slopes[:2, 1:3]), atol=1e-5)
+    problem = Problem(part, predictor, None, [])
+    where = np.argwhere(problem.single_changes(code[:, 1:])[0])
+    changed = np.repeat(code, len(where), 0)
+    changed[np.arange(len(where)), 1 + where[:, 0]] = where[:, 1]
+    rise = predictor.predict_codes(changed, part) - predictor.predict_codes(code, part)
+    hoped = slopes[tuple(where.T)] - slopes[where[:, 0], code[0, 1 + where[:, 0]]]
+    assert np.corrcoef(rise, hoped)[0, 1] > 0.6
 
 
 def test_the_additive_model_learns_the_part_of_each_width(resnet, rng):

@@ -3,8 +3,8 @@
 All costs are additive over rows, so each is a `CostTable`; whether a limit can be met at all is known exactly before
 any search.
 
-Legend: N networks, P positions, S stages, F frames, R resolutions, G parts of a frame that vary. Costs are in the unit
-of their limit.
+Legend: N networks, P positions, S stages, C codes a position, F frames, R resolutions, G parts of a frame that vary.
+Costs are in the unit of their limit.
 """
 from __future__ import annotations
 
@@ -160,6 +160,44 @@ class Problem:
                 steps.append(moved)
         return np.concatenate(steps)
 
+    def shaken(self, codes: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+        """A copy of codes (N, 1 + P); if several parts of the frame vary, in this share one is moved by one."""
+        codes = codes.copy()
+        if len(self.parts) > 1:
+            chosen = np.flatnonzero(rng.random(len(codes)) < share)
+            part = rng.choice(self.parts, len(chosen))
+            step = rng.choice((-1, 1), len(chosen))
+            place = self.space.frames[codes[chosen, 0], part] + step
+            inside = (place >= 0) & (place < np.array(self.space.frame_sizes)[part])
+            codes[chosen[inside], 0] += (step * self.strides[part])[inside]
+        return codes
+
+    def single_changes(self, blocks: np.ndarray) -> np.ndarray:
+        """Which choices (N, P, C) change one block of block codes (N, P) and give a network: another choice for an
+        active one, any for the one behind the last, none for the last."""
+        changes = np.zeros((*blocks.shape, self.axis.table.shape[2]), dtype=bool)
+        for s, stage in enumerate(self.space.stages):
+            inside = np.flatnonzero(self.stage == s)
+            depth = (blocks[:, inside] > 0).sum(1)
+            for j, p in enumerate(inside):
+                changes[:, p, 0] = (depth == j + 1) & (j in stage.depths)
+                grows = (depth == j) & (j + 1 in stage.depths)
+                changes[:, p, 1:1 + len(self.space.choices(s))] = ((j < depth) | grows)[:, None]
+        np.put_along_axis(changes, blocks[..., None], False, 2)
+        return changes
+
+    def affordable(self, codes: np.ndarray) -> np.ndarray:
+        """Which choices (N, P, C) of one block keep the limits in networks (N, 1 + P), which may break them."""
+        fits = np.ones((*codes[:, 1:].shape, self.axis.table.shape[2]), dtype=bool)
+        for table, maximum in zip(self.tables, self.maxima):
+            fits &= extra_cost(table, codes) <= (maximum - table(codes))[:, None, None]
+        return fits
+
+    def connected(self, codes: np.ndarray) -> np.ndarray:
+        """Whether no block (N,) of these codes follows an inactive one of its stage."""
+        active = codes[:, 1:] > 0
+        return ~(active[:, 1:] & ~active[:, :-1] & (self.index[1:] > 0)).any(1)
+
     def random_genes(self, n: int, rng: np.random.Generator) -> np.ndarray:
         genes = rng.integers(0, self.sizes, (n, len(self.sizes)))
         genes[:, 0] = rng.choice(self.resolutions, n)
@@ -189,6 +227,12 @@ class Problem:
             kept = bad[better]
             genes[kept], codes[kept], excess[kept] = changed[better], changed_codes[better], changed_excess[better]
         return codes[excess <= 0]
+
+
+def extra_cost(table: CostTable, codes: np.ndarray) -> np.ndarray:
+    """What each choice of each block costs more (N, P, C) than that of the networks with these codes (N, 1 + P)."""
+    costs = table.table[codes[:, 0]]
+    return costs - np.take_along_axis(costs, codes[:, 1:, None], 2)
 
 
 def varying_parts(space: SearchSpace) -> list[int]:

@@ -1,30 +1,44 @@
 """The best network under limits, and the whole Pareto front, for a predictor and a device profile.
 
-Everything is integers and tables: thousands of networks are repaired, priced and judged at once. An additive model
-of the accuracy, learned on the way, screens the children of an evolution; then the networks on the front are changed
-gene by gene, and dynamic programming on what that shows proposes the changes of several blocks that fit each budget.
+Everything is integers and tables: thousands of networks are repaired, priced and judged at once. First many networks
+are annealed side by side: each moves along the slopes of the predictor, one block at the expense of another, and the
+better ones take the places of the others. Then an additive model of the accuracy, learned on the way, screens the
+children of an evolution; at last the networks on the front are changed gene by gene, and dynamic programming on what
+that shows proposes the changes of several blocks that fit each budget.
 
 This room knows no network, no torch and no runtime: it needs `predictor.predict_codes(codes, space)`,
-`predictor.resolutions(space)`, and of a profile `cost_table(space)`, `resolutions(space)` and `name`.
+`predictor.resolutions(space)`, and of a profile `cost_table(space)`, `resolutions(space)` and `name`. A predictor with
+`block_slopes(codes, space)` is searched best; without it the slopes are those of the additive model.
 
 Legend: N networks, P positions, S stages, C codes a position, G parts of a frame that vary (the resolution, and widths
 where they are elastic), Q problems, B budget bins. Costs are in the unit of their limit, accuracies in percent.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from .errors import InputError, listed
 from .knapsack import best_by_budget, stage_positions
 from .limits import InfeasibleError as InfeasibleError
-from .limits import Limit, MaxMacs, MaxParams, Problem, varying_parts
+from .limits import Limit, MaxMacs, MaxParams, Problem, extra_cost, varying_parts
 from .space import Arch, SearchSpace
 
 INITIAL = 1000  # random networks to begin with
-ROUNDS = 60  # of evolution
+ANNEALED = 128  # networks annealed side by side
+STEPS = 50  # of annealing for each round of evolution
+TEMPERATURES = (0.2, 0.04)  # points of accuracy, at the first and at the last step
+TRIALS = 2  # changes of each network judged a step, the best of which may be taken
+PAIRED = 0.5  # chance that a second block changes with the first
+FRAMED = 0.1  # chance that a part of the frame moves by one with them, where widths vary
+PRICED = 0.8  # share of the front's cost from which on its rise gives the price of cost
+TINY = np.float32(1e-30)  # keeps logarithms finite
+EXCHANGE = 5  # steps between the exchanges of bad networks for good ones
+ROUNDS = 6  # of evolution
 CHILDREN = 3000  # bred a round
 JUDGED = 300  # of them judged by the predictor: those for which the additive model hopes most
 ELITE = 120  # parents a round
@@ -71,7 +85,7 @@ def search(space: SearchSpace, predictor, profile=None, *, max_latency_ms: float
         limits: More limits, all of which hold at once.
         resolutions: Input sides in px to choose from; default: all that predictor and profiles can judge.
         seed: Same seed, same result.
-        rounds: Of evolution before the local moves.
+        rounds: How long to search: of evolution, after `STEPS` steps of annealing for each.
 
     Raises:
         InfeasibleError: No network meets the limits; found before any search.
@@ -161,7 +175,15 @@ class _Run:
 
     def judge(self, codes: np.ndarray) -> np.ndarray:
         """Accuracies (N,) of networks; those that the limits allow join the pool."""
-        top1 = np.asarray(self.problem.predictor.predict_codes(codes, self.problem.space), dtype=float)
+        top1 = self.predict(codes)
+        self.keep(codes, top1)
+        return top1
+
+    def predict(self, codes: np.ndarray) -> np.ndarray:
+        return np.asarray(self.problem.predictor.predict_codes(codes, self.problem.space), dtype=float)
+
+    def keep(self, codes: np.ndarray, top1: np.ndarray) -> None:
+        """Judged networks (N,) that the limits allow join the pool."""
         keys = self.keys(codes)
         _, first = np.unique(keys, return_index=True)
         first = first[~_among(keys[first], self.seen) & (self.problem.excess(codes[first]) <= 0)]
@@ -171,7 +193,6 @@ class _Run:
             self.top1 = np.concatenate([self.top1, top1[first]])
             self.cost = np.concatenate([self.cost, self.problem.axis(codes[first])])
             self._trim()
-        return top1
 
     def _trim(self) -> None:
         """Keep the networks that are nearest to the front."""
@@ -212,6 +233,79 @@ class _Run:
             codes = codes[np.unique(np.r_[np.argsort(-hoped)[:JUDGED // 2], np.argsort(gap)[:JUDGED // 2]])]
         if len(codes):
             self.model.learn(codes, self.judge(codes))
+
+    # ---- annealing ------------------------------------------------------------------------------------------------
+
+    def anneal(self, steps: int) -> None:
+        """Many networks at a time take random steps, the warmer the bolder; all that is judged on the way is kept."""
+        start = np.argsort(-self.top1, kind='stable')[:ANNEALED]
+        codes, top1 = self.codes[start], self.top1[start]
+        slopes, tried = self.slopes(codes), []
+        warm, cold = TEMPERATURES
+        temperatures = warm * (cold / warm) ** (np.arange(1 + steps) / max(steps, 1))
+        for step, (temperature, colder) in enumerate(pairwise(temperatures)):
+            origin, changed = self.changes(codes, slopes, temperature)
+            if len(origin):
+                found = self.predict(changed)
+                tried.append((changed, found))
+                best = np.lexsort((found, origin))[np.r_[np.diff(np.sort(origin)) > 0, True]]  # of each origin
+                rise = found[best] - top1[origin[best]]
+                best = best[self.rng.random(len(best)) < np.exp(np.minimum(rise / temperature, 0))]
+                at = origin[best]
+                codes[at], top1[at] = changed[best], found[best]
+                if at.size:
+                    slopes[at] = self.slopes(codes[at])
+            if step % EXCHANGE == EXCHANGE - 1:
+                weight = np.exp((top1 - top1.max()) * EXCHANGE * (1 / colder - 1 / temperature))
+                places = (np.arange(len(top1)) + self.rng.random()) / len(top1)
+                chosen = np.searchsorted(np.cumsum(weight / weight.sum()), places).clip(0, len(top1) - 1)
+                codes, top1, slopes = codes[chosen], top1[chosen], slopes[chosen]
+            if len(tried) == EXCHANGE or (step == steps - 1 and tried):
+                self.keep(*(np.concatenate(parts) for parts in zip(*tried)))
+                self.record()
+                tried = []
+
+    def slopes(self, codes: np.ndarray) -> np.ndarray:
+        """What each choice of each block adds (N, P, C) to the accuracy of networks like these, in points."""
+        if hasattr(self.problem.predictor, 'block_slopes'):
+            return self.problem.predictor.block_slopes(codes, self.problem.space)
+        return np.repeat(self.model.blocks()[None].astype(np.float32), len(codes), 0)
+
+    def changes(self, codes: np.ndarray, slopes: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+        """Allowed networks (M, 1 + P) with one or two blocks changed, mostly where the slopes (N, P, C) are steep; and
+        the indices (M,) of the codes (N, 1 + P) that they come from."""
+        origin = np.tile(np.arange(len(codes)), TRIALS)
+        changed = self.problem.shaken(codes[origin], FRAMED, self.rng)
+        chance = slopes[origin]
+        chance -= np.take_along_axis(chance, changed[:, 1:, None], 2)
+        chance -= (self.price() * extra_cost(self.problem.axis, changed)).astype(np.float32)
+        chance /= np.float32(temperature)
+        chance -= np.log(self.rng.standard_exponential(chance.shape, np.float32) + TINY)  # drawn by argmax (Gumbel)
+        chance[~self.problem.single_changes(changed[:, 1:])] = -np.inf
+        first = self.change(changed, chance)
+        chance[np.arange(len(chance)), first] = -np.inf
+        chance[~self.problem.affordable(changed)] = -np.inf
+        again = (self.problem.excess(changed) > 0) | (self.rng.random(len(changed)) < PAIRED)
+        again &= np.isfinite(chance).any((1, 2))
+        twice = changed[again]
+        self.change(twice, chance[again])
+        changed[again] = twice
+        fine = self.problem.connected(changed) & (self.problem.excess(changed) <= 0)
+        fine &= (changed != codes[origin]).any(1)
+        return origin[fine], changed[fine]
+
+    def price(self) -> float:
+        """Points of accuracy that a unit of cost is worth at the end of the front."""
+        near = np.searchsorted(self.front_cost, PRICED * self.front_cost[-1])
+        rise, run = (a[-1] - a[near] for a in (self.front_top1, self.front_cost))
+        return rise / run if run > 0 else 0.0
+
+    @staticmethod
+    def change(codes: np.ndarray, chance: np.ndarray) -> np.ndarray:
+        """Make the change of the highest chance (N, P, C) in each of the codes; the positions (N,) that changed."""
+        position, choice = np.divmod(chance.reshape(len(codes), math.prod(chance.shape[1:])).argmax(1), chance.shape[2])
+        codes[np.arange(len(codes)), 1 + position] = choice
+        return position
 
     # ---- evolution ------------------------------------------------------------------------------------------------
 
@@ -317,6 +411,7 @@ class _Run:
 
     def finish(self, rounds: int) -> SearchResult:
         self.begin()
+        self.anneal(STEPS * rounds)
         for _ in range(rounds):
             judged = len(self.seen)
             self.breed()

@@ -2,8 +2,8 @@
 
     python tests/bench/bench_search.py > tests/bench/results/bench_search.txt
 
-Resolutions 160 to 224 px in steps of 16. With the package `ofa` installed its own EvolutionFinder runs in the same
-process, on the same released weights and the same prices.
+Resolutions 160 to 224 px in steps of 16; then the released predictor of ResNet50D under MACs. With the package `ofa`
+installed its own EvolutionFinder runs in the same process, on the same released weights and the same prices.
 """
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from pathlib import Path
 import numpy as np
 
 from timm_ofa.latency import load_profile
-from timm_ofa.predictor import UpstreamPredictor, load_upstream_predictor
-from timm_ofa.search import search
+from timm_ofa.released import UpstreamPredictor, load_upstream_predictor
+from timm_ofa.search import MaxMacs, search
 from timm_ofa.space import CostTable, SearchSpace, load_space
 
 SHARED = Path(__file__).resolve().parents[3] / 'shared'
 RESOLUTIONS = [160, 176, 192, 208, 224]  # px
-BEST_KNOWN_PCT = {15: 78.800, 20: 80.789, 25: 82.200, 30: 83.187}  # limit in ms -> predicted top-1
+BEST_KNOWN_PCT = {15: 78.800, 20: 80.789, 25: 82.222, 30: 83.187}  # limit in ms -> predicted top-1
 TOLERANCE = 0.02  # points
 MAX_SECONDS = 2.0
+RESNET_BUDGETS_M = (600, 900, 1200, 1800, 2400, 3000, 3700, 4100)  # million MACs
+DRAWS = 100_000  # of the original's finder without any feasible network: it would go on for ever
 
 
 class OriginalAccuracy:
@@ -96,11 +98,54 @@ def original_finder(space: SearchSpace, predictor: UpstreamPredictor, table: Cos
     return lambda: EvolutionFinder(latency, accuracy)
 
 
+class OriginalResnet:
+    """Both questions of the original's finder for ResNet50D, answered by our predictor and our MACs."""
+
+    def __init__(self, space: SearchSpace, predictor: UpstreamPredictor):
+        from ofa.nas.accuracy_predictor import ResNetArchEncoder
+
+        self.space, self.predictor = space, predictor
+        self.table = space.cost_table(lambda row: row.macs)
+        self.arch_encoder = ResNetArchEncoder(image_size_list=list(predictor.resolutions(space)))
+        self.draws = 0
+
+    def predict_acc(self, archs: list[dict]) -> np.ndarray:
+        return self.predictor.predict([self.space.from_upstream(arch) for arch in archs]) / 100
+
+    def get_efficiency(self, arch: dict) -> float:
+        self.draws += 1
+        if self.draws > DRAWS:
+            raise TimeoutError
+        return self.table(self.space.encode([self.space.from_upstream(arch)]))[0]
+
+
+def compare_resnet(path: Path, seeds: int) -> None:
+    """Ours and the best of some runs of the original's finder, for each budget of MACs."""
+    space = load_space('ofa_resnet50d')
+    predictor = load_upstream_predictor(path, space)
+    for budget in RESNET_BUDGETS_M:
+        start = time.process_time()
+        best = search(space, predictor, limits=[MaxMacs(1e6 * budget)]).best
+        print(f'{budget} M MACs: ours {best.top1_pct:.3f} at {space.macs(best.arch) / 1e6:.1f} M, '
+              f'{time.process_time() - start:.2f} s of processor', flush=True)
+        if seeds:
+            from ofa.nas.search_algorithm import EvolutionFinder
+        for_all = []
+        for seed in range(seeds):
+            both = OriginalResnet(space, predictor)
+            with contextlib.suppress(TimeoutError):
+                for_all.append(run_original(lambda: EvolutionFinder(both, both), 1e6 * budget, seed)[0])  # noqa: B023
+        if seeds:
+            print(f'       original: {max(for_all):.3f} is the best of {len(for_all)}' if for_all else
+                  f'       original: none in {DRAWS} draws, {seeds} times', flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--data', type=Path, default=SHARED, help='folder with upstream/acc_predictor.pth')
     parser.add_argument('--seeds', type=int, default=10)
     parser.add_argument('--original-seeds', type=int, default=1)
+    parser.add_argument('--resnet-seeds', type=int, default=0, help='runs of the original for ResNet50D, some minutes')
     args = parser.parse_args()
     space = load_space('ofa_mbv3_w12').restrict(resolutions=RESOLUTIONS)
     predictor = load_upstream_predictor(args.data / 'upstream' / 'acc_predictor.pth', space)
@@ -133,6 +178,7 @@ def main() -> None:
         best = found[int(top1.argmax())]
         if best.top1_pct > best_known + 0.001:
             print(f'       new best known: {best.top1_pct:.3f} % at {best.latency_ms:.3f} ms, {best.arch}')
+    compare_resnet(args.data / 'upstream' / 'ofa_resnet50_acc_predictor.pth', args.resnet_seeds)
 
 
 if __name__ == '__main__':
