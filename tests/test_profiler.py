@@ -1,13 +1,15 @@
 """Measuring: the arithmetic with a fake runtime and clock, then one small real profile."""
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from timm_ofa import profiler
+from timm_ofa import measuring, profiler
 from timm_ofa.errors import InputError
 from timm_ofa.latency import SLUG, load_profile
-from timm_ofa.profiler import is_warm, measure, measure_network, profile_space, this_device
+from timm_ofa.measuring import measure
+from timm_ofa.profiler import is_warm, make_plan, measure_network, profile_space, this_device
 from timm_ofa.space import load_space
 
 SPACE = load_space('ofa_mbv3_tiny')
@@ -27,10 +29,11 @@ def fake(monkeypatch):
             now_s[0] += (START_MS + sum(map(row_ms, rows))) / 1e3
         return run
 
-    kit = SimpleNamespace(NAME='fake', PRECISION='fp32', REQUIRES='', version=lambda: '1', load=load)
-    monkeypatch.setattr(profiler, 'load_runtime', lambda name: kit)
-    monkeypatch.setattr(profiler, 'time', SimpleNamespace(process_time=lambda: now_s[0], perf_counter=lambda: now_s[0]))
-    return SimpleNamespace(network_ms=lambda rows: START_MS + sum(map(row_ms, rows)))
+    kit = SimpleNamespace(NAME='fake', version=lambda: '1', load=load)
+    monkeypatch.setattr(profiler, 'load_runtime', lambda name, precision, processor: kit)
+    monkeypatch.setattr(
+        measuring, 'time', SimpleNamespace(process_time=lambda: now_s[0], perf_counter=lambda: now_s[0]))
+    return SimpleNamespace(kit=kit, network_ms=lambda rows: START_MS + sum(map(row_ms, rows)))
 
 
 @pytest.mark.parametrize('name', ['ofa_mbv3_tiny', 'ofa_proxyless_w13', 'ofa_resnet_tiny', 'ofa_resnet50d'])
@@ -45,6 +48,84 @@ def test_on_an_additive_device_the_profile_is_exact(fake, name, rng):
     assert profile.scale == pytest.approx(1, abs=1e-3) and profile.overhead_ms == pytest.approx(START_MS, abs=1e-4)
     assert profile.check['mape_pct'] < 0.1 and profile.check['n'] == 12
     assert profile.resolutions(load_space(name)) == space.resolutions
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_an_interrupted_profile_goes_on_where_it_stopped(fake, tmp_path):
+    def profile(load, **kwargs):
+        fake.kit.load = load
+        return profile_space(
+            SPACE, 'fake', sweeps=3, progress=False, partial_results=tmp_path / 'partial.json', **kwargs)
+
+    def load_until_the_second_resolution(rows, **kwargs):
+        if rows[0].size == SPACE.resolutions[1]:
+            raise Stopped
+        return load(rows, **kwargs)
+
+    def load_and_count(rows, **kwargs):
+        loaded.append(rows)
+        return load(rows, **kwargs)
+
+    load, loaded = fake.kit.load, []
+    with pytest.raises(Stopped):
+        profile(load_until_the_second_resolution)
+    assert list(json.loads((tmp_path / 'partial.json').read_text())['groups']) == [str(SPACE.resolutions[0])]
+    with pytest.raises(InputError, match=r'another task \(threads differs\); remove it'):
+        profile(load, threads=2)
+    found = profile(load_and_count)
+    assert not (tmp_path / 'partial.json').exists()
+    groups = make_plan(SPACE).groups
+    assert len(loaded) == sum(map(len, groups.values())) - len(groups[str(SPACE.resolutions[0])])
+    assert found.table == profile_space(SPACE, 'fake', sweeps=3, progress=False).table
+
+
+@pytest.mark.parametrize('kwargs, name', [
+    ({}, 'toy-fake-ofa-mbv3-tiny'),
+    (dict(precision='int8', threads=2, batch_size=8), 'toy-fake-ofa-mbv3-tiny-int8-2t-b8')])
+def test_precision_threads_and_batch_size_make_another_profile(fake, kwargs, name):
+    asked = []
+
+    def load(rows, **kwargs):
+        asked.append(kwargs)
+        return fake_load(rows, **kwargs)
+
+    fake_load, fake.kit.load = fake.kit.load, load
+    profile = profile_space(SPACE, 'fake', device='toy', resolutions=[32], sweeps=2, progress=False, **kwargs)
+    wanted = {**dict(precision='fp32', threads=1, batch_size=1), **kwargs}
+    assert profile.name == name
+    assert {field: getattr(profile, field) for field in wanted} == wanted
+    assert all(wanted.items() <= given.items() for given in asked)
+    assert ('wall' in profile.protocol['statistic']) == (profile.threads > 1)
+
+
+def test_a_drifting_machine_is_told_from_a_steady_one(fake):
+    def slower_after_a_while(rows, **kwargs):
+        def run_twice():
+            runs.append(1)
+            run()
+            if len(runs) > 2000:
+                run()
+
+        run = load(rows, **kwargs)
+        return run_twice
+
+    load, runs = fake.kit.load, []
+    steady = profile_space(SPACE, 'fake', sweeps=4, progress=False).protocol
+    assert steady['drift_pct'] == pytest.approx(0, abs=1e-3) and steady['noise_pct'] == pytest.approx(0, abs=1e-3)
+    fake.kit.load = slower_after_a_while
+    assert profile_space(SPACE, 'fake', sweeps=4, progress=False).protocol['drift_pct'] == pytest.approx(100, rel=0.01)
+
+
+def test_time_left_is_shown_to_a_terminal_alone(monkeypatch, capsys):
+    monkeypatch.setattr(measuring, 'time', SimpleNamespace(perf_counter=iter([0.0, 0.0, 30.0]).__next__))
+    monkeypatch.setattr(measuring.sys.stderr, 'isatty', lambda: True, raising=False)
+    show = measuring.Progress()
+    show('160', 0.5)  # done before, by an earlier run
+    show('192', 0.75)
+    assert capsys.readouterr().err.strip() == '192:  75 %, 0:30 left'
 
 
 def test_resolutions_and_classes_are_those_asked_for(fake):
@@ -63,7 +144,7 @@ def test_a_measured_network_costs_what_the_fake_says(fake):
 def test_random_sweeps_visit_every_runner_once_and_repeat_with_the_seed():
     def order(seed):
         seen = []
-        measure([lambda i=i: seen.append(i) for i in range(5)], warm=False, sweeps=4, seed=seed, progress=False)
+        measure([lambda i=i: seen.append(i) for i in range(5)], warm=False, sweeps=4, seed=seed)
         return np.reshape(seen[10:], (4, 5))
 
     sweeps = order(1)
@@ -79,12 +160,15 @@ def test_small_networks_are_timed_warm_and_large_ones_cold():
 @pytest.mark.parametrize('kwargs, message', [
     (dict(resolutions=[33]), 'resolution 33 is not searched in ofa_mbv3_tiny; choose from 20'),
     (dict(threads=0), 'threads 0 is too small'),
+    (dict(batch_size=0), 'batch_size 0 is too small'),
+    (dict(precision='fp64'), "precision 'fp64' is not one of onnxruntime; choose from fp32, int8"),
+    (dict(processor='npu'), "processor 'npu' is not one of onnxruntime; choose from cpu, cuda"),
     (dict(check_nets=0), 'check_nets 0 is too small'),
     (dict(device='My Phone'), "device: 'My Phone' is not a slug"),
     (dict(runtime='tensorrt'), "runtime 'tensorrt' is not known"),
 ])
 def test_a_wrong_input_is_refused_before_anything_is_measured(monkeypatch, kwargs, message):
-    monkeypatch.setattr(profiler, 'measure', lambda *args, **kwargs: pytest.fail('measured'))
+    monkeypatch.setattr(profiler, 'measure_groups', lambda *args, **kwargs: pytest.fail('measured'))
     with pytest.raises(InputError, match=message):
         profile_space(SPACE, **kwargs)
 

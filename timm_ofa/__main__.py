@@ -15,6 +15,7 @@ from .tables import say, table
 if TYPE_CHECKING:
     from .configs import NamedSubnet, Weights
     from .finish import Source
+    from .latency import DeviceProfile
     from .search import Candidate
     from .shrink import FinetuneConfig
     from .space import SearchSpace
@@ -168,8 +169,12 @@ def _profile(args: argparse.Namespace) -> None:
         return _export_kit(args)
     if args.out is None:
         raise InputError('--out is missing; say where the profile goes, or give --export-kit DIR')
+    if not args.out.endswith('.json'):
+        raise InputError(f'--out {args.out!r:.160} must end in .json, by which profiles are known; add it')
     _refuse_missing_folder(args.out)
-    if args.import_kit:
+    if args.fit or args.import_csv:
+        profile = _profile_from_file(args, load_space)
+    elif args.import_kit:
         from .kit import import_kit
 
         if args.device is None:
@@ -188,6 +193,23 @@ def _profile(args: argparse.Namespace) -> None:
     _show(args, header, [dict(
         profile=str(args.out), device=profile.device, runtime=profile.runtime, precision=profile.precision,
         threads=profile.threads, batch_size=profile.batch_size, rows=len(profile.table), **check)])
+
+
+def _profile_from_file(args: argparse.Namespace, load_space: Callable) -> DeviceProfile:
+    """A profile from latencies that somebody else measured: of whole networks, or of every row."""
+    from .csvtables import import_csv
+    from .fewshot import read_networks
+    from .latency import DeviceProfile
+
+    for option in ('space', 'device'):
+        if getattr(args, option) is None:
+            raise InputError(f'--{option} is missing; latencies from a file say neither space nor device')
+    space = load_space(args.space)
+    known = dict(device=args.device, runtime=args.runtime, precision=args.precision, batch_size=args.batch_size)
+    if args.import_csv:
+        return import_csv(args.import_csv, space, **known)
+    archs, latency_ms = read_networks(args.fit, space)
+    return DeviceProfile.fit(space, archs, latency_ms, num_classes=args.num_classes, seed=args.seed, **known)
 
 
 def _export_kit(args: argparse.Namespace) -> None:
@@ -506,6 +528,9 @@ def _parser() -> argparse.ArgumentParser:
     kit = sub.add_mutually_exclusive_group()
     kit.add_argument('--export-kit', metavar='DIR', help='write what measures another device: files and a script')
     kit.add_argument('--import-kit', metavar='F', help='the results.json that came back from it')
+    kit.add_argument('--fit', metavar='F', help='instead: whole networks measured anywhere, 10 to 50 of them; a CSV of '
+                     'arch,latency_ms, or JSON lines')
+    kit.add_argument('--import-csv', metavar='F', help='instead: every row measured anywhere; a CSV of row,ms')
     sub.add_argument('--out', metavar='F', help='the profile; an interrupted run goes on from F.partial')
 
     sub = with_supernet(verb('collect', _collect, 'accuracies of sampled subnets; going on where a file ends',

@@ -36,7 +36,7 @@ def to_onnx(rows: Sequence[Row], *, weights: Mapping[str, torch.Tensor] | None =
         bn_eps: Of that model's BatchNorms (`space.bn_eps`).
         batch_size: None: any, as the symbolic dimension 'N'.
     """
-    graph = _Graph()
+    graph = _OnnxGraph()
     last = 'x'
     for row, own in zip(rows, row_weights(rows, weights, bn_eps, seed)):
         last = graph.row(last, row, own)
@@ -47,8 +47,93 @@ def to_onnx(rows: Sequence[Row], *, weights: Mapping[str, torch.Tensor] | None =
         (batch, end.out_chs) if flat else (batch, end.out_chs, end.out_size, end.out_size), opset)
 
 
-class _Graph:
-    """Collects nodes and weights; each method adds nodes behind the tensor `x` and returns the name of the result."""
+class RowGraph:
+    """Writes rows operator by operator, for whatever takes graphs; `x` and what is returned are names of tensors.
+
+    The operators are left to the format.
+    """
+
+    def conv(self, x: str, weight_and_bias: tuple, stride: int = 1, groups: int = 1) -> str:
+        """Padded by half its kernel on each side."""
+        raise NotImplementedError
+
+    def act(self, x: str, act: str) -> str:
+        """'re', 'r6', 'hs', or 'gate': hard sigmoid."""
+        raise NotImplementedError
+
+    def add(self, x: str, y: str) -> str:
+        raise NotImplementedError
+
+    def multiply(self, x: str, gate: str) -> str:
+        """(N, C, H, W) times (N, C, 1, 1)."""
+        raise NotImplementedError
+
+    def global_mean(self, x: str) -> str:
+        """(N, C, H, W) -> (N, C, 1, 1)."""
+        raise NotImplementedError
+
+    def max_pool(self, x: str) -> str:
+        """3x3 of stride 2, padded by 1."""
+        raise NotImplementedError
+
+    def average_pool(self, x: str, size: int) -> str:
+        """2x2 of stride 2: the mean of what lies inside, where the last column of an odd `size` stands alone."""
+        raise NotImplementedError
+
+    def flatten(self, x: str) -> str:
+        """(N, C, 1, 1) -> (N, C)."""
+        raise NotImplementedError
+
+    def linear(self, x: str, weight_and_bias: tuple) -> str:
+        raise NotImplementedError
+
+    def row(self, x: str, row: Row, weights: Weights) -> str:
+        """Nodes behind `x`."""
+        if row.kind == 'mean':
+            return self.flatten(self.global_mean(x))
+        if row.kind == 'head':
+            return self._head(x, row, weights)
+        if row.kind == 'pool':
+            return self.max_pool(x)
+        if row.kind == 'bottle':
+            return self._bottleneck(x, row, weights)
+        if row.kind in ('conv', 'res'):
+            y = self.act(self.conv(x, weights['conv'], row.stride), row.act)
+        else:
+            y = self._mobile(x, row, weights)
+        return self.add(y, x) if row.skip else y
+
+    def _mobile(self, x: str, row: Row, weights: Weights) -> str:
+        if row.kind == 'ir':
+            x = self.act(self.conv(x, weights['conv_pw']), row.act)
+        x = self.act(self.conv(x, weights['conv_dw'], row.stride, groups=row.mid_chs), row.act)
+        if row.se_chs:
+            x = self._squeeze_excite(x, weights)
+        return self.conv(x, weights['conv_pwl' if row.kind == 'ir' else 'conv_pw'])
+
+    def _squeeze_excite(self, x: str, weights: Weights) -> str:
+        gate = self.act(self.conv(self.global_mean(x), weights['se.conv_reduce']), 're')
+        return self.multiply(x, self.act(self.conv(gate, weights['se.conv_expand']), 'gate'))
+
+    def _bottleneck(self, x: str, row: Row, weights: Weights) -> str:
+        y = self.act(self.conv(x, weights['conv1_1x1.conv']), row.act)
+        y = self.act(self.conv(y, weights['conv2_kxk.conv'], row.stride), row.act)
+        y = self.conv(y, weights['conv3_1x1.conv'])
+        if row.stride > 1:
+            x = self.average_pool(x, row.size)
+        if not row.skip:
+            x = self.conv(x, weights['shortcut.conv.conv'])
+        return self.act(self.add(y, x), row.act)
+
+    def _head(self, x: str, row: Row, weights: Weights) -> str:
+        x = self.global_mean(x)
+        if row.mid_chs:
+            x = self.act(self.conv(x, weights['conv_head']), row.act)
+        return self.linear(self.flatten(x), weights['classifier'])
+
+
+class _OnnxGraph(RowGraph):
+    """Collects nodes and weights."""
 
     def __init__(self) -> None:
         import onnx
@@ -56,52 +141,42 @@ class _Graph:
         self._nodes: list = []
         self._tensors: list = []
 
-    def row(self, x: str, row: Row, weights: Weights) -> str:
-        if row.kind == 'mean':
-            return self._node('Flatten', self._node('GlobalAveragePool', x))
-        if row.kind == 'head':
-            return self._head(x, row, weights)
-        if row.kind == 'pool':
-            return self._node('MaxPool', x, kernel_shape=[3] * 2, strides=[2] * 2, pads=[1] * 4)
-        if row.kind == 'bottle':
-            return self._bottleneck(x, row, weights)
-        if row.kind in ('conv', 'res'):
-            y = self._act(self._conv(x, weights['conv'], row.stride), row.act)
-        else:
-            y = self._mobile(x, row, weights)
-        return self._node('Add', y, x) if row.skip else y
+    def conv(self, x: str, weight_and_bias: tuple, stride: int = 1, groups: int = 1) -> str:
+        weight, bias = weight_and_bias
+        inputs = [self._tensor(weight)] + ([] if bias is None else [self._tensor(bias)])
+        kernel = weight.shape[-1]
+        return self._node(
+            'Conv', x, *inputs, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[kernel // 2] * 4, group=groups)
 
-    def _mobile(self, x: str, row: Row, weights: Weights) -> str:
-        if row.kind == 'ir':
-            x = self._act(self._conv(x, weights['conv_pw']), row.act)
-        x = self._act(self._conv(x, weights['conv_dw'], row.stride, groups=row.mid_chs), row.act)
-        if row.se_chs:
-            x = self._squeeze_excite(x, weights)
-        return self._conv(x, weights['conv_pwl' if row.kind == 'ir' else 'conv_pw'])
+    def act(self, x: str, act: str) -> str:
+        if act == 'r6':
+            return self._node('Clip', x, self._tensor(np.float32(0)), self._tensor(np.float32(6)))
+        if act == 'gate':
+            return self._node('HardSigmoid', x, alpha=1 / 6, beta=0.5)
+        return self._node({'re': 'Relu', 'hs': 'HardSwish'}[act], x)
 
-    def _squeeze_excite(self, x: str, weights: Weights) -> str:
-        gate = self._node('Relu', self._conv(self._node('GlobalAveragePool', x), weights['se.conv_reduce']))
-        gate = self._node('HardSigmoid', self._conv(gate, weights['se.conv_expand']), alpha=1 / 6, beta=0.5)
+    def add(self, x: str, y: str) -> str:
+        return self._node('Add', x, y)
+
+    def multiply(self, x: str, gate: str) -> str:
         return self._node('Mul', x, gate)
 
-    def _bottleneck(self, x: str, row: Row, weights: Weights) -> str:
-        y = self._act(self._conv(x, weights['conv1_1x1.conv']), row.act)
-        y = self._act(self._conv(y, weights['conv2_kxk.conv'], row.stride), row.act)
-        y = self._conv(y, weights['conv3_1x1.conv'])
-        if row.stride > 1:  # the mean of what lies inside, where the last column of an odd side stands alone
-            x = self._node(
-                'AveragePool', x, kernel_shape=[2] * 2, strides=[2] * 2, pads=[0, 0, *[row.size % 2] * 2],
-                count_include_pad=0)
-        if not row.skip:
-            x = self._conv(x, weights['shortcut.conv.conv'])
-        return self._act(self._node('Add', y, x), row.act)
+    def global_mean(self, x: str) -> str:
+        return self._node('GlobalAveragePool', x)
 
-    def _head(self, x: str, row: Row, weights: Weights) -> str:
-        x = self._node('GlobalAveragePool', x)
-        if row.mid_chs:
-            x = self._act(self._conv(x, weights['conv_head']), row.act)
-        weight, bias = weights['classifier']
-        return self._node('Gemm', self._node('Flatten', x), self._tensor(weight), self._tensor(bias), transB=1)
+    def max_pool(self, x: str) -> str:
+        return self._node('MaxPool', x, kernel_shape=[3] * 2, strides=[2] * 2, pads=[1] * 4)
+
+    def average_pool(self, x: str, size: int) -> str:
+        return self._node(
+            'AveragePool', x, kernel_shape=[2] * 2, strides=[2] * 2, pads=[0, 0, *[size % 2] * 2], count_include_pad=0)
+
+    def flatten(self, x: str) -> str:
+        return self._node('Flatten', x)
+
+    def linear(self, x: str, weight_and_bias: tuple) -> str:
+        weight, bias = weight_and_bias
+        return self._node('Gemm', x, self._tensor(weight), self._tensor(bias), transB=1)
 
     def file(self, last: str, in_shape: tuple, out_shape: tuple, opset: int) -> bytes:
         helper, float32 = self._onnx.helper, self._onnx.TensorProto.FLOAT
@@ -112,18 +187,6 @@ class _Graph:
         model = helper.make_model(
             graph, producer_name='timm_ofa', opset_imports=[helper.make_opsetid('', opset)], ir_version=IR_VERSION)
         return model.SerializeToString()
-
-    def _conv(self, x: str, weight_and_bias: tuple, stride: int = 1, groups: int = 1) -> str:
-        weight, bias = weight_and_bias
-        inputs = [self._tensor(weight)] + ([] if bias is None else [self._tensor(bias)])
-        kernel = weight.shape[-1]
-        return self._node(
-            'Conv', x, *inputs, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[kernel // 2] * 4, group=groups)
-
-    def _act(self, x: str, act: str) -> str:
-        if act == 'r6':
-            return self._node('Clip', x, self._tensor(np.float32(0)), self._tensor(np.float32(6)))
-        return self._node({'re': 'Relu', 'hs': 'HardSwish'}[act], x)
 
     def _node(self, op: str, *inputs: str, **attributes) -> str:
         name = f't{len(self._nodes)}'

@@ -4,35 +4,32 @@ A row costs what it adds: [1x1 conv, row, mean] minus [1x1 conv, mean], both mea
 the machine does meanwhile falls on both. Along a network the means cancel, and what is left is the network itself.
 Whole random networks run in the same sweeps: one half fits one constant, the other half says how good the profile is.
 
-All graphs are visited in random order and a low percentile of the times of each counts: the rest is other work. With
-one thread the clock counts the CPU time of this process, which other load on the machine hardly touches. Small networks
-stay in the caches from one run to the next, and are timed warm, rows and all; larger ones do not, and are timed cold.
+How graphs are timed is said in `measuring`. Small networks stay in the caches from one run to the next, and are timed
+warm, rows and all; larger ones do not, and are timed cold.
 """
 from __future__ import annotations
 
-import os
-import platform
-import re
-import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
+from functools import partial
+from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+import torch
 
 from .errors import InputError, listed
 from .fields import check_slug, slug
 from .latency import DeviceProfile, RowCost, latency_error
 from .layers import BN_EPS, mean_row
+from .measuring import LOW_PERCENT, Progress, cpu_host, cpu_name, measure, measure_groups
 from .runtimes import DEFAULT, load_runtime
 from .space import Arch, Row, SearchSpace, load_space
 
-MIN_SWEEPS = 20
 WARM_BYTES = 4 * 2**20  # of weights; networks up to here are timed warm
-LOW_PERCENT = 5
 START_ROW = mean_row(1, 3)  # costs what every run costs, whatever the network
+METHOD = '[1x1 conv, row, mean] - [1x1 conv, mean], paired in the same sweeps'
+Graph = tuple[Row, ...]
 
 
 def is_warm(rows: Sequence[Row]) -> bool:
@@ -40,109 +37,134 @@ def is_warm(rows: Sequence[Row]) -> bool:
     return 4 * sum(row.params for row in rows) <= WARM_BYTES
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Times of M runners in S visits: `samples_ms` (M, S)."""
-    samples_ms: np.ndarray
-
-    def low_ms(self) -> np.ndarray:
-        """(M,), the statistic of profiles: undisturbed, and unlike the minimum blind to the number of visits.
-
-        Clocks of CPU time on virtual machines also err downwards, by half, about once in thousands of runs.
-        """
-        return self.percentile_ms(LOW_PERCENT)
-
-    def percentile_ms(self, percent: float) -> np.ndarray:
-        """(M,)."""
-        return np.percentile(self.samples_ms, percent, axis=1)
-
-
-def measure(runners: Sequence[Callable[[], None]], *, warm: bool = True, sweeps: int | None = None,
-            seconds: float = 10.0, threads: int = 1, seed: int = 0, progress: bool = True,
-            label: str = 'measuring') -> Timing:
-    """Visit all M runners in random order, again and again, in S sweeps.
-
-    Args:
-        warm: A visit is one run for nothing, then the better of two; otherwise it is one run.
-        sweeps: Visits of each runner; None: as many as fit into about `seconds`, at least 20.
-        threads: With 1 the CPU time of the process counts, with more the wall clock.
-    """
-    clock = time.process_time if threads == 1 else time.perf_counter
-    rng = np.random.default_rng(seed)
-
-    def visit(run: Callable[[], None]) -> float:
-        times_ms = []
-        for _ in range(3 if warm else 1):
-            start = clock()
-            run()
-            times_ms.append(1e3 * (clock() - start))
-        return min(times_ms[1:] or times_ms)
-
-    for run in runners:  # the first run of all allocates
-        run()
-    started = time.perf_counter()
-    for run in runners:
-        visit(run)
-    if sweeps is None:
-        sweeps = max(MIN_SWEEPS, int(seconds / (time.perf_counter() - started)))
-    samples_ms = np.empty((len(runners), sweeps))
-    for sweep in tqdm(range(sweeps), desc=label, unit='sweep', leave=False, disable=None if progress else True):
-        for i in rng.permutation(len(runners)):
-            samples_ms[i, sweep] = visit(runners[i])
-    return Timing(samples_ms)
-
-
-def profile_space(space: str | SearchSpace, runtime: str = DEFAULT, *, threads: int = 1, device: str | None = None,
+def profile_space(space: str | SearchSpace, runtime: str = DEFAULT, *, precision: str = 'fp32', threads: int = 1,
+                  batch_size: int = 1, processor: str = 'cpu', device: str | None = None,
                   device_name: str | None = None, num_classes: int | None = None,
                   resolutions: Sequence[int] | None = None, sweeps: int | None = None, seconds: float = 10.0,
-                  check_nets: int = 12, seed: int = 0, progress: bool = True) -> DeviceProfile:
+                  check_nets: int = 12, partial_results: str | Path | None = None, seed: int = 0,
+                  progress: bool = True) -> DeviceProfile:
     """Measure every row of a space on this machine.
 
     Args:
-        device: Slug of this device; None: from the name of the CPU.
+        precision: Of the arithmetic, one that the runtime has; int8 is the runtime's own quantization after training.
+        batch_size: Images of a run; latencies are of the whole batch.
+        processor: 'cpu', or 'cuda' where there is a GPU.
+        device: Slug of this device; None: from the name of the processor.
         num_classes: Of the head that is measured; None: the default of the space.
         resolutions: Of the space, in px; None: all.
         sweeps: Runs of each graph; None: as many as fit into about `seconds` in all, at least 20.
         check_nets: Whole networks to fit one constant on, and as many again to check the profile on.
+        partial_results: File that keeps each resolution that is done, to go on from after an interruption; it is
+            removed at the end.
     """
-    space, kit = load_space(space), load_runtime(runtime)
-    own_device, own_name = this_device()
-    _positive(threads=threads, check_nets=check_nets, num_classes=num_classes, sweeps=sweeps)
+    kit = load_runtime(runtime, precision, processor)
+    own_device, own_name = this_device(processor)
+    _positive(threads=threads, batch_size=batch_size, check_nets=check_nets, num_classes=num_classes, sweeps=sweeps)
     check_slug(device or own_device, 'device')
+    plan = make_plan(load_space(space), resolutions, num_classes, check_nets, seed)
+    load = partial(
+        kit.load, precision=precision, processor=processor, threads=threads, batch_size=batch_size, seed=seed)
+    task = {
+        **plan.task(precision, batch_size), 'runtime': kit.NAME, 'runtime_version': kit.version(),
+        'processor': processor, 'threads': threads, 'wall': threads > 1 or processor != 'cpu', 'host': host(processor)}
+    try:
+        results = measure_groups(
+            plan.groups, load, task, partial_results, sweeps=sweeps, seconds=seconds, progress=progress)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    profile = make_profile(
+        plan, results, device=device or own_device, device_name=device_name or device or own_name,
+        source='measured with timm-ofa profile')
+    if partial_results is not None:
+        Path(partial_results).unlink(missing_ok=True)
+    return profile
+
+
+# ---- what is measured, and what follows from it ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The graphs that price a space; the same on any machine."""
+    space: SearchSpace  # of the resolutions that are measured
+    num_classes: int
+    check_nets: int
+    seed: int
+    nets: tuple[Arch, ...]  # whole networks: one half to fit on, one half to check on
+    groups: dict[str, tuple[Graph, ...]]  # resolution -> graphs; the last one is the same everywhere
+
+    def rows_of(self, net: Arch) -> Graph:
+        return tuple(self.space.rows(net, self.num_classes))
+
+    def is_warm(self) -> bool:
+        return is_warm(self.space.rows(self.space.max_arch(), self.num_classes))
+
+    def task(self, precision: str, batch_size: int) -> dict:
+        """What decides the graphs, for a file of results."""
+        keys = '\n'.join(row.key for graphs in self.groups.values() for graph in graphs for row in graph)
+        return {
+            'space': self.space.name, 'num_classes': self.num_classes, 'resolutions': list(self.space.resolutions),
+            'check_nets': self.check_nets, 'seed': self.seed, 'precision': precision, 'batch_size': batch_size,
+            'warm': self.is_warm(), 'graphs': hashlib.sha256(keys.encode()).hexdigest()}
+
+
+def make_plan(space: SearchSpace, resolutions: Sequence[int] | None = None, num_classes: int | None = None,
+              check_nets: int = 12, seed: int = 0) -> Plan:
+    """All rows with and without, and random networks, by resolution; see `profile_space`."""
     space = _at(space, resolutions)
     num_classes = num_classes or space.num_classes
     nets = _random_nets(space, 2 * check_nets, seed)
-    warm = is_warm(space.rows(space.max_arch(), num_classes))
-    table: dict[str, RowCost] = {}
-    starts_ms: list[float] = []
-    nets_ms: dict[Arch, float] = {}
-    for resolution in tqdm(space.resolutions, desc='resolutions', unit='px', disable=None if progress else True):
-        rows = [row for row in space.all_rows(resolution, num_classes) if row.key not in table]
-        here = {arch: tuple(space.rows(arch, num_classes)) for arch in nets if arch.resolution == resolution}
-        graphs = list(dict.fromkeys(
-            [(START_ROW,), *(graph for row in rows for graph in _probes(row)), *here.values()]))
-        timing = measure(
-            [kit.load(graph, threads=threads, seed=seed) for graph in graphs], warm=warm, sweeps=sweeps,
-            seconds=seconds / len(space.resolutions), threads=threads, seed=seed + resolution, progress=progress,
-            label=f'{resolution} px')
-        low, median = (dict(zip(graphs, times.tolist())) for times in (timing.low_ms(), timing.percentile_ms(50)))
-        visits = timing.samples_ms.shape[1]
-        table.update({row.key: RowCost(_added(row, low), _added(row, median), visits) for row in rows})
-        starts_ms.append(low[START_ROW,])
-        nets_ms.update({arch: low[graph] for arch, graph in here.items()})
+    reference = tuple(space.rows(nets[0], num_classes))
+    groups, seen = {}, set()
+    for resolution in space.resolutions:
+        rows = [row for row in dict.fromkeys(space.all_rows(resolution, num_classes)) if row.key not in seen]
+        seen.update(row.key for row in rows)
+        here = [tuple(space.rows(net, num_classes)) for net in nets if net.resolution == resolution]
+        graphs = dict.fromkeys([(START_ROW,), *(graph for row in rows for graph in _probes(row)), *here])
+        groups[str(resolution)] = (*(graph for graph in graphs if graph != reference), reference)
+    return Plan(space, num_classes, check_nets, seed, tuple(nets), groups)
 
+
+def make_profile(plan: Plan, results: Mapping, *, device: str, device_name: str, source: str) -> DeviceProfile:
+    """A profile from the results of all groups of a plan, with one constant and the error on held-out networks."""
+    space, task = plan.space, results['task']
+    table: dict[str, RowCost] = {}
+    starts_ms, nets_ms, visits = [], {}, []
+    for resolution in space.resolutions:
+        group, graphs = results['groups'][str(resolution)], plan.groups[str(resolution)]
+        low, median = (dict(zip(graphs, group[name])) for name in ('low_ms', 'p50_ms'))
+        for row in space.all_rows(resolution, plan.num_classes):
+            if row.key not in table:
+                table[row.key] = RowCost(_added(row, low), _added(row, median), group['n'])
+        starts_ms.append(low[START_ROW,])
+        nets_ms.update({net: low[plan.rows_of(net)] for net in plan.nets if net.resolution == resolution})
+        visits.append(group['n'])
+    threads, precision, batch_size = task['threads'], task['precision'], task['batch_size']
+    variant = [
+        *([] if precision == 'fp32' else [precision]), *([] if threads == 1 else [f'{threads}t']),
+        *([] if batch_size == 1 else [f'b{batch_size}'])]
     profile = DeviceProfile(
-        name=slug(f'{device or own_device}-{runtime}-{space.name}' + (f'-{threads}t' if threads > 1 else '')),
-        space=space.name, device=device or own_device, device_name=device_name or device or own_name,
-        runtime=kit.NAME, runtime_version=kit.version(), precision=kit.PRECISION, threads=threads, batch_size=1,
-        measured_on=date.today().isoformat(), num_classes=num_classes,
-        overhead_ms=round(float(np.median(starts_ms)), 6), scale=1.0, table=table,
-        protocol=_protocol(threads, warm, min(cost.n for cost in table.values()), check_nets), check=None,
-        source='measured with timm-ofa profile')
-    profile = _calibrate(profile, space, nets[:check_nets], nets_ms)
-    held_out = nets[check_nets:]
-    check = latency_error(np.array([nets_ms[arch] for arch in held_out]), profile.latency_ms(space, held_out))
+        name=slug(' '.join([device, task['runtime'], space.name, *variant])), space=space.name, device=device,
+        device_name=device_name, runtime=task['runtime'], runtime_version=task['runtime_version'],
+        precision=precision, threads=threads, batch_size=batch_size, measured_on=results['measured_on'],
+        num_classes=plan.num_classes, overhead_ms=round(float(np.median(starts_ms)), 6), scale=1.0, table=table,
+        protocol={
+            'statistic': _statistic(task['wall'], task['warm']), 'sweeps': min(visits),
+            'order': 'random over all graphs of a resolution', 'method': METHOD, 'calibration_nets': plan.check_nets,
+            'processor': task['processor'], 'host': task['host'], **_steadiness(results['groups'])},
+        check=None, source=source)
+    fitted, held_out = plan.nets[:plan.check_nets], plan.nets[plan.check_nets:]
+    profile = _calibrate(profile, space, fitted, nets_ms)
+    check = latency_error(np.array([nets_ms[net] for net in held_out]), profile.latency_ms(space, held_out))
     return DeviceProfile.from_dict(replace(profile, check=check).to_dict(), 'profile')
+
+
+def _steadiness(groups: Mapping) -> dict:
+    """How far two halves of the visits are apart, and the same network at different times."""
+    reference_ms = [ms for group in groups.values() for ms in group['reference_ms']]
+    return {
+        'noise_pct': round(float(np.median([group['noise_pct'] for group in groups.values()])), 2),
+        'drift_pct': round(100 * (max(reference_ms) / min(reference_ms) - 1), 2)}
 
 
 def _positive(**values: int | None) -> None:
@@ -165,7 +187,7 @@ def _random_nets(space: SearchSpace, n: int, seed: int) -> list[Arch]:
     return [replace(arch, resolution=space.resolutions[i % len(space.resolutions)]) for i, arch in enumerate(archs)]
 
 
-def _probes(row: Row) -> tuple[tuple[Row, ...], ...]:
+def _probes(row: Row) -> tuple[Graph, Graph]:
     """The graphs with and without a row; the stem takes the image itself, and is compared with nothing at all."""
     if row.in_chs == 3:
         return (row, mean_row(row.out_size, row.out_chs)), (START_ROW,)
@@ -176,7 +198,7 @@ def _probes(row: Row) -> tuple[tuple[Row, ...], ...]:
     return (before, row, *after), (before, mean_row(row.size, row.in_chs))
 
 
-def _added(row: Row, times_ms: Mapping[tuple[Row, ...], float]) -> float:
+def _added(row: Row, times_ms: Mapping[Graph, float]) -> float:
     with_row, without = _probes(row)
     return round(max(0.0, times_ms[with_row] - times_ms[without]), 6)
 
@@ -189,66 +211,52 @@ def _calibrate(profile: DeviceProfile, space: SearchSpace, nets: Sequence[Arch],
     return replace(profile, scale=round(float(np.median(measured_ms / rows_ms)), 4))
 
 
-def _statistic(threads: int, warm: bool) -> str:
-    clock = 'process CPU time' if threads == 1 else 'wall-clock time'
+def _statistic(wall: bool, warm: bool) -> str:
+    clock = 'wall-clock time' if wall else 'process CPU time'
     return f'{LOW_PERCENT}th percentile of {clock}, {"warm" if warm else "cold"} runs'
 
 
-def _protocol(threads: int, warm: bool, sweeps: int, check_nets: int) -> dict:
-    return {
-        'statistic': _statistic(threads, warm), 'sweeps': sweeps, 'order': 'random over all graphs of a resolution',
-        'method': '[1x1 conv, row, mean] - [1x1 conv, mean], paired in the same sweeps',
-        'calibration_nets': check_nets, 'host': host(),
-    }
+# ---- one network ------------------------------------------------------------------------------------------------
 
 
 def measure_network(rows: Sequence[Row], runtime: str = DEFAULT, *, weights: Mapping | None = None,
-                    bn_eps: float = BN_EPS, threads: int = 1, batch_size: int = 1, sweeps: int | None = None,
-                    seconds: float = 3.0, seed: int = 0, progress: bool = False) -> dict:
+                    bn_eps: float = BN_EPS, precision: str = 'fp32', threads: int = 1, batch_size: int = 1,
+                    processor: str = 'cpu', sweeps: int | None = None, seconds: float = 3.0, seed: int = 0,
+                    progress: bool = False) -> dict:
     """Latency of one network as a profile predicts it: same clock, same statistic, and the same company.
 
     In an endless loop of nothing else a network gets up to 20 % faster still, as caches and branch predictors learn it
     by heart; so probes of its own rows run in between.
     """
     _positive(threads=threads, batch_size=batch_size, sweeps=sweeps)
-    kit, warm = load_runtime(runtime), is_warm(rows)
-    network = kit.load(rows, weights=weights, bn_eps=bn_eps, threads=threads, batch_size=batch_size, seed=seed)
-    company = [
-        kit.load(graph, threads=threads, batch_size=batch_size, seed=seed)
-        for graph in dict.fromkeys(graph for row in rows for graph in _probes(row))]
+    kit, warm, wall = load_runtime(runtime, precision, processor), is_warm(rows), threads > 1 or processor != 'cpu'
+    load = partial(
+        kit.load, precision=precision, processor=processor, threads=threads, batch_size=batch_size, seed=seed)
+    network = load(rows, weights=weights, bn_eps=bn_eps)
+    company = [load(graph) for graph in dict.fromkeys(graph for row in rows for graph in _probes(row))]
+    show = Progress(progress)
     timing = measure(
-        [network, *company], warm=warm, sweeps=sweeps, seconds=seconds, threads=threads, seed=seed, progress=progress)
+        [network, *company], warm=warm, wall=wall, sweeps=sweeps, seconds=seconds, seed=seed,
+        report=partial(show, 'measuring'))
     return {
         'latency_ms': round(float(timing.low_ms()[0]), 6), 'p50_ms': round(float(timing.percentile_ms(50)[0]), 6),
         'p90_ms': round(float(timing.percentile_ms(90)[0]), 6), 'n': timing.samples_ms.shape[1],
-        'statistic': _statistic(threads, warm), 'runtime': kit.NAME, 'runtime_version': kit.version(),
-        'precision': kit.PRECISION, 'threads': threads, 'batch_size': batch_size, 'host': host(),
+        'statistic': _statistic(wall, warm), 'runtime': kit.NAME, 'runtime_version': kit.version(),
+        'precision': precision, 'threads': threads, 'batch_size': batch_size, 'host': host(processor),
     }
 
 
 # ---- this machine -----------------------------------------------------------------------------------------------
 
 
-def this_device() -> tuple[str, str]:
-    """(slug, name for people) of the CPU of this machine."""
-    name = ' '.join(re.sub(r'\((R|TM)\)|\bCPU\b|@.*|\b\d+-Core\b|\bProcessor\b', ' ', _cpu_model()).split()) or 'CPU'
-    return slug(name, 'cpu'), name
+def this_device(processor: str = 'cpu') -> tuple[str, str]:
+    """(slug, name for people) of a processor of this machine."""
+    if processor == 'cuda':
+        name = torch.cuda.get_device_name()
+        return slug(name, 'gpu'), name
+    return slug(cpu_name(), 'cpu'), cpu_name()
 
 
-def _cpu_model() -> str:
-    try:
-        with open('/proc/cpuinfo', encoding='utf-8') as file:
-            models = re.findall(r'^(?:model name|Hardware|Model)\s*:\s*(.+)$', file.read(), re.MULTILINE)
-        return models[0] if models else platform.machine()
-    except OSError:
-        pass
-    try:
-        return subprocess.run(
-            ['sysctl', '-n', 'machdep.cpu.brand_string'], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return platform.processor() or platform.machine()
-
-
-def host() -> str:
+def host(processor: str = 'cpu') -> str:
     """What a number was measured on, in a few words; no host name."""
-    return f'{this_device()[1]}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}'
+    return f'{this_device(processor)[1]}, {cpu_host()}' if processor == 'cuda' else cpu_host()

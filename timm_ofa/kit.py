@@ -1,0 +1,184 @@
+"""A kit that measures a space on a device where this package is not: ONNX files, a list and a script.
+
+The script needs numpy and ONNX Runtime (or OpenVINO). Its results come back as the same `DeviceProfile` that
+`profile_space` makes on its own machine, from the same graphs with the same statistic.
+"""
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import measuring
+from .errors import InputError, listed
+from .export import to_onnx
+from .fields import MAX_LONG_TEXT, check_slug, choice, number, plain, read, text
+from .files import write_text
+from .latency import MAX_COUNT, MAX_MS, DeviceProfile
+from .layers import random_input
+from .profiler import Graph, Plan, make_plan, make_profile
+from .runtimes import load_runtime
+from .space import SearchSpace, load_space
+
+if TYPE_CHECKING:
+    import onnx
+
+SCRIPT = Path(__file__).parent / 'templates' / 'run_kit.py'
+WEIGHTS = 'weights.bin'  # all large weights of all graphs, the same numbers
+WEIGHT_STD = 0.03  # keeps activations far from overflow and, with biases of 0.1, far from zero: both change the speed
+SMALL = 256  # numbers; so many stay in the ONNX file
+
+
+def export_kit(folder: str | Path, space: str | SearchSpace, *, precision: str = 'fp32', batch_size: int = 1,
+               num_classes: int | None = None, resolutions: Sequence[int] | None = None, check_nets: int = 12,
+               seed: int = 0) -> Path:
+    """Write a kit into a new or empty folder; arguments as of `profiler.profile_space`."""
+    folder, space = Path(folder), load_space(space)
+    load_runtime('onnxruntime', precision)
+    for name, value in (('batch_size', batch_size), ('check_nets', check_nets), ('num_classes', num_classes)):
+        if value is not None and value < 1:
+            raise InputError(f'{name} {value} is too small; give 1 or more')
+    plan = make_plan(space, resolutions, num_classes, check_nets, seed)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f'{str(folder)!r:.120} is not an empty folder; give a new one')
+    networks = folder / 'networks'
+    networks.mkdir(parents=True, exist_ok=True)
+    files: dict[Graph, str] = {}
+    most = 0  # numbers in the largest tensor
+    for graph in dict.fromkeys(graph for graphs in plan.groups.values() for graph in graphs):
+        files[graph] = f'networks/{len(files):04d}.onnx'
+        model, numbers = _light_model(graph, precision, batch_size, seed)
+        (folder / files[graph]).write_bytes(model)
+        most = max(most, numbers)
+    noise = WEIGHT_STD * np.random.default_rng(seed).standard_normal(most, np.float32)
+    noise.astype(np.float32).tofile(networks / WEIGHTS)
+    listing = {
+        'task': plan.task(precision, batch_size),
+        'groups': {name: [files[graph] for graph in graphs] for name, graphs in plan.groups.items()}}
+    write_text(folder / 'list.json', json.dumps(listing, indent=1))
+    for source in (SCRIPT, Path(measuring.__file__)):
+        shutil.copyfile(source, folder / source.name)
+    return folder
+
+
+def _light_model(graph: Graph, precision: str, batch_size: int, seed: int) -> tuple[bytes, int]:
+    """An ONNX file without its large float weights, and how many numbers the largest of these has."""
+    import onnx
+
+    model = to_onnx(graph, seed=seed, batch_size=batch_size)
+    if precision == 'int8':
+        from .runtimes.onnxruntime import to_int8
+        model = to_int8(model, random_input(graph, batch_size, seed))
+    loaded = onnx.load_model_from_string(model)
+    most = max((_externalize(tensor) for tensor in loaded.graph.initializer), default=0)
+    return loaded.SerializeToString(), most
+
+
+def _externalize(tensor: onnx.TensorProto) -> int:
+    """Let a large float tensor take its numbers from the start of the common file; returns how many, or 0."""
+    import onnx
+
+    numbers = int(np.prod(tensor.dims))
+    if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2 or numbers <= SMALL:
+        return 0
+    tensor.ClearField('raw_data')
+    tensor.ClearField('float_data')
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (('location', WEIGHTS), ('offset', 0), ('length', 4 * numbers)):
+        tensor.external_data.add(key=key, value=str(value))
+    return numbers
+
+
+# ---- the way back -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """What was measured, and how: of the kit, then of the device."""
+    space: str
+    num_classes: int = number(1, MAX_COUNT)
+    resolutions: tuple[int, ...] = number(1, MAX_COUNT)
+    check_nets: int = number(1, 1000)
+    seed: int = number(0)
+    precision: str
+    batch_size: int = number(1, MAX_COUNT)
+    warm: bool
+    graphs: str = text('[0-9a-f]{64}')
+    runtime: str = text(r'.*\S.*')
+    runtime_version: str = text(r'.*\S.*')
+    processor: str
+    threads: int = number(1, 4096)
+    wall: bool
+    host: str = text(limit=MAX_LONG_TEXT)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Times of the graphs of a resolution."""
+    low_ms: tuple[float, ...] = number(0, MAX_MS)
+    p50_ms: tuple[float, ...] = number(0, MAX_MS)
+    n: int = number(1, MAX_COUNT)
+    noise_pct: float = number(0, 1e9)
+    reference_ms: tuple[float, float] = number(1e-6, MAX_MS)
+
+
+@dataclass(frozen=True)
+class Results:
+    """The file that a kit writes."""
+    format: int = choice(measuring.FORMAT)
+    task: Task
+    measured_on: str
+    groups: dict[str, Group]
+
+
+def import_kit(path: str | Path, *, device: str, device_name: str | None = None,
+               space: str | SearchSpace | None = None) -> DeviceProfile:
+    """The profile of a device from the results of its kit; raises `InputError` naming what does not fit.
+
+    Args:
+        device: Slug of the device.
+        space: Of the kit, where it is not on the shelf.
+    """
+    check_slug(device, 'device')
+    where = f'results {Path(path).name}'
+    try:
+        data: Any = json.loads(Path(path).read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError):
+        raise InputError(f'results {str(path)!r:.120} cannot be read; give the file that run_kit.py wrote') from None
+    results = read(Results, data, where)
+    plan = _same_plan(load_space(space or results.task.space), results.task, where)
+    missing = [name for name in plan.groups if name not in results.groups]
+    if missing:
+        raise InputError(f'{where}: resolution {listed(missing)} is not measured; run run_kit.py again, it goes on')
+    for name, graphs in plan.groups.items():
+        group = results.groups[name]
+        if not len(group.low_ms) == len(group.p50_ms) == len(graphs):
+            raise InputError(f'{where}: group {name} has {len(group.low_ms)} times for {len(graphs)} graphs; '
+                             'give the file as run_kit.py wrote it')
+        _refuse_zero(plan, name, group, where)
+    return make_profile(
+        plan, asdict(results), device=device, device_name=device_name or device,
+        source='measured with a kit of timm-ofa profile')
+
+
+def _same_plan(space: SearchSpace, task: Task, where: str) -> Plan:
+    """The plan of the kit, made again."""
+    plan = make_plan(space, task.resolutions, task.num_classes, task.check_nets, task.seed)
+    given: Mapping = plain(task)
+    for name, value in plan.task(task.precision, task.batch_size).items():
+        if given[name] != value:
+            raise InputError(f'{where}: {name} {given[name]!r:.60} is not that of the kit for {space.name}, '
+                             f'{value!r:.60}; give the space of the kit, and the version of timm_ofa that made it')
+    return plan
+
+
+def _refuse_zero(plan: Plan, name: str, group: Group, where: str) -> None:
+    for net in plan.nets:
+        graph = plan.rows_of(net)
+        if graph in plan.groups[name] and not group.low_ms[plan.groups[name].index(graph)] > 0:
+            raise InputError(f'{where}: group {name}: network {net} takes no time; measure again')

@@ -1,0 +1,207 @@
+"""Timing that other work on the machine hardly moves. Needs numpy alone: a kit carries a copy of this file.
+
+All graphs of a group are visited in random order, again and again, and a low percentile of the times of each counts:
+the rest is other work. On one thread the clock counts the CPU time of this process; with more, and on other
+processors, it is the wall clock, and the machine must be quiet. The last graph of each group is the reference: the
+same network everywhere, whose times say how far the machine drifts meanwhile.
+"""
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+
+FORMAT = 1  # of a file of results
+MIN_SWEEPS = 20
+LOW_PERCENT = 5
+LOADING = 0.5  # share of a group in the progress; the rest is measuring
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Times of M runners in S visits: `samples_ms` (M, S)."""
+    samples_ms: np.ndarray
+
+    def low_ms(self) -> np.ndarray:
+        """(M,), the statistic of profiles: undisturbed, and unlike the minimum blind to the number of visits.
+
+        Clocks of CPU time on virtual machines also err downwards, by half, about once in thousands of runs.
+        """
+        return self.percentile_ms(LOW_PERCENT)
+
+    def percentile_ms(self, percent: float) -> np.ndarray:
+        """(M,)."""
+        return np.percentile(self.samples_ms, percent, axis=1)
+
+    def halves_ms(self) -> np.ndarray:
+        """(2, M), the statistic of the first and of the second half of the visits."""
+        visits = self.samples_ms.shape[1]
+        parts = self.samples_ms[:, :(visits + 1) // 2], self.samples_ms[:, visits // 2:]
+        return np.stack([Timing(part).low_ms() for part in parts])
+
+
+class Progress:
+    """A line on stderr: how much is done, and the time left. Silent where nobody looks on."""
+
+    def __init__(self, shown: bool = True) -> None:
+        self._shown = shown and sys.stderr.isatty()
+        self._started = self._last = time.perf_counter()
+        self._first: float | None = None
+
+    def __call__(self, label: str, share: float) -> None:
+        """`share` (0..1) of all work is done; what was done before the first call took no time."""
+        elapsed = time.perf_counter()
+        if self._first is None:
+            self._first = share
+        if not self._shown or (elapsed - self._last < 0.2 and share < 1) or share <= self._first:
+            return
+        self._last = elapsed
+        left = (elapsed - self._started) * (1 - share) / (share - self._first)
+        end = '\n' if share >= 1 else ''
+        sys.stderr.write(f'\r{label}: {100 * share:3.0f} %, {left // 60:.0f}:{left % 60:02.0f} left   {end}')
+        sys.stderr.flush()
+
+
+def measure(runners: Sequence[Callable[[], None]], *, warm: bool = True, wall: bool = False, sweeps: int | None = None,
+            seconds: float = 10.0, seed: int = 0, report: Callable[[float], None] | None = None) -> Timing:
+    """Visit all M runners in random order, again and again, in S sweeps.
+
+    Args:
+        warm: A visit is one run for nothing, then the better of two; otherwise it is one run.
+        wall: Read the wall clock, not the CPU time of this process.
+        sweeps: Visits of each runner; None: as many as fit into about `seconds`, at least 20.
+        report: Called with the share that is done, after each sweep.
+    """
+    clock = time.perf_counter if wall else time.process_time
+    rng = np.random.default_rng(seed)
+
+    def visit(run: Callable[[], None]) -> float:
+        times_ms = []
+        for _ in range(3 if warm else 1):
+            start = clock()
+            run()
+            times_ms.append(1e3 * (clock() - start))
+        return min(times_ms[1:] or times_ms)
+
+    for run in runners:  # the first run of all allocates
+        run()
+    started = time.perf_counter()
+    for run in runners:
+        visit(run)
+    if sweeps is None:
+        sweeps = max(MIN_SWEEPS, int(seconds / max(time.perf_counter() - started, 1e-6)))
+    samples_ms = np.empty((len(runners), sweeps))
+    for sweep in range(sweeps):
+        for i in rng.permutation(len(runners)):
+            samples_ms[i, sweep] = visit(runners[i])
+        if report:
+            report((sweep + 1) / sweeps)
+    return Timing(samples_ms)
+
+
+def measure_groups(groups: Mapping[str, Sequence], load: Callable[..., Callable[[], None]], task: dict,
+                   path: str | os.PathLike | None = None, *, sweeps: int | None = None, seconds: float = 10.0,
+                   progress: bool = True) -> dict:
+    """Measure groups of graphs, those of a group in the same sweeps.
+
+    Args:
+        groups: Name -> graphs, whatever `load` takes; the last one is the reference.
+        load: Graph -> a function that runs it once.
+        task: What is measured and how, JSON-ready, with 'warm', 'wall' and 'seed'; stands in the results.
+        path: JSON file of the results, saved after each group; groups that it holds are not measured again.
+        seconds: About how long in all, without loading.
+
+    Raises:
+        ValueError: The file holds results of another task.
+    """
+    results = read_results(path, task) or {'format': FORMAT, 'task': task, 'measured_on': '', 'groups': {}}
+    show = Progress(progress)
+    for number, (name, graphs) in enumerate(groups.items()):
+        def report(share: float, label: str = name, number: int = number) -> None:
+            show(f'resolution {label}', (number + share) / len(groups))
+
+        if name in results['groups']:
+            continue
+        report(0)
+        runners = []
+        for graph in graphs:
+            runners.append(load(graph))
+            report(LOADING * len(runners) / len(graphs))
+        timing = measure(
+            runners, warm=task['warm'], wall=task['wall'], sweeps=sweeps, seconds=seconds / len(groups),
+            seed=task['seed'] + number, report=lambda share: report(LOADING + (1 - LOADING) * share))
+        results['groups'][name] = summary(timing)
+        results['measured_on'] = date.today().isoformat()
+        save_results(path, results)
+    return results
+
+
+def summary(timing: Timing) -> dict:
+    """What is kept of a group of M graphs: lists (M,), and how far two halves of the visits are apart."""
+    low_ms, halves_ms = timing.low_ms(), timing.halves_ms()
+    return {
+        'low_ms': low_ms.round(6).tolist(), 'p50_ms': timing.percentile_ms(50).round(6).tolist(),
+        'n': timing.samples_ms.shape[1],
+        'noise_pct': round(float(100 * np.median(np.abs(halves_ms[0] - halves_ms[1]) / np.maximum(low_ms, 1e-9))), 3),
+        'reference_ms': halves_ms[:, -1].round(6).tolist()}
+
+
+def read_results(path: str | os.PathLike | None, task: dict) -> dict | None:
+    """The results of an interrupted task; None: there are none. `ValueError`: they are of another one."""
+    if path is None or not os.path.exists(path):
+        return None
+    try:
+        with open(path, encoding='utf-8') as file:
+            results = json.load(file)
+        found = results['task']
+        if results['format'] == FORMAT and found == task and isinstance(results['groups'], dict):
+            return results
+        differs = next((k for k in task if found.get(k) != task[k]), 'format')
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        differs = 'format'
+    raise ValueError(f'{str(path)!r:.120} holds results of another task ({differs} differs); remove it, or give '
+                     'another file')
+
+
+def save_results(path: str | os.PathLike | None, results: dict) -> None:
+    """Write results whole or not at all."""
+    if path is None:
+        return
+    temporary = f'{os.fspath(path)}.part'
+    with open(temporary, 'w', encoding='utf-8') as file:
+        json.dump(results, file, indent=1)
+    os.replace(temporary, path)
+
+
+def cpu_name() -> str:
+    """Of this machine, for people."""
+    return ' '.join(
+        re.sub(r'\((R|TM)\)|\bCPU\b|@.*|\b\d+-Core\b|\bProcessor\b', ' ', _cpu_model()).split()) or 'CPU'
+
+
+def cpu_host() -> str:
+    """What a number was measured on, in a few words; no host name."""
+    return f'{cpu_name()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}'
+
+
+def _cpu_model() -> str:
+    try:
+        with open('/proc/cpuinfo', encoding='utf-8') as file:
+            models = re.findall(r'^(?:model name|Hardware|Model)\s*:\s*(.+)$', file.read(), re.MULTILINE)
+        return models[0] if models else platform.machine()
+    except OSError:
+        pass
+    try:
+        return subprocess.run(
+            ['sysctl', '-n', 'machdep.cpu.brand_string'], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return platform.processor() or platform.machine()

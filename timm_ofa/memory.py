@@ -1,0 +1,67 @@
+"""What memory a network takes: its weights, and the most activations that are alive at one time. Computed, in float32.
+
+Counted is an executor that runs one operation after the other, frees a tensor behind its last use, folds BatchNorm into
+the convolution before it, and does activations, gates and sums in place. Real runtimes take more (their own code, work
+space of convolutions, packed copies of weights); between networks the figure says which needs more.
+"""
+from __future__ import annotations
+
+from .arch import Arch
+from .rows import Row
+from .space import SearchSpace
+
+BYTES = 4  # of a float32
+
+
+def peak_memory_mb(space: SearchSpace, arch: Arch, batch_size: int = 1, num_classes: int | None = None) -> float:
+    """Weights and live activations of a network, in MB (1e6 bytes), while it runs on `batch_size` images."""
+    rows = space.rows(arch, num_classes)
+    numbers = sum(map(row_weights, rows)) + batch_size * max(map(row_activations, rows))
+    return BYTES * numbers / 1e6
+
+
+def row_weights(row: Row) -> int:
+    """Numbers in the weights of a row: of a BatchNorm's two per channel one is left, the bias of the convolution."""
+    expanded = row.mid_chs * (row.kind == 'ir')
+    normalized = {
+        'conv': row.out_chs, 'res': row.out_chs, 'ds': row.mid_chs + row.out_chs,
+        'ir': expanded + row.mid_chs + row.out_chs, 'bottle': 2 * row.mid_chs + (1 if row.skip else 2) * row.out_chs}
+    return row.params - normalized.get(row.kind, 0)
+
+
+def row_activations(row: Row) -> int:
+    """The most numbers of one image that are alive at one time in a row, its input among them."""
+    before, after = row.in_chs * row.size**2, row.out_chs * row.out_size**2
+    if row.kind in ('ds', 'ir'):
+        return _mobile(row, before, after)
+    if row.kind == 'bottle':
+        return _bottleneck(row, before, after)
+    if row.kind == 'head':
+        pooled = before + row.in_chs
+        return max(pooled, row.in_chs + row.mid_chs, row.mid_chs + row.out_chs) if row.mid_chs else max(
+            pooled, row.in_chs + row.out_chs)
+    return before + after
+
+
+def _mobile(row: Row, before: int, after: int) -> int:
+    held = before if row.skip else 0  # for the sum at the end
+    wide, mid = row.mid_chs * row.size**2, row.mid_chs * row.out_size**2
+    steps = [held + mid + after]
+    if row.kind == 'ir':
+        steps += [before + wide, held + wide + mid]
+    else:
+        steps += [before + mid]
+    if row.se_chs:
+        steps += [held + mid + row.mid_chs + row.se_chs]
+    return max(steps)
+
+
+def _bottleneck(row: Row, before: int, after: int) -> int:
+    wide, mid = row.mid_chs * row.size**2, row.mid_chs * row.out_size**2
+    pooled = row.in_chs * row.out_size**2
+    steps = [before + wide, before + wide + mid, before + mid + after]
+    if not row.skip:
+        steps += [pooled + 2 * after]
+    if row.stride > 1:
+        steps += [before + pooled + after]
+    return max(steps)
