@@ -228,11 +228,12 @@ def _export_kit(args: argparse.Namespace) -> None:
 
 
 def _collect(args: argparse.Namespace) -> None:
-    from .accuracy import collect, launched
+    from .accuracy import collect, launched, leave
 
     source, state = _source(args), launched()
     source.supernet.to(state.device)
     records = collect(source.judge(source.data.holdout), source.data, args.num, args.out, seed=args.seed)
+    leave()
     if not state.is_main_process:
         return
     tops = sorted(top1 for _, top1 in records)

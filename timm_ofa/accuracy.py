@@ -89,6 +89,13 @@ def launched() -> PartialState:
     return accelerate.PartialState(cpu=parse_flag_from_env('ACCELERATE_USE_CPU'))
 
 
+def leave() -> None:
+    """Wait for the other processes, then take leave of them: one that just ends can take another down with it."""
+    state = launched()
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
 def judge_together(judge: SubnetJudge, archs: Sequence[Arch]) -> list[float]:
     """Top-1 accuracy of each arch, percent: the processes of a launch share the archs, and each gets all results."""
     from accelerate.utils import gather_object
