@@ -241,6 +241,17 @@ def text_of(name):
     return (hub_configs_dir() / f'{name}.yaml').read_text()
 
 
+def refused(folder, name, line, wrong, said):
+    """The file of that name with one line written wrong is refused in one line that names file and field."""
+    text = text_of(name)
+    assert line in text
+    path = folder / f'{name}.yaml'
+    path.write_text(text.replace(line, wrong))
+    with pytest.raises(InputError) as error:
+        read_hub_config(path)
+    assert path.name in str(error.value) and said in str(error.value) and '\n' not in str(error.value)
+
+
 @pytest.mark.parametrize('line, wrong, said', [
     ('family: mbv3', 'family: vit', 'family'),
     ('space: ofa_mbv3_w10', 'space: ofa_mbv3_w99', 'space'),
@@ -267,13 +278,7 @@ def text_of(name):
     ('name: ofa', 'name: [', 'YAML'),
 ])
 def test_a_wrong_file_is_one_line_with_file_and_field(tmp_path, line, wrong, said):
-    text = text_of(NAME)
-    assert line in text
-    path = tmp_path / f'{NAME}.yaml'
-    path.write_text(text.replace(line, wrong))
-    with pytest.raises(InputError) as error:
-        read_hub_config(path)
-    assert path.name in str(error.value) and said in str(error.value) and '\n' not in str(error.value)
+    refused(tmp_path, NAME, line, wrong, said)
 
 
 @pytest.mark.parametrize('line, wrong, said', [
@@ -288,13 +293,7 @@ def test_a_wrong_file_is_one_line_with_file_and_field(tmp_path, line, wrong, sai
     ('latency_ms: 30', 'latency_ms: 1e400', 'latency_ms'),
 ])
 def test_a_wrong_file_of_a_search_is_one_line_too(tmp_path, line, wrong, said):
-    text = text_of(SECOND)
-    assert line in text
-    path = tmp_path / f'{SECOND}.yaml'
-    path.write_text(text.replace(line, wrong))
-    with pytest.raises(InputError) as error:
-        read_hub_config(path)
-    assert path.name in str(error.value) and said in str(error.value) and '\n' not in str(error.value)
+    refused(tmp_path, SECOND, line, wrong, said)
 
 
 @pytest.mark.parametrize('line, wrong', [

@@ -42,6 +42,21 @@ def one_line(error):
     return str(error.value)
 
 
+def refused(data, path, value, naming):
+    """A space with another value at this path is refused in one line; `...`: without the value."""
+    *outer, name = path
+    target = data
+    for part in outer:
+        target = target[part]
+    if value is ...:
+        del target[name]
+    else:
+        target[name] = value
+    with pytest.raises(InputError, match=naming) as error:
+        SearchSpace.from_dict(data, 'space own.json')
+    return one_line(error)
+
+
 # ---- counting --------------------------------------------------------------------------------------------------------
 
 
@@ -318,15 +333,7 @@ def test_fewer_widths_keep_the_largest_and_a_single_depth_the_whole_stem(rng):
     (('stages', 0, 'widths'), [48, 40], 'widths'), (('stages', 2, 'widths'), list(range(136, 8000, 8)), 'combinations'),
     (('stem_stride',), 3, 'stride 3')])
 def test_a_resnet_space_that_cannot_be_built_is_refused_naming_the_field(path, value, naming):
-    data = load_space('ofa_resnet_tiny').to_dict()
-    *outer, name = path
-    target = data
-    for part in outer:
-        target = target[part]
-    target[name] = value
-    with pytest.raises(InputError, match=naming) as error:
-        SearchSpace.from_dict(data, 'space own.json')
-    one_line(error)
+    refused(load_space('ofa_resnet_tiny').to_dict(), path, value, naming)
 
 
 GOOD = {'resolution': 32, 'kernel_size': [[3], [3], [3]], 'expand_ratio': [[2], [2], [2]]}
@@ -448,18 +455,8 @@ FIELDS = fields_of(load_space('ofa_mbv3_tiny').to_dict())
 @pytest.mark.parametrize('path', FIELDS, ids=lambda path: '.'.join(map(str, path)))
 @pytest.mark.parametrize('value', [None, {}, True, float('nan'), ...], ids=['null', 'object', 'true', 'nan', 'missing'])
 def test_every_field_of_a_space_file_is_checked(path, value):
-    data = load_space('ofa_mbv3_tiny').to_dict()
-    *outer, name = path
-    target = data
-    for part in outer:
-        target = target[part]
-    if value is ...:
-        del target[name]
-    else:
-        target[name] = value
-    with pytest.raises(InputError, match=name) as error:
-        SearchSpace.from_dict(data, 'space own.json')
-    assert one_line(error).startswith('space own.json')
+    line = refused(load_space('ofa_mbv3_tiny').to_dict(), path, value, naming=path[-1])
+    assert line.startswith('space own.json')
 
 
 def test_a_space_file_that_was_changed_is_read_anew(w12, tmp_path):
@@ -497,12 +494,4 @@ def test_a_restriction_that_is_no_list_is_refused(w12, wanted):
     (('crop_pct',), 0, 'crop_pct 0'), (('crop_pct',), 1.5, 'crop_pct 1.5'), (('colour',), 'red', "'colour'"),
     (('std',), [0.2, 0, 0.2], 'std'), (('bn_eps',), -1, 'bn_eps'), (('num_classes',), 0, 'num_classes')])
 def test_a_space_with_a_wrong_value_is_refused_naming_it(path, value, naming):
-    data = load_space('ofa_mbv3_tiny').to_dict()
-    *outer, name = path
-    target = data
-    for part in outer:
-        target = target[part]
-    target[name] = value
-    with pytest.raises(InputError, match=naming) as error:
-        SearchSpace.from_dict(data, 'space own.json')
-    one_line(error)
+    refused(load_space('ofa_mbv3_tiny').to_dict(), path, value, naming)

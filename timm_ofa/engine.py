@@ -133,8 +133,7 @@ class Loop:
         archs = draw(self._rng(progress, 1), done)  # equal on all ranks
         resolution = None if archs[0] is None else archs[0].resolution
         torch.manual_seed(int(self._rng(progress, 3 + rank).integers(2**62)))
-        x = self.prepare(
-            pixels, self._rng(progress, 2), resolution, (rank, world))
+        x = self.prepare(pixels, self._rng(progress, 2), resolution, (rank, world))
         parts = list(zip(x.chunk(self.accumulate), labels.chunk(self.accumulate)))
         for i, (images, truth) in enumerate(parts):
             soft_targets = self._ask(teacher, phase, images)
