@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from timm_ofa import Arch, DeviceProfile, load_space
-from timm_ofa.__main__ import _parser, main
+from timm_ofa.__main__ import VERBS, main
 from timm_ofa.files import save_tensors
 from timm_ofa.folder import check_folder
 from timm_ofa.models import model_args
@@ -22,7 +22,6 @@ from timm_ofa.runs import save_supernet
 from timm_ofa.supernet import new_supernet
 
 ROOT = Path(__file__).resolve().parents[1]
-VERBS = sorted(_parser()._subparsers._group_actions[0].choices)
 CONFIG = {
     'kind': 'supernet', 'name': 'digits_supernet', 'space': 'ofa_mbv3_tiny', 'data': 'digits', 'resolutions': [20],
     'limit': 200, 'batch_size': 32, 'augment': {'flip': False},
@@ -271,7 +270,7 @@ def test_the_command_in_the_error_makes_the_weights_from_the_released_supernet(c
 def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):
     def stop(args):
         raise KeyboardInterrupt
-    monkeypatch.setattr('timm_ofa.__main__._spaces', stop)
+    monkeypatch.setitem(VERBS, 'spaces', stop)
     status, out, err = run(capsys, 'spaces')
     assert (status, out) == (130, '') and 'same command' in err
 

@@ -16,7 +16,7 @@ ORDER = [  # a room imports only rooms above it
     'elastic', 'supernet', 'recipes', 'shrink', 'accuracy', 'runs', 'engine', 'convert', 'fewshot', 'latency', 'note10',
     'csvtables', 'layers', 'export', 'runtimes', 'measuring', 'profiler', 'kit', 'predictor', 'released', 'knapsack',
     'limits', 'search', 'record', 'configs', 'specialize', 'finish', 'card', 'plots', 'folder', 'hub', 'catalog',
-    'named', 'upstream', 'quickstart', '__main__']
+    'named', 'upstream', 'quickstart', 'options', '__main__']
 EXCEPTIONS: dict[tuple[str, str], str] = {}  # (room, what it imports against the order): why
 HEAVY = {
     'onnx', 'onnxruntime', 'openvino', 'ai_edge_litert', 'ncnn', 'matplotlib', 'jinja2', 'datasets', 'accelerate',

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import InputError
+from .options import RELEASED, parser
 from .tables import say, table
 
 if TYPE_CHECKING:
@@ -19,17 +20,6 @@ if TYPE_CHECKING:
     from .search import Candidate
     from .shrink import FinetuneConfig
     from .space import SearchSpace
-
-RELEASED = 'released'  # instead of the path of a predictor
-DESCRIPTION = (
-    'Once-for-All as a timm plug-in: train one elastic network, then pick the best sub-network for each device.')
-
-
-class _OneLineParser(argparse.ArgumentParser):
-    """argparse without the usage block: the error line names value and cure."""
-
-    def error(self, message: str) -> None:
-        raise InputError(f'{message}; see `{self.prog} -h`')
 
 
 def _show(args: argparse.Namespace, header: Sequence[str], rows: Sequence[dict]) -> None:
@@ -464,179 +454,18 @@ def _refuse_missing_folder(out: str | Path) -> None:
         raise InputError(f'--out {str(out)!r:.120}: the folder {str(parent)!r:.120} does not exist; make it first')
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _OneLineParser(
-        prog='timm-ofa', description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog='example: timm-ofa quickstart --out out/quickstart')
-    verbs = parser.add_subparsers(dest='verb', metavar='VERB', required=True, parser_class=_OneLineParser)
-
-    def verb(name: str, run: Callable, text: str, example: str) -> argparse.ArgumentParser:
-        sub = verbs.add_parser(
-            name, help=text, description=text, epilog=f'example: timm-ofa {name} {example}',
-            formatter_class=argparse.RawDescriptionHelpFormatter)
-        sub.set_defaults(run=run)
-        sub.add_argument('--format', choices=['table', 'json'], default='table', help='for people, or for programs')
-        return sub
-
-    def with_seed(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        sub.add_argument('--seed', type=_whole(0), default=0, help='of all random choices (default 0)')
-        return sub
-
-    def with_supernet(sub: argparse.ArgumentParser, required: bool = True) -> argparse.ArgumentParser:
-        sub.add_argument(
-            '--supernet', required=required, metavar='X',
-            help='folder that training wrote, hf-hub:ORG/NAME, or a released one by its name (timm-ofa models)')
-        sub.add_argument(
-            '--data', required=True, metavar='D',
-            help="Hub data set, folder of images by class or of parquet files, 'digits', or 'fashion-mnist-12k'")
-        return with_seed(sub)
-
-    sub = with_seed(verb('quickstart', _quickstart, 'the whole job on images that ship with the package',
-                         '--out out/quickstart'))
-    sub.add_argument('--out', default='timm_ofa_quickstart', help='folder of all results (default %(default)s)')
-    sub.add_argument('--data', help='other images, see collect -h')
-    sub.add_argument('--max-latency-ms', type=_positive, metavar='N', help='limit; default 60 %% of the largest subnet')
-    sub.add_argument('--budget', type=_positive, default=1.0, help='factor on the training epochs (default 1)')
-    sub.add_argument('--runtime', default='onnxruntime', help='what latency is measured with (default %(default)s)')
-
-    sub = verb('train', _train, 'progressive shrinking, the same as train.py', '--config hub_configs/NAME.yaml')
-    sub.add_argument('--config', required=True, help="a YAML file with 'kind: supernet'")
-    sub.add_argument('--data', help="instead of the config's data, see collect -h")
-    sub.add_argument('--output', help='folder of the run (default out/NAME)')
-    sub.add_argument('--resume', action='store_true', help='go on from the last checkpoint in the output folder')
-    sub.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', help='override, e.g. phases.0.epochs=2')
-    sub.add_argument('--tensorboard', action='store_true', help='also write TensorBoard events')
-
-    verb('spaces', _spaces, 'search spaces on the shelf', '--format json')
-    verb('devices', _devices, 'device profiles on the shelf', '--format json')
-    sub = verb('models', _models, 'named networks, or published ones', '--device samsung-note10 --max-latency-ms 25')
-    sub.add_argument('--source', metavar='ORG|DIR', help='those of an organization on the Hub, or of a folder')
-    sub.add_argument('--device', help='slug of a device')
-    sub.add_argument('--max-latency-ms', type=_positive, metavar='N')
-
-    sub = with_seed(verb('profile', _profile, 'measure this machine',
-                         '--space ofa_mbv3_tiny --runtime onnxruntime --out cpu.json'))
-    sub.add_argument('--space', help='needed but for --import-kit of a space on the shelf')
-    sub.add_argument('--runtime', default='onnxruntime', help='default %(default)s')
-    sub.add_argument('--precision', default='fp32', help='fp32, fp16, bf16 or int8, as the runtime has it')
-    sub.add_argument('--threads', type=_whole(1), default=1)
-    sub.add_argument('--batch-size', type=_whole(1), default=1, metavar='N', help='images of a run (default 1)')
-    sub.add_argument('--processor', default='cpu', help='cpu or cuda (default cpu)')
-    sub.add_argument('--device', help='slug; default from the name of the processor')
-    sub.add_argument('--num-classes', type=_whole(1), help='of the head; default that of the space')
-    sub.add_argument('--resolutions', type=_whole(1), nargs='+', metavar='PX', help='default: all of the space')
-    sub.add_argument('--seconds', type=_positive, default=20.0, help='about how long (default 20)')
-    kit = sub.add_mutually_exclusive_group()
-    kit.add_argument('--export-kit', metavar='DIR', help='write what measures another device: files and a script')
-    kit.add_argument('--import-kit', metavar='F', help='the results.json that came back from it')
-    kit.add_argument('--fit', metavar='F', help='instead: whole networks measured anywhere, 10 to 50 of them; a CSV of '
-                     'arch,latency_ms, or JSON lines')
-    kit.add_argument('--import-csv', metavar='F', help='instead: every row measured anywhere; a CSV of row,ms')
-    sub.add_argument('--out', metavar='F', help='the profile; an interrupted run goes on from F.partial')
-
-    sub = with_supernet(verb('collect', _collect, 'accuracies of sampled subnets; going on where a file ends',
-                             '--supernet out/supernet --data fashion-mnist-12k --num 100 --out records.jsonl'))
-    sub.add_argument('--num', type=int, required=True, metavar='N', help='records that the file shall hold')
-    sub.add_argument('--out', required=True, metavar='F.jsonl')
-
-    sub = with_seed(verb('fit', _fit, 'accuracy predictor from records',
-                         '--space ofa_mbv3_tiny --records records.jsonl --out predictor.safetensors'))
-    sub.add_argument('--space', required=True)
-    sub.add_argument('--records', required=True, metavar='F.jsonl')
-    sub.add_argument('--out', required=True, metavar='P')
-
-    sub = with_seed(verb('search', _search, 'the most accurate network under a limit, and the front', (
-        '--space ofa_mbv3_tiny --predictor predictor.safetensors --profile cpu.json --max-latency-ms 0.5 '
-        '--out front.jsonl')))
-    sub.add_argument('--space', required=True)
-    sub.add_argument('--predictor', required=True, metavar='P', help=(
-        f"what fit wrote, a released .pth file, or '{RELEASED}': the one that the authors released for this space"))
-    sub.add_argument('--profile', metavar='F', help='what profile wrote, or a name (timm-ofa devices)')
-    sub.add_argument('--max-latency-ms', type=_positive, metavar='N', help='limit on the device of --profile')
-    sub.add_argument('--max-macs-m', type=_positive, metavar='N', help='limit in millions of multiply-accumulates')
-    sub.add_argument('--out', metavar='front.jsonl')
-
-    sub = with_supernet(required=False, sub=verb(
-        'specialize', _specialize, 'a publishable folder from a search result, or of a named network',
-        '--supernet out/supernet --front front.jsonl --data fashion-mnist-12k --out out/net'))
-    sub.add_argument('--arch', metavar='TEXT', help='one network as text')
-    sub.add_argument('--front', metavar='F', help='what search --out wrote; the best measured under its limit')
-    sub.add_argument('--config', metavar='NAME', help='a named network (timm-ofa models) or its hub_configs/NAME.yaml; '
-                                                      '--supernet is by default the released one of its space')
-    sub.add_argument('--profile', metavar='F', help='instead of the one that the front names')
-    sub.add_argument('--no-measure', action='store_true', help='trust the prediction (another device)')
-    sub.add_argument('--finetune-epochs', type=_whole(0), default=0, metavar='N', help='labels alone')
-    sub.add_argument('--finetune', metavar='YAML', help='or how, e.g. finetune_imagenet_25')
-    sub.add_argument('--num-calibration', type=_whole(2), default=2000, metavar='N',
-                     help='training images for BatchNorm statistics (default %(default)s)')
-    sub.add_argument('--name', help='of the network; default from device and limit')
-    sub.add_argument('--out', metavar='DIR', help='default for --config: out/NAME')
-
-    sub = verb('measure', _measure, 'latency of a finished network on this machine', 'out/net --runtime onnxruntime')
-    sub.add_argument('folder', metavar='DIR')
-    sub.add_argument('--runtime', default='onnxruntime', help='default %(default)s')
-    sub.add_argument('--precision', default='fp32', help='fp32, fp16, bf16 or int8, as the runtime has it')
-    sub.add_argument('--threads', type=_whole(1), default=1)
-    sub.add_argument('--batch-size', type=_whole(1), default=1)
-    sub.add_argument('--seconds', type=_positive, default=3.0)
-
-    sub = verb('publish', _publish, 'a folder to the Hub (HF_ENDPOINT, HF_TOKEN)', 'out/net --repo acme/net --dry-run')
-    sub.add_argument('folder', metavar='DIR')
-    sub.add_argument('--repo', metavar='ORG/NAME', help='default: your account and the name of the network')
-    sub.add_argument('--private', action='store_true')
-    sub.add_argument('--dry-run', action='store_true', help='check, and say what would be published')
-    sub.add_argument('--onnx', action='store_true', help='add model.onnx, any number of images at a time')
-    sub.add_argument('--force', action='store_true', help='also over a repository that timm_ofa did not write')
-    sub.add_argument('--collection', action='store_true', help="list it in the account's collections, one a device")
-
-    sub = verb('catalog', _catalog, 'a page to browse published networks by device and latency',
-               '--source acme --out index.html')
-    sub.add_argument('--source', required=True, metavar='ORG|DIR', help='an organization on the Hub, or a folder')
-    sub.add_argument('--out', required=True, metavar='FILE.html')
-    sub.add_argument('--space', metavar='ORG/NAME', help='also bring it to the Hub, as a static Space')
-    sub.add_argument('--private', action='store_true', help='make that Space private')
-    sub.add_argument('--force', action='store_true', help='also over a Space that timm_ofa did not write')
-
-    sub = verb('import-upstream', _import_upstream, 'what the authors of Once-for-All released -> our formats',
-               '--name ofa_mbv3_w12_supernet --out out/supernet')
-    sub.add_argument('--name', required=True, help=(
-        'a named network or supernet (timm-ofa models), ofa_mbv3_w12_predictor, ofa_resnet50d_predictor, or note10 '
-        '(latency tables)'))
-    sub.add_argument('--from', dest='source', metavar='FILE|URL',
-                     help="or the folder of the latency tables; default: the authors' address")
-    sub.add_argument('--out', required=True, metavar='DIR|FILE')
-    return parser
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float('inf'):
-        raise argparse.ArgumentTypeError(f'{text!r:.40} is not a number above 0; write it without a unit, like 25')
-    return value
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    """Reads a whole number that is not less."""
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value <= 2**31:
-            raise argparse.ArgumentTypeError(f'{text!r:.40} is not a whole number from {least} on; write one')
-        return value
-    return read
+VERBS: dict[str, Callable[[argparse.Namespace], None]] = {
+    'quickstart': _quickstart, 'train': _train, 'spaces': _spaces, 'devices': _devices, 'models': _models,
+    'profile': _profile, 'collect': _collect, 'fit': _fit, 'search': _search, 'specialize': _specialize,
+    'measure': _measure, 'publish': _publish, 'catalog': _catalog, 'import-upstream': _import_upstream}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit status: 0, 2 for a wrong input, 130 after Ctrl-C."""
     logging.basicConfig(level=logging.WARNING, format='%(message)s')
     try:
-        args = _parser().parse_args(argv)
-        args.run(args)
+        args = parser().parse_args(argv)
+        VERBS[args.verb](args)
     except InputError as error:
         say(f'timm-ofa: {error}')
         return 2
