@@ -23,7 +23,15 @@ import torch
 import timm_ofa
 from timm_ofa import InputError, named, upstream
 from timm_ofa.card import render_card
-from timm_ofa.configs import find_config, hub_configs, hub_configs_dir, named_subnets, read_folder, read_hub_config
+from timm_ofa.configs import (
+    IMAGENET,
+    find_config,
+    hub_configs,
+    hub_configs_dir,
+    named_subnets,
+    read_folder,
+    read_hub_config,
+)
 from timm_ofa.convert import FAMILIES, upstream_names
 from timm_ofa.named import named_tags
 from timm_ofa.upstream import import_upstream, subnet_record
@@ -32,7 +40,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SUBNETS = named_subnets()  # by the name of the file
 NAMES = sorted(SUBNETS)
 RELEASED = {name: s for name, s in SUBNETS.items() if not s.search}
-OWN = {name: s for name, s in SUBNETS.items() if s.search}
+SHIPPED = {name: s for name, s in SUBNETS.items() if s.file}  # weights in the package
+OWN = {name: s for name, s in SUBNETS.items() if s.search and not s.file}
 TWINS = ['ofa_mbv3_lg_g8_lat24ms', 'ofa_mbv3_lg_g8_lat16ms']  # one architecture, two sets of weights
 NAME = TWINS[0]
 SECOND = 'ofa_mbv3_note10_lat30ms.search_in1k'  # a second network under one name
@@ -158,7 +167,8 @@ def test_timm_lists_them_with_their_weights():
     for name, s in SUBNETS.items():
         assert tagged(name) in listed
         cfg = timm.get_pretrained_cfg(name)
-        assert cfg.hf_hub_id == f'timm-ofa/{name}' and cfg.tag == s.tag and cfg.license == 'mit'
+        assert cfg.hf_hub_id == f'timm-ofa/{name}' and cfg.tag == s.tag
+        assert cfg.license == ('apache-2.0' if name in SHIPPED else 'mit')
 
 
 # ---- tags: weights of one network, and a second network under one limit ---------------------------------------------
@@ -212,8 +222,9 @@ def test_images_are_prepared_as_by_the_authors(name):
     s, cfg = SUBNETS[name], timm.get_pretrained_cfg(name)
     resolution = s.arch.resolution
     assert cfg.input_size == (3, resolution, resolution) and cfg.interpolation == 'bilinear'
-    assert math.floor(resolution / cfg.crop_pct) == math.ceil(resolution / 0.875)
-    assert cfg.pool_size == (math.ceil(resolution / 32),) * 2
+    assert math.floor(resolution / cfg.crop_pct) == math.ceil(resolution / s.space.crop_pct)
+    assert s.data != IMAGENET or s.space.crop_pct == 0.875
+    assert cfg.pool_size == (math.ceil(resolution / s.space.reduction),) * 2
     with torch.device('meta'):
         features = timm.create_model(name).forward_features(torch.empty(1, *cfg.input_size))
     assert tuple(features.shape[-2:]) == cfg.pool_size
@@ -271,6 +282,12 @@ def refused(folder, name, line, wrong, said):
     ('tag: mit', 'tag: m.it', 'tag'),
     ('hub_id: timm-ofa/', 'hub_id: ', 'hub_id'),
     ('url: https:', 'url: file:', 'url'),
+    ('url: https:', 'file: weights/x.safetensors\nurl: https:', 'file and sha256 belong together'),
+    ('url: https:', 'file: ../x.safetensors\nurl: https:', 'file'),
+    ('url: https:', 'file: /x.safetensors\nurl: https:', 'file'),
+    ('url: https:', 'file: x.pth\nurl: https:', 'file'),
+    ('url: https:', 'sha256: beef\nurl: https:', 'sha256'),
+    ('source: https:', '# source: https:', "'source' is missing"),
     ('license: mit', 'license: mit\nextra: 1', "'extra' is unknown"),
     ('kind: subnet', 'kind: subnets', 'kind'),
     ('name: ofa', 'name: ofb', 'name'),
@@ -528,7 +545,7 @@ def test_what_is_known_of_a_network_makes_a_card(name):
     card = render_card(record)
     opening = re.search(r'\*\*(\d\d\.\d)\d % top-1( \(predicted\))?\*\*', card)
     assert float(opening[1]) == pytest.approx(s.top1_pct or s.predicted_top1_pct, abs=0.1)
-    assert (opening[2] is None) == (s.search is None)
+    assert (opening[2] is None) == (s.top1_pct is not None)
     assert ('| predicted top-1, not measured |' in card) == ('| predictor |' in card) == (s.search is not None)
     if s.latency_batch_size > 1:
         assert f'under {s.latency_ms:g} ms for a batch of {s.latency_batch_size}:' in card
@@ -617,15 +634,81 @@ def test_a_wrong_import_is_one_line(tmp_path, name, source, said):
 # ---- the wheel ------------------------------------------------------------------------------------------------------
 
 
-def test_an_installed_package_finds_its_files_inside(tmp_path):
-    """As in the wheel: the folder lies in the package, none lies beside it."""
-    shutil.copytree(ROOT / 'timm_ofa', tmp_path / 'timm_ofa', ignore=shutil.ignore_patterns('__pycache__'))
-    shutil.copytree(hub_configs_dir(), tmp_path / 'timm_ofa/hub_configs')
-    code = "import timm, timm_ofa.configs as c; print(c.hub_configs_dir(), len(timm.list_models('ofa_*lat*ms')))"
-    done = subprocess.run(
-        [sys.executable, '-c', code], cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(tmp_path)}, check=True,
-        capture_output=True, text=True, timeout=120)
-    assert done.stdout.split() == [str(tmp_path / 'timm_ofa/hub_configs'), '53'], done.stderr
+SHIPPED_SUBNET = """# weights in the package
+kind: subnet
+name: ofa_mbv3_test_lat1ms
+family: mbv3
+space: ofa_mbv3_tiny
+arch: '{arch}'
+device: my-cpu
+latency_ms: 1
+data: uoft-cs/cifar10
+split: test
+images: 10000
+top1_pct: 80.5
+top5_pct: 99.0
+macs_m: 1
+params_m: 0.1
+drop_rate: 0
+{weights}
+"""
+SHIPPED_SUPERNET = """# weights in the package
+kind: supernet
+name: ofa_mbv3_test_supernet
+space: ofa_mbv3_tiny
+data: uoft-cs/cifar10
+weights: {{{weights}}}
+"""
+
+
+@pytest.fixture(scope='module')
+def installed(tmp_path_factory):
+    """As in the wheel: the configs lie in the package, none beside it, and two of them name weights in there."""
+    from timm_ofa.files import save_tensors, sha256_of
+
+    root = tmp_path_factory.mktemp('installed')
+    shutil.copytree(ROOT / 'timm_ofa', root / 'timm_ofa', ignore=shutil.ignore_patterns('__pycache__', 'images'))
+    shutil.copytree(hub_configs_dir(), root / 'timm_ofa/hub_configs')
+    supernet = timm.create_model('ofa_mbv3_tiny_supernet')
+    arch = supernet.space.min_arch()
+    for text, model in ((SHIPPED_SUPERNET, supernet), (SHIPPED_SUBNET, supernet.extract(arch))):
+        name = re.search(r'name: (\S+)', text)[1]
+        path = root / f'timm_ofa/weights/{name}.safetensors'
+        save_tensors(path, {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()})
+        weights = [f'file: weights/{path.name}', f'sha256: {sha256_of(path)}', f'hub_id: timm-ofa/{name}',
+                   'tag: test_cifar10', 'license: apache-2.0']
+        weights = ('\n' if 'subnet' in text else ', ').join(weights)
+        (root / f'timm_ofa/hub_configs/{name}.yaml').write_text(text.format(weights=weights, arch=arch))
+
+    def python(code):
+        code = f'import socket, timm, timm_ofa.configs as c\nsocket.socket.connect = None  # no network\n{code}'
+        environment = {**os.environ, 'PYTHONPATH': str(root)}
+        return subprocess.run(
+            [sys.executable, '-c', code], cwd=root, env=environment, capture_output=True, text=True, timeout=120)
+    return root / 'timm_ofa', supernet, python
+
+
+def test_an_installed_package_brings_weights_that_ship_with_it_and_checks_them(installed):
+    package, supernet, python = installed
+    done = python("""
+print(c.hub_configs_dir(), len(timm.list_models('ofa_*lat*ms')))
+print(*[name for name in timm.list_pretrained('ofa_*') if 'test' in name])
+supernet = timm.create_model('ofa_mbv3_test_supernet', pretrained=True)
+subnet = timm.create_model('ofa_mbv3_test_lat1ms', pretrained=True)
+print(supernet.conv_stem.weight.double().sum().item(), subnet.classifier.weight.double().sum().item())
+print(timm.create_model('ofa_mbv3_test_lat1ms', pretrained=True, num_classes=7).classifier.out_features)
+weights = c.hub_configs()['ofa_mbv3_test_lat1ms'].weights.path
+weights.write_bytes(weights.read_bytes()[:-1] + b'!')
+timm.create_model('ofa_mbv3_test_lat1ms', pretrained=True)""")
+    sums = [supernet.conv_stem.weight, supernet.extract(supernet.space.min_arch()).classifier.weight]
+    lines = done.stdout.splitlines()
+    known = {s.name for s in SUBNETS.values() if s.device}
+    assert lines[0] == f'{package / "hub_configs"} {len(known) + 1}', done.stderr
+    assert lines[1] == 'ofa_mbv3_test_lat1ms.test_cifar10 ofa_mbv3_test_supernet.test_cifar10'
+    assert lines[2] == ' '.join(str(v.half().double().sum().item()) for v in sums) and lines[3] == '7'
+    assert done.stderr.splitlines()[-1].endswith(
+        "InputError: weights of 'ofa_mbv3_test_lat1ms': weights/ofa_mbv3_test_lat1ms.safetensors has not the SHA-256 "
+        'that ofa_mbv3_test_lat1ms.yaml names; install timm_ofa again, or use pretrained=False')
 
 
 def test_the_wheel_carries_the_files(tmp_path):
@@ -635,3 +718,4 @@ def test_the_wheel_carries_the_files(tmp_path):
         capture_output=True, timeout=120)
     names = ZipFile(next(tmp_path.glob('*.whl'))).namelist()
     assert {f'timm_ofa/hub_configs/{name}.yaml' for name in NAMES} <= set(names)
+    assert {f'timm_ofa/{s.file}' for s in SHIPPED.values()} <= set(names)

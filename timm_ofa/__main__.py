@@ -106,10 +106,12 @@ def _models(args: argparse.Namespace) -> None:
     rows.sort(key=lambda r: (r['family'], r['device'] or '', r['latency_ms'] or 0, r['macs_m']))
     if args.device is None and args.max_latency_ms is None:
         released = [c for c in hub_configs().values() if c.kind == 'supernet' and c.weights]
-        rows += [_supernet_row(c.name, load_space(c.data['space']), c.weights) for c in released]
+        rows += [_supernet_row(c.name, load_space(c.data['space']), str(c.data['data']), c.weights) for c in released]
     if args.format == 'table':
-        rows = [{**row, 'top-1 %': _shown_top1(row), 'limit': row['limit'] or row['kind']} for row in rows]
-    _show(args, ['name', 'family', 'limit', 'top-1 %', 'resolution', 'macs_m', 'params_m'], rows)
+        rows = [{
+            **row, 'top-1 %': _shown_top1(row), 'limit': row['limit'] or row['kind'],
+            'data': row['data'].split('/')[-1]} for row in rows]
+    _show(args, ['name', 'family', 'limit', 'top-1 %', 'data', 'resolution', 'macs_m', 'params_m'], rows)
 
 
 def _published_models(args: argparse.Namespace) -> None:
@@ -129,18 +131,18 @@ def _model_row(name: str, subnet: NamedSubnet) -> dict:
     return dict(
         name=name, kind='subnet', family=subnet.family, device=subnet.device, latency_ms=subnet.latency_ms,
         latency_batch_size=subnet.latency_batch_size, limit=subnet.limit, top1_pct=subnet.top1_pct,
-        predicted_top1_pct=subnet.predicted_top1_pct, resolution=arch.resolution,
+        predicted_top1_pct=subnet.predicted_top1_pct, data=subnet.data, resolution=arch.resolution,
         macs_m=round(space.macs(arch) / 1e6, 1), params_m=round(space.params(arch) / 1e6, 2),
         published=told and dict(
             top1_pct=told.top1_pct, macs_m=told.macs_m, params_m=told.params_m, same_network=not subnet.search),
         space=space.name, arch=str(arch), hub_id=subnet.hub_id, source=subnet.source)
 
 
-def _supernet_row(name: str, space: SearchSpace, weights: Weights) -> dict:
+def _supernet_row(name: str, space: SearchSpace, data: str, weights: Weights) -> dict:
     arch = space.max_arch()
     return dict(
         name=name, kind='supernet', family=name.split('_')[1], device=None, latency_ms=None, latency_batch_size=None,
-        limit=None, top1_pct=None, predicted_top1_pct=None, resolution=arch.resolution,
+        limit=None, top1_pct=None, predicted_top1_pct=None, data=data, resolution=arch.resolution,
         macs_m=round(space.macs(arch) / 1e6, 1), params_m=round(space.params(arch) / 1e6, 2), published=None,
         space=space.name, arch=str(arch), hub_id=weights.hub_id, source=weights.source)
 
@@ -398,9 +400,9 @@ def _import_upstream(args: argparse.Namespace) -> None:
 # ---- shared by verbs ----------------------------------------------------------------------------------------------
 
 def _source(args: argparse.Namespace, subnet: NamedSubnet | None = None) -> Source:
-    """The supernet and the data of a verb's arguments; for a named network the supernet of its space if none is given.
+    """The supernet and the data of a verb's arguments; for a named network its own supernet if none is given.
 
-    `--supernet` may be the name of a released supernet, which is then downloaded.
+    `--supernet` may be the name of a released supernet, whose weights ship with the package or are then downloaded.
     """
     import timm
 
@@ -414,7 +416,7 @@ def _source(args: argparse.Namespace, subnet: NamedSubnet | None = None) -> Sour
 
     if args.out is not None:
         _refuse_missing_folder(args.out)
-    own = subnet and f'{subnet.space.name}_supernet'
+    own = subnet and (subnet.supernet or f'{subnet.space.name}_supernet')
     supernet_id = args.supernet or own
     released = [name for name in (supernet_id, own) if name in hub_configs() and hub_configs()[name].weights]
     is_released = supernet_id in released

@@ -20,7 +20,7 @@ import yaml
 from .errors import InputError, listed, one_line
 from .fields import choice, number, read, text
 from .record import Search
-from .space import Arch, SearchSpace, shelf_space
+from .space import Arch, SearchSpace, shelf_space, space_names
 
 _logger = logging.getLogger(__name__)
 
@@ -34,9 +34,16 @@ class Weights:
     """Where weights are, and whose they are."""
     tag: str = text(r'[a-z0-9_]+')  # timm's: who trained it, how, on what
     hub_id: str = text(r'[\w-][\w.-]*/[\w-][\w.-]*')
+    file: str | None = text(r'([\w-]+/)*[\w-][\w.-]*\.safetensors', default=None)  # in the package: used, not the Hub
+    sha256: str | None = text('[0-9a-f]{64}', default=None)  # of the file
     url: str | None = text(r'https?://\S+', default=None)  # a checkpoint of the original code
     license: str = text(r'[a-z0-9][a-z0-9.-]*')
-    source: str = text(r'https?://\S+')
+    source: str | None = text(r'https?://\S+', default=None)  # whose they are, where not our own
+
+    @property
+    def path(self) -> Path | None:
+        """The file that ships with the package."""
+        return self.file and Path(__file__).parent / self.file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +66,10 @@ class NamedSubnet(Weights):
     device: str | None = text(r'[a-z0-9]+(-[a-z0-9]+)*', default=None)  # slug
     latency_ms: float | None = number(0.001, 1e6, default=None)  # the limit it was searched for
     latency_batch_size: int = number(1, 4096, default=1)  # images that take so long together
-    top1_pct: float | None = number(0, 100)  # ImageNet-1k validation; None: not measured
+    data: str = text(r'[\w-][\w.-]*(/[\w-][\w.-]*)?', default=IMAGENET)  # the Hub's id of what it was trained on
+    split: str = text(r'\w+', default='validation')  # of which top1_pct and top5_pct are
+    images: int = number(1, default=50000)  # in it
+    top1_pct: float | None = number(0, 100)  # None: not measured
     top5_pct: float | None = number(0, 100)
     macs_m: float = number(0.001, 1e6)  # millions
     params_m: float = number(0.001, 1e6)  # millions
@@ -89,7 +99,7 @@ class NamedSubnet(Weights):
         return dict(
             device=self.device, limit_ms=self.latency_ms, limit_batch_size=self.latency_batch_size, search=self.search,
             predicted_top1_pct=self.predicted_top1_pct, predicted_ms=self.predicted_ms, license=self.license,
-            dataset_id=IMAGENET, source=self.source)
+            dataset_id=self.data, source=self.source)
 
 
 @dataclass(frozen=True)
@@ -165,12 +175,26 @@ def read_hub_config(path: str | Path) -> HubConfig:
     if kind == 'subnet':
         subnet = _read_subnet(data, where)
         return HubConfig(path.stem, kind, path, data, subnet, subnet)
-    weights = read(Weights, data['weights'], f'{where}: weights') if 'weights' in data else None
+    weights = _read_weights(data['weights'], f'{where}: weights') if 'weights' in data else None
     return HubConfig(path.stem, kind, path, data, weights=weights)
+
+
+def _read_weights(data: Any, where: str) -> Weights:
+    weights = read(Weights, data, where)
+    _check_source(weights, where)
+    return weights
+
+
+def _check_source(weights: Weights, where: str) -> None:
+    if (weights.file is None) != (weights.sha256 is None):
+        raise InputError(f'{where}: file and sha256 belong together; give both or none')
+    if weights.file is None and weights.source is None:
+        raise InputError(f"{where}: field 'source' is missing; add it")
 
 
 def _read_subnet(data: Mapping[str, Any], where: str) -> NamedSubnet:
     subnet = read(NamedSubnet, {k: v for k, v in data.items() if k != 'kind'}, where)
+    _check_source(subnet, where)
     if (subnet.device is None) != (subnet.latency_ms is None):
         raise InputError(f'{where}: device and latency_ms belong together; give both or none')
     own = (subnet.search, subnet.supernet, subnet.predicted_top1_pct)
@@ -179,7 +203,8 @@ def _read_subnet(data: Mapping[str, Any], where: str) -> NamedSubnet:
                          'top1_pct is null; give all')
     if (subnet.top1_pct is None) != (subnet.top5_pct is None):
         raise InputError(f'{where}: top1_pct and top5_pct belong together; give both or null')
-    if subnet.supernet not in (None, f'{subnet.space.name}_supernet'):
+    other_spaces = {f'{name}_supernet' for name in space_names() if name != subnet.space.name}
+    if subnet.supernet in other_spaces:
         raise InputError(f'{where}: supernet {subnet.supernet!r} is not of {subnet.space.name}; '
                          f'write {subnet.space.name}_supernet')
     family = FAMILIES[subnet.family]

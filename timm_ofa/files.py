@@ -45,6 +45,15 @@ def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
         temporary.write_bytes(data)  # save_file would keep it from all other users
 
 
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def fetch(url: str, path: Path, sha256: str | None = None) -> Path:
     """Download a file over http(s), whole or not at all, and check what arrived; raises `InputError`."""
     from http.client import HTTPException

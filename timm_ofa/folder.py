@@ -19,7 +19,7 @@ from torch import nn
 from .card import render_card
 from .errors import InputError, listed
 from .export import to_onnx
-from .files import replacing, save_tensors, write_text
+from .files import replacing, save_tensors, sha256_of, write_text
 from .models import ENTRY_POINTS, data_cfg, model_args
 from .plots import plot_front
 from .record import Record
@@ -55,7 +55,7 @@ def save_folder(folder: str | Path, model: nn.Module, record: Record) -> Path:
         save_tensors(partial / WEIGHTS, model.state_dict())
         _write_config(partial / CONFIG, model, record)
         _write_json(partial / PERF, {
-            'format': FORMAT, 'name': record.name, 'model_sha256': _sha256(partial / WEIGHTS),
+            'format': FORMAT, 'name': record.name, 'model_sha256': sha256_of(partial / WEIGHTS),
             **_subset(record.to_dict(), ELSEWHERE[PERF])})
         if record.front:
             plot_front(record, partial / PLOT)
@@ -85,7 +85,7 @@ def add_onnx(folder: str | Path) -> Path:
         _check_onnx_logits(model, folder, record.arch.resolution)
     with replacing(folder / ONNX) as temporary:
         temporary.write_bytes(model)
-    _write_json(folder / PERF, {**_read_json(folder / PERF), 'onnx_sha256': _sha256(folder / ONNX)})
+    _write_json(folder / PERF, {**_read_json(folder / PERF), 'onnx_sha256': sha256_of(folder / ONNX)})
     return folder / ONNX
 
 
@@ -119,7 +119,7 @@ def check_folder(folder: str | Path) -> Record:
     those of the record's arch, and an ONNX file, if any, of these weights. Raises `InputError`; gives the record."""
     folder = Path(folder)
     record = _check_network(folder)
-    if (folder / ONNX).is_file() and _read_json(folder / PERF).get('onnx_sha256') != _sha256(folder / ONNX):
+    if (folder / ONNX).is_file() and _read_json(folder / PERF).get('onnx_sha256') != sha256_of(folder / ONNX):
         raise InputError(
             f'{ONNX} in {str(folder)!r} is not that which {PERF} was written for; remove it, or write it anew (--onnx)')
     return record
@@ -134,7 +134,7 @@ def _check_network(folder: Path) -> Record:
     record = load_record(folder)
     _check_config(_read_json(folder / CONFIG), record)
     _check_weights(folder / WEIGHTS, record)
-    if _read_json(folder / PERF).get('model_sha256') != _sha256(folder / WEIGHTS):
+    if _read_json(folder / PERF).get('model_sha256') != sha256_of(folder / WEIGHTS):
         raise InputError(f'{WEIGHTS} in {str(folder)!r} is not that which {PERF} was written for; save it again')
     return record
 
@@ -246,13 +246,6 @@ def is_ours(config: Path) -> bool:
         return isinstance(_read_json(config).get(BLOCK), dict)
     except InputError:
         return False
-
-
-def _sha256(path: Path) -> str:
-    from huggingface_hub.utils.sha import sha_fileobj
-
-    with path.open('rb') as file:
-        return sha_fileobj(file).hex()
 
 
 def _subset(data: dict, keys: tuple[str, ...]) -> dict:

@@ -1,9 +1,10 @@
 """The named results: every file of `hub_configs/` as a timm model, with its weights.
 
-`timm.create_model('ofa_mbv3_note10_lat22ms', pretrained=True)` looks on the Hub first, then at the address where the
-authors of Once-for-All released the weights; what comes from there is converted once, strictly, and kept in timm's
-cache. A name is one network and its tags are weights: names whose networks are equal but for the resolution offer each
-other's weights, and a second network found under the same limit is one more tag, whose architecture comes with it.
+`timm.create_model('ofa_mbv3_note10_lat22ms', pretrained=True)` takes the weights from a file of this package where it
+ships one. Else it looks on the Hub first, then at the address where the authors of Once-for-All released them; what
+comes from there is converted once, strictly, and kept in timm's cache. A name is one network and its tags are weights:
+names whose networks are equal but for the resolution offer each other's weights, and a second network found under the
+same limit is one more tag, whose architecture comes with it.
 """
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ from torch import nn
 from .configs import HubConfig, NamedSubnet, Weights, hub_configs
 from .convert import convert_upstream
 from .errors import InputError, one_line
-from .files import fetch, save_tensors
+from .files import fetch, save_tensors, sha256_of
 from .models import ENTRY_POINTS, PAPER, data_cfg, model_args
 from .space import SearchSpace, load_space
 from .supernet import chosen_space, create_supernet, supernet_cfg
@@ -71,7 +72,7 @@ def subnet_cfg(subnet: NamedSubnet) -> dict[str, Any]:
 
 def _weights_cfg(weights: Weights) -> dict[str, Any]:
     return dict(
-        url=weights.url, hf_hub_id=weights.hub_id, license=weights.license, origin_url=weights.source, **PAPER)
+        url=weights.url, hf_hub_id=weights.hub_id, license=weights.license, origin_url=weights.source or '', **PAPER)
 
 
 def create_subnet(name: str, pretrained: bool = False, **kwargs) -> nn.Module:
@@ -158,7 +159,8 @@ def _subnet_doc(subnet: NamedSubnet) -> str:
     if subnet.top1_pct is None:
         accuracy, whose = f'{subnet.predicted_top1_pct:g} % top-1 predicted, not measured', 'found by our own search'
     else:
-        accuracy, whose = f'{subnet.top1_pct:g} % top-1 on ImageNet-1k', f'weights of {subnet.source}'
+        accuracy = f'{subnet.top1_pct:g} % top-1 on {subnet.data.split("/")[-1]}'
+        whose = f'weights of {subnet.source}' if subnet.source else 'found and trained with this package'
     return f'A subnet of `{subnet.space.name}` for {subnet.limit}: {accuracy}. Source: arXiv:1908.09791; {whose}.'
 
 
@@ -184,7 +186,8 @@ def _weights_kwargs(config: HubConfig, reference: Reference, pretrained: bool, c
                     kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments for timm's builder: where the weights are, and how they come under our names."""
     if pretrained and config.weights and _is_default_source(cfg, config.weights):
-        path = fetch_weights(config, cfg, reference, kwargs.get('cache_dir'))
+        shipped = config.weights.file and cfg.url == config.weights.url
+        path = packaged_weights(config) if shipped else fetch_weights(config, cfg, reference, kwargs.get('cache_dir'))
         cfg = replace(cfg, file=str(path), custom_load=False)
 
     def to_our_names(state_dict: Mapping[str, torch.Tensor], _: nn.Module) -> dict[str, torch.Tensor]:
@@ -196,6 +199,19 @@ def _weights_kwargs(config: HubConfig, reference: Reference, pretrained: bool, c
 def _is_default_source(cfg: PretrainedCfg, weights: Weights) -> bool:
     """Whether the weights are left to us: no file, state dict, folder or other repository was asked for."""
     return not (cfg.source or cfg.file or cfg.state_dict) and cfg.hf_hub_id in (None, '', weights.hub_id)
+
+
+def packaged_weights(config: HubConfig) -> Path:
+    """The file with the weights of a named model that ships with the package, checked before anybody reads it."""
+    weights, problem = config.weights, ''
+    if not weights.path.is_file():
+        problem = 'is not in the package'
+    elif sha256_of(weights.path) != weights.sha256:
+        problem = f'has not the SHA-256 that {config.path.name} names'
+    if problem:
+        raise InputError(f'weights of {config.name!r}: {weights.file} {problem}; install timm_ofa again, '
+                         'or use pretrained=False')
+    return weights.path
 
 
 def fetch_weights(config: HubConfig, cfg: PretrainedCfg, reference: Reference,
@@ -227,7 +243,7 @@ def fetch_weights(config: HubConfig, cfg: PretrainedCfg, reference: Reference,
 def weights_cure(config: HubConfig) -> str:
     """What gives the weights of a named model when no download does."""
     if config.subnet and config.subnet.search:
-        return f'make them: `timm-ofa specialize --config hub_configs/{config.name}.yaml --data ILSVRC/imagenet-1k`'
+        return f'make them: `timm-ofa specialize --config hub_configs/{config.name}.yaml --data {config.subnet.data}`'
     return f'get the file and run `timm-ofa import-upstream --name {config.name} --from FILE`'
 
 

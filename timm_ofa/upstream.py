@@ -12,7 +12,7 @@ from pathlib import Path
 
 import timm
 
-from .configs import HubConfig, NamedSubnet, hub_configs
+from .configs import IMAGENET, HubConfig, NamedSubnet, hub_configs
 from .errors import InputError, listed, one_line
 from .files import fetch
 from .named import read_upstream, weights_cure
@@ -102,11 +102,12 @@ def _as_file(source: str | Path | None) -> Iterator[Path | None]:
 
 
 def subnet_record(name: str, subnet: NamedSubnet) -> Record:
-    """What is known of a named network, as its authors published it; nothing was measured here."""
+    """What is known of a named network, as it was published; nothing is measured."""
     from . import __version__
 
     accuracy = None if subnet.top1_pct is None else Accuracy(
-        dataset='ImageNet-1k', split='validation', n=50000, protocol='as published by the authors, not repeated')
+        dataset='ImageNet-1k' if subnet.data == IMAGENET else subnet.data, split=subnet.split, n=subnet.images,
+        protocol=f'as published by {"the authors" if subnet.source else "this package"}, not repeated')
     return Record(
         name=name, space=subnet.space, arch=subnet.arch, num_classes=subnet.space.num_classes,
         top1_pct=subnet.top1_pct, accuracy=accuracy, code_version=__version__, **subnet.known())
