@@ -138,14 +138,25 @@ def test_two_threads_agree_with_one(runtime):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU here')
-@pytest.mark.parametrize('name', ['onnxruntime', 'pytorch'])
-def test_a_gpu_agrees_with_torch_on_the_cpu(name):
-    runtime = on_this_machine(name, processor='cuda')
+@pytest.mark.parametrize('name, precision', VARIANTS)
+def test_a_gpu_agrees_with_torch_on_the_cpu(name, precision):
+    runtime = on_this_machine(name, precision, 'cuda')
     rows = SPACE.rows(SPACE.max_arch())
     x = random_input(rows, batch_size=2)
-    runner = runtime.load(rows, processor='cuda', batch_size=2)
-    runner()
-    assert max_relative_error(runner.predict(x), by_torch(rows, x)) < 5e-3  # TF32
+    runner = runtime.load(rows, precision=precision, processor='cuda', batch_size=2)
+    assert runner() is None
+    assert max_relative_error(runner.predict(x), by_torch(rows, x)) < MAX_ERROR[precision]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU here')
+def test_a_captured_network_computes_what_the_module_does():
+    rows = SPACE.rows(SPACE.max_arch())
+    runners = [on_this_machine('pytorch', processor='cuda').load(rows, processor='cuda', seed=seed) for seed in (1, 2)]
+    for runner in runners * 2:  # they share memory: each must write all that it reads
+        before = runner._x.clone()
+        runner()
+        torch.testing.assert_close(runner._x, before, rtol=0, atol=0)
+        assert runner.peak_memory_mb() * 1e6 >= 4 * sum(row.params for row in rows)
 
 
 @pytest.mark.parametrize('name', runtime_names())

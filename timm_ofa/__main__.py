@@ -362,7 +362,7 @@ def _measure(args: argparse.Namespace) -> None:
     measured = measure_network(
         record.space.rows(record.arch, record.num_classes), args.runtime,
         weights=load_file(Path(args.folder) / WEIGHTS), bn_eps=record.space.bn_eps, precision=args.precision,
-        threads=args.threads, batch_size=args.batch_size, seconds=args.seconds)
+        threads=args.threads, batch_size=args.batch_size, processor=args.processor, seconds=args.seconds)
     _show(args, ['name', 'runtime', 'threads', 'latency_ms', 'p50_ms', 'p90_ms', 'predicted_ms', 'limit_ms'], [dict(
         name=record.name, predicted_ms=record.predicted_ms, limit_ms=record.limit_ms, **measured)])
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 
@@ -66,13 +67,15 @@ def meet_limit(
 
 def arch_timer(space: SearchSpace, profile: DeviceProfile, seconds: float = 2.0) -> Callable[[Arch], dict]:
     """A function that times an arch on this machine as `profile` was measured; `InputError` on another device."""
-    if profile.device != this_device()[0]:
+    processor = 'cuda' if profile.protocol.get('processor') == 'cuda' else 'cpu'
+    here = 'cpu' if processor == 'cuda' and not torch.cuda.is_available() else this_device(processor)[0]
+    if profile.device != here:
         raise InputError(
-            f'profile {profile.name!r} is of {profile.device}, this machine is {this_device()[0]}; '
+            f'profile {profile.name!r} is of {profile.device}, this machine is {here}; '
             'leave out measuring here (--no-measure)')
     return lambda arch: measure_network(
         space.rows(arch, profile.num_classes), profile.runtime, precision=profile.precision, threads=profile.threads,
-        batch_size=profile.batch_size, seconds=seconds)
+        batch_size=profile.batch_size, processor=processor, seconds=seconds)
 
 
 # ---- the front as a file ------------------------------------------------------------------------------------------

@@ -201,6 +201,7 @@ def measure(sub: argparse.ArgumentParser) -> None:
     sub.add_argument('--precision', default='fp32', help='fp32, fp16, bf16 or int8, as the runtime has it')
     sub.add_argument('--threads', type=whole(1), default=1)
     sub.add_argument('--batch-size', type=whole(1), default=1)
+    sub.add_argument('--processor', default='cpu', help='cpu or cuda (default cpu)')
     sub.add_argument('--seconds', type=positive, default=3.0)
 
 

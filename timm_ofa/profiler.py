@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .energy import energy_mj
 from .errors import InputError, listed
 from .fields import check_slug, slug
 from .latency import DeviceProfile, RowCost, latency_error
@@ -226,7 +227,7 @@ def measure_network(rows: Sequence[Row], runtime: str = DEFAULT, *, weights: Map
     """Latency of one network as a profile predicts it: same clock, same statistic, and the same company.
 
     In an endless loop of nothing else a network gets up to 20 % faster still, as caches and branch predictors learn it
-    by heart; so probes of its own rows run in between.
+    by heart; so probes of its own rows run in between. Energy and peak memory are there where the platform tells them.
     """
     _positive(threads=threads, batch_size=batch_size, sweeps=sweeps)
     kit, warm, wall = load_runtime(runtime, precision, processor), is_warm(rows), threads > 1 or processor != 'cpu'
@@ -238,11 +239,15 @@ def measure_network(rows: Sequence[Row], runtime: str = DEFAULT, *, weights: Map
     timing = measure(
         [network, *company], warm=warm, wall=wall, sweeps=sweeps, seconds=seconds, seed=seed,
         report=partial(show, 'measuring'))
+    told = {'energy_mj': energy_mj(network, processor)}
+    if hasattr(network, 'peak_memory_mb'):
+        told['peak_memory_mb'] = round(network.peak_memory_mb(), 3)
     return {
         'latency_ms': round(float(timing.low_ms()[0]), 6), 'p50_ms': round(float(timing.percentile_ms(50)[0]), 6),
         'p90_ms': round(float(timing.percentile_ms(90)[0]), 6), 'n': timing.samples_ms.shape[1],
         'statistic': _statistic(wall, warm), 'runtime': kit.NAME, 'runtime_version': kit.version(),
-        'precision': precision, 'threads': threads, 'batch_size': batch_size, 'host': host(processor),
+        'precision': precision, 'threads': threads, 'batch_size': batch_size,
+        **{name: value for name, value in told.items() if value is not None}, 'host': host(processor),
     }
 
 

@@ -32,6 +32,8 @@ class Measurement:
     p50_ms: float | None = _ms(default=None)
     p90_ms: float | None = _ms(default=None)
     n: int | None = number(default=None)  # timed runs
+    energy_mj: float | None = number(0, 1e9, default=None)  # of a run, millijoules
+    peak_memory_mb: float | None = number(0, 1e9, default=None)  # of a run, 1e6 bytes
     source: str = choice('measured', 'predicted')
     date: str | None = text(r'\d{4}-\d\d-\d\d', default=None)
     tool_versions: dict[str, str] = field(default_factory=dict)

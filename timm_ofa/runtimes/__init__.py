@@ -19,7 +19,7 @@ DEFAULT = 'onnxruntime'
 
 
 class Runner(Protocol):
-    """Rows of a network, loaded and ready."""
+    """Rows of a network, loaded and ready. One that can tell has a `peak_memory_mb()` of a run, too."""
 
     def __call__(self) -> None:
         """Run once on a fixed random input, to its end: what is timed."""

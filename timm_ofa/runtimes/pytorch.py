@@ -1,14 +1,20 @@
-"""PyTorch eager: always there, but on a CPU twice as slow as a real runtime and noisier."""
+"""PyTorch: always there, but on a CPU twice as slow as a real runtime and noisier.
+
+On a GPU a network is captured once as a CUDA graph, and a run replays it: what is timed is the GPU at work, not Python
+starting one operator after the other. All graphs share the memory of their activations. 'fp32' is IEEE arithmetic
+there too, not TF32.
+"""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import torch
 
 from ..export import to_torch
-from ..layers import BN_EPS, random_input
+from ..layers import BN_EPS, input_shape, random_input
 from ..space import Row
 
 NAME = 'pytorch'
@@ -16,28 +22,74 @@ REQUIRES = 'torch'
 PRECISIONS = ('fp32', 'bf16', 'fp16')
 PROCESSORS = ('cpu', 'cuda')
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+CUDA_LAYOUT = torch.channels_last  # what tensor cores compute in
+WARM_UP_RUNS = 2  # before a capture: libraries are loaded and algorithms chosen
 
 
 class _Module:
-    """A module with its input."""
+    """A module with its input, on the CPU."""
 
-    def __init__(self, module: torch.nn.Module, threads: int, x: np.ndarray, dtype: torch.dtype,
-                 processor: str) -> None:
-        self._to = dict(device=processor, dtype=dtype)
-        self._module = module.to(**self._to)
-        self._threads = threads
-        self._x = torch.from_numpy(x).to(**self._to)
+    def __init__(self, module: torch.nn.Module, x: np.ndarray, dtype: torch.dtype, threads: int) -> None:
+        self._module = module.to(dtype)
+        self._dtype, self._threads = dtype, threads
+        self._x = torch.from_numpy(x).to(dtype)
 
     @torch.inference_mode()
     def __call__(self) -> None:
         with _threads(self._threads):
             self._module(self._x)
-            if self._x.is_cuda:
-                torch.cuda.synchronize()
 
     @torch.inference_mode()
     def predict(self, x: np.ndarray) -> np.ndarray:
         with _threads(self._threads):
+            return self._module(torch.from_numpy(x).to(self._dtype)).float().numpy()
+
+
+class _CudaGraph:
+    """A module captured with its input (`shape`, standard normal), on the GPU."""
+
+    def __init__(self, module: torch.nn.Module, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> None:
+        self._to = dict(device='cuda', dtype=dtype, memory_format=CUDA_LAYOUT)
+        self._module = module.to(**self._to)
+        generator = torch.Generator('cuda').manual_seed(seed)
+        self._x = torch.randn(shape, generator=generator, device='cuda').to(**self._to)
+        self._graph = self._capture()
+
+    @torch.no_grad()
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        graph, stream = torch.cuda.CUDAGraph(), _capture_stream()
+        torch.cuda.synchronize()
+        with _ieee(), torch.cuda.stream(stream):
+            for _ in range(WARM_UP_RUNS):
+                self._module(self._x)
+            stream.synchronize()
+            graph.capture_begin(pool=_shared_memory().pool())
+            try:
+                self._module(self._x)
+            finally:
+                graph.capture_end()
+        return graph
+
+    def __call__(self) -> None:
+        self._graph.replay()
+        torch.cuda.synchronize()
+
+    @torch.inference_mode()
+    def peak_memory_mb(self) -> float:
+        """Of one run: weights, input and what is allocated meanwhile, in MB (1e6 bytes)."""
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        with _ieee():
+            self._module(self._x)
+        torch.cuda.synchronize()
+        own = [*self._module.parameters(), *self._module.buffers(), self._x]
+        held = sum(tensor.numel() * tensor.element_size() for tensor in own)
+        return (held + torch.cuda.max_memory_allocated() - before) / 1e6
+
+    @torch.inference_mode()
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        with _ieee():
             return self._module(torch.from_numpy(x).to(**self._to)).float().cpu().numpy()
 
 
@@ -46,10 +98,39 @@ def version() -> str:
 
 
 def load(rows: Sequence[Row], *, weights: Mapping | None = None, bn_eps: float = BN_EPS, precision: str = 'fp32',
-         processor: str = 'cpu', threads: int = 1, batch_size: int = 1, seed: int = 0) -> _Module:
-    return _Module(
-        to_torch(rows, weights=weights, bn_eps=bn_eps, seed=seed), threads, random_input(rows, batch_size, seed),
-        DTYPES[precision], processor)
+         processor: str = 'cpu', threads: int = 1, batch_size: int = 1, seed: int = 0) -> _Module | _CudaGraph:
+    module, dtype = to_torch(rows, weights=weights, bn_eps=bn_eps, seed=seed), DTYPES[precision]
+    if processor == 'cuda':
+        return _CudaGraph(module, input_shape(rows, batch_size), dtype, seed)
+    return _Module(module, random_input(rows, batch_size, seed), dtype, threads)
+
+
+@cache
+def _capture_stream() -> torch.cuda.Stream:
+    """Captures need a stream that is not the default one; blocks of memory are reused on the same one only."""
+    return torch.cuda.Stream()
+
+
+@cache
+def _shared_memory() -> torch.cuda.CUDAGraph:
+    """A graph of next to nothing, kept for its memory pool: hundreds of others, of which one runs at a time, use it."""
+    graph, stream = torch.cuda.CUDAGraph(), _capture_stream()
+    with torch.cuda.stream(stream):
+        graph.capture_begin()
+        torch.zeros(1, device='cuda')
+        graph.capture_end()
+    return graph
+
+
+@contextmanager
+def _ieee() -> Iterator[None]:
+    """No TF32, which is a switch of the whole process: put it back."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 @contextmanager
