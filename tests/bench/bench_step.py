@@ -3,11 +3,11 @@
     python tests/bench/bench_step.py > tests/bench/results/step.txt
 
 Both take the same subnets, images and weights (converted), the same loss and optimizer, in turns in one process: ours
-in channels-last order, as training does, and in the precision asked for; the original as it is, float32, choosing its
-active subnet included. The ratio is of the sums over the subnets of each one's median time, so above 1 ours is faster;
-beside it the same of the shortest times and, on a CPU, of the processor's time, which other jobs disturb less. The C
-library keeps freed memory for both, as in our training. Needs the package `ofa`; without it only the second part is
-there.
+in channels-last order, as training does, in the precision asked for and on a GPU with its blocks as CUDA graphs; the
+original as it is, choosing its active subnet included, in float32 unless --original-precision says otherwise. The
+ratio is of the sums over the subnets of each one's median time, so above 1 ours is faster; beside it the same of the
+shortest times and, on a CPU, of the processor's time, which other jobs disturb less. The C library keeps freed memory
+for both, as in our training. Needs the package `ofa`; without it only the second part is there.
 """
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from torch import nn
 
 from timm_ofa.convert import convert_upstream
 from timm_ofa.engine import keep_freed_memory
+from timm_ofa.graphs import graphs_for, run_block
 from timm_ofa.space import Arch, SearchSpace, load_space
 from timm_ofa.supernet import Supernet, new_supernet
 
@@ -37,6 +38,9 @@ from test_convert import ORIGINALS, upstream_arch
 BAR = {'cpu': 1.5, 'cuda': 2.0}
 SAME_LOSS = 1e-9  # relative, in double precision
 SUBNETS_PER_STEP = 4
+BATCHES = {'cpu': ['8x128', '16x160'], 'cuda': ['64x224', '256x160']}
+CAPTURE_ROUNDS = 40  # of random subnets, until nearly all blocks are captured
+WARM_UP = {'cpu': 1, 'cuda': 4}  # rounds; blocks are captured in their third
 DTYPES = {'no': None, 'bf16': torch.bfloat16}
 
 
@@ -47,10 +51,11 @@ class Trainer:
         self.model, self.dtype = model.train(), DTYPES[precision]
         self.device = next(model.parameters()).device
         self.optimizer = create_optimizer_v2(model, opt='sgd', lr=1e-4, momentum=0.9, weight_decay=3e-5)
+        self.run = run_block
 
     def loss(self, x: torch.Tensor, labels: torch.Tensor, *arch: Arch) -> torch.Tensor:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None and x.dtype is torch.float32):
-            logits = self.model(x, *arch)
+            logits = self.model(x, *arch) if arch else self.run(self.model, x)
         return F.cross_entropy(logits if x.dtype is torch.float64 else logits.float(), labels, label_smoothing=0.1)
 
     def now(self) -> float:
@@ -74,8 +79,8 @@ class Trainer:
 class Original(Trainer):
     """The original's network, whose active subnet is state."""
 
-    def __init__(self, model: nn.Module, space: SearchSpace):
-        super().__init__(model)
+    def __init__(self, model: nn.Module, space: SearchSpace, precision: str):
+        super().__init__(model, precision)
         self.space = space
 
     def step(self, x, labels, archs):
@@ -121,15 +126,16 @@ def against_original(space: SearchSpace, size: int, resolution: int, args: argpa
     theirs = getattr(networks, kind)(**kwargs, dropout_rate=0).to(args.device)
     ours = supernet_of(space, args.device)
     ours.load_state_dict(convert_upstream(theirs.state_dict(), ours))
-    pair = Trainer(ours, args.precision), Original(theirs, space)
+    pair = Trainer(ours, args.precision), Original(theirs, space, args.original_precision)
     x, labels = batch(size, resolution, args.device)
     inputs = x.contiguous(memory_format=torch.channels_last), x
     archs = space.sample(np.random.default_rng(args.seed), args.subnets)
     different = difference_of_losses(*pair, archs, batch(4, 64, args.device))
     if different > SAME_LOSS:
         raise SystemExit(f'{space.name}: losses differ by {different:.1e}: not the same networks')
+    ours.run = graphs_for(torch.device(args.device), 1)
     seconds = np.empty((2, len(archs), args.rounds, 3))  # network, subnet, round, what `step` gives
-    for r in range(-1, args.rounds):  # the first round warms up
+    for r in range(-WARM_UP[args.device], args.rounds):
         for a, arch in enumerate(archs):
             for who in ((0, 1) if r % 2 else (1, 0)):
                 seconds[who, a, max(r, 0)] = pair[who].step(inputs[who], labels, [(arch,)])
@@ -149,11 +155,12 @@ def against_largest_alone(space: SearchSpace, size: int, resolution: int, args: 
     supernet = supernet_of(space, args.device)
     largest = supernet.extract(space.max_arch()).to(memory_format=torch.channels_last)
     pair = Trainer(supernet, args.precision), Trainer(largest, args.precision)
+    supernet.run = pair[1].run = graphs_for(torch.device(args.device), 1)
     x, labels = batch(size, resolution, args.device)
     x = x.contiguous(memory_format=torch.channels_last)
     seconds = np.empty((2, args.rounds))
-    for r in range(-1, args.rounds):
-        archs = space.sample(np.random.default_rng([args.seed, max(r, 0)]), SUBNETS_PER_STEP)
+    for r in range(-(1 if args.device == 'cpu' else CAPTURE_ROUNDS), args.rounds):
+        archs = space.sample(np.random.default_rng([args.seed, r + CAPTURE_ROUNDS]), SUBNETS_PER_STEP)
         for who, runs in ((0, [(arch,) for arch in archs]), (1, [()])):
             seconds[who, max(r, 0)] = pair[who].step(x, labels, runs)[1]
     step_s, alone_s = np.median(seconds, 1)
@@ -167,14 +174,16 @@ def against_largest_alone(space: SearchSpace, size: int, resolution: int, args: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--spaces', nargs='+', default=['ofa_mbv3_w10', 'ofa_proxyless_w13', 'ofa_resnet50d'])
-    parser.add_argument('--batches', nargs='+', default=['8x128', '16x160'], metavar='NxPX')
+    parser.add_argument('--batches', nargs='+', metavar='NxPX')
     parser.add_argument('--threads', nargs='+', type=int, default=[1, 2])
     parser.add_argument('--subnets', type=int, default=5, help='random ones')
     parser.add_argument('--rounds', type=int, default=5, help='times that each is timed')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--device', choices=list(BAR), default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--precision', choices=list(DTYPES), default='no', help='of ours; the original has float32')
+    parser.add_argument('--precision', choices=list(DTYPES), default='no', help='of ours')
+    parser.add_argument('--original-precision', choices=list(DTYPES), default='no')
     args = parser.parse_args()
+    args.batches = args.batches or BATCHES[args.device]
     keep_freed_memory()
     name = torch.cuda.get_device_name() if args.device == 'cuda' else f'{os.cpu_count()} cores'
     print(f'{name}, torch {torch.__version__}, timm {timm.__version__}, seed {args.seed}, '
@@ -183,7 +192,8 @@ def main() -> None:
     for threads in args.threads:
         torch.set_num_threads(threads)
         for part in parts:
-            print(f'-- {threads} threads, precision {args.precision}, load {os.getloadavg()[0]:.1f}', flush=True)
+            print(f'-- {threads} threads, precision {args.precision}, original {args.original_precision}, '
+                  f'load {os.getloadavg()[0]:.1f}', flush=True)
             for space in map(load_space, args.spaces):
                 for size, resolution in (map(int, b.split('x')) for b in args.batches):
                     print(part(space, size, resolution, args), flush=True)
