@@ -169,7 +169,7 @@ def test_so_it_does_for_every_registered_network():
 def test_features_have_the_channels_and_reductions_that_they_announce(space, indices, rng):
     model = build(space, space.sample(rng), features_only=True, **({'out_indices': indices} if indices else {})).eval()
     assert type(model) is STOCK[space.family][1]
-    check_features(model, len(indices or range(4 if 'tiny' in space.name else 5)))
+    check_features(model, len(indices or range(4 if space.stem_stride == 1 else 5)))
 
 
 @torch.no_grad()
@@ -177,7 +177,7 @@ def test_features_have_the_channels_and_reductions_that_they_announce(space, ind
 def test_so_do_those_of_supernets(small, indices):
     model = timm.create_model(
         f'{small.name}_supernet', features_only=True, **({'out_indices': indices} if indices else {})).eval()
-    check_features(model, len(indices or range(4 if 'tiny' in small.name else 5)))
+    check_features(model, len(indices or range(4 if small.stem_stride == 1 else 5)))
 
 
 def check_features(model, n):

@@ -331,6 +331,7 @@ def finetune(
         weight_decay: float = 3e-5,
         label_smoothing: float = 0.1,
         prepare: Callable[..., torch.Tensor] = lambda x, rng, resolution, part: x,
+        precision: str | None = None,
         seed: int = 0,
 ) -> nn.Module:
     """Train a plain model on, in the loop that trains supernets; changed in place and returned.
@@ -340,8 +341,9 @@ def finetune(
         phase: Epochs, rate and weight of the teacher; warm-up, then a cosine to 0.
         teacher: Another model, on the same device; None: labels alone.
         prepare: What is done to inputs before the model sees them: (inputs, rng, None, part), see `Augment`.
+        precision: Mixed precision: 'no', 'bf16' or 'fp16'; None: as `accelerate launch` says.
     """
-    accelerator = Accelerator()
+    accelerator = Accelerator(mixed_precision=precision)
     optimizer = create_optimizer_v2(model, opt='sgd', lr=phase.lr, momentum=momentum, weight_decay=weight_decay)
     model = model.to(accelerator.device, memory_format=torch.channels_last).train()
     prepared, optimizer = accelerator.prepare(model, optimizer)

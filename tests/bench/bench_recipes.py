@@ -1,10 +1,11 @@
 """Training recipes at equal cost: top-1 of the smallest, 20 random and the largest subnet; and of nets trained alone.
 
-    python tests/bench/bench_recipes.py --data DIR [--seeds 0] [--recipes plain sandwich] [--out DIR]
+    python tests/bench/bench_recipes.py --data DIR [--seeds 0] [--recipes plain sandwich] [--length 1] [--out DIR]
 
 All runs see the same images at one resolution and cost about the same: 24 passes (forward and backward) of each image
-through a subnet; a teacher's forward pass counts as a third. Networks alone are trained for as many epochs as the
-sandwich has. Every run is a folder that resumes; what is finished is not repeated. Nothing was tuned for any recipe.
+through a subnet, times --length; a teacher's forward pass counts as a third. Networks alone are trained for as many
+epochs as the sandwich has. Every run is a folder that resumes; what is finished is not repeated, also by several of
+these commands at a time with one --out. Nothing was tuned for any recipe.
 """
 from __future__ import annotations
 
@@ -24,35 +25,45 @@ from timm_ofa.data import Augment, load_data, stored_side
 from timm_ofa.engine import EpochBatches, finetune, train_supernet
 from timm_ofa.recipes import RECIPES
 from timm_ofa.shrink import Phase, TrainConfig
+from timm_ofa.space import Arch, SearchSpace, load_space
 from timm_ofa.supernet import load_supernet, new_supernet
 from timm_ofa.tables import table
 
-BATCH, LR, DECAY = 64, 0.08, 5e-4
+LR, DECAY = 0.08, 5e-4  # at batches of 64; the rate rises with the root of the batch
 RANDOM = 20  # subnets, the same for all recipes
-ALONE_EPOCHS = 8  # as many as the sandwich sees
-DEEP, WIDE = dict(depths=(3,)), dict(expand_ratios=(4,))
-LARGEST = Phase('largest', 5, LR, warmup_epochs=1, kd_weight=0, **DEEP, kernel_sizes=(5,), **WIDE)
-PHASES = {  # passes of each image in the comment
-    'progressive': (  # 6 + 4 + 3 * 2.3 + 7
-        LARGEST, Phase('kernel', 3, LR / 2, **DEEP, **WIDE),
-        Phase('depth-1', 1, LR / 2, depths=(2, 3), **WIDE, subnets_per_step=2),
-        Phase('depth-2', 1, LR / 2, **WIDE, subnets_per_step=2),
-        Phase('expand-1', 1, LR / 2, expand_ratios=(3, 4), subnets_per_step=2, sort_channels=True),
-        Phase('expand-2', 3, LR / 2, subnets_per_step=2, sort_channels=True)),
-    'coupled': (LARGEST, Phase('coupled', 8, LR / 2, recipe='coupled', subnets_per_step=2)),  # 6 + 18.7
-    'delayed': (Phase('delayed', 11, LR, warmup_epochs=1, recipe='delayed', subnets_per_step=3),),  # 6 + 18
-    **{name: (Phase(name, 7, LR, warmup_epochs=1, recipe=name, subnets_per_step=3),)  # 24
-       for name in ('plain', 'sandwich', 'alpha')},
-}
-assert set(PHASES) == set(RECIPES)
+
+
+def phases_of(recipe: str, space: SearchSpace, lr: float, length: float) -> tuple[Phase, ...]:
+    """What a recipe does, `length` times 24 passes of each image; passes in the comments."""
+    kernels, ratios = (sorted({c for s in space.stages for c in getattr(s, name)}) for name in (
+        'kernel_sizes', 'expand_ratios'))
+    one, two, wide = dict(deepest=1), dict(deepest=2), dict(expand_ratios=ratios[-1:])
+
+    def phase(name: str, epochs: int, rate: float, **choices) -> Phase:
+        return Phase(name, max(1, round(epochs * length)), rate, **choices)
+    largest = phase('largest', 5, lr, warmup_epochs=1, kd_weight=0, **one, kernel_sizes=kernels[-1:], **wide)
+    phases = {
+        'progressive': (  # 6 + 4 + 3 * 2.3 + 7
+            largest, phase('kernel', 3, lr / 2, **one, **wide),
+            phase('depth-1', 1, lr / 2, **two, **wide, subnets_per_step=2),
+            phase('depth-2', 1, lr / 2, **wide, subnets_per_step=2),
+            phase('expand-1', 1, lr / 2, expand_ratios=ratios[-2:], subnets_per_step=2, sort_channels=True),
+            phase('expand-2', 3, lr / 2, subnets_per_step=2, sort_channels=True)),
+        'coupled': (largest, phase('coupled', 8, lr / 2, recipe='coupled', subnets_per_step=2)),  # 6 + 18.7
+        'delayed': (phase('delayed', 11, lr, warmup_epochs=1, recipe='delayed', subnets_per_step=3),),  # 6 + 18
+        **{name: (phase(name, 7, lr, warmup_epochs=1, recipe=name, subnets_per_step=3),)  # 24
+           for name in ('plain', 'sandwich', 'alpha')},
+    }
+    return phases[recipe]
 
 
 def run(recipe: str, seed: int, args: argparse.Namespace, data) -> dict:
     """Train with one recipe and judge on the test images."""
     folder = args.out / f'{recipe}-{seed}'
     config = TrainConfig(
-        f'{recipe}-{seed}', 'ofa_mbv3_tiny', args.data, PHASES[recipe], resolutions=(args.resolution,),
-        batch_size=BATCH, seed=seed, weight_decay=DECAY, limit=args.images, augment=Augment(crop='shift', flip=True))
+        f'{recipe}-{seed}', args.space, args.data, phases_of(recipe, load_space(args.space), rate(args), args.length),
+        resolutions=(args.resolution,), batch_size=args.batch_size, seed=seed, weight_decay=DECAY, limit=args.images,
+        precision=args.precision, augment=Augment(crop='shift', flip=True))
     began = time.perf_counter()
     if not (folder / 'model.safetensors').exists():
         train_supernet(config, data, folder, resume=(folder / 'train.yaml').exists())
@@ -64,17 +75,18 @@ def run(recipe: str, seed: int, args: argparse.Namespace, data) -> dict:
 
 def alone(place: int, seed: int, args: argparse.Namespace, data) -> dict:
     """Train one of the networks by itself, from the same kind of start."""
-    space = TrainConfig('x', 'ofa_mbv3_tiny', args.data, PHASES['plain'], resolutions=(args.resolution,)).load_space()
+    space = load_space(args.space).restrict(resolutions=[args.resolution])
     arch, augment = archs(space)[place], Augment(crop='shift', flip=True)
     began = time.perf_counter()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = new_supernet(space, num_classes=data.num_classes).extract(arch)
-    batches = EpochBatches(data.train, BATCH, seed, 0, Accelerator())
+    batches = EpochBatches(data.train, args.batch_size, seed, 0, Accelerator(mixed_precision=args.precision))
     model = finetune(
         model, batches, steps_per_epoch=len(batches),
-        phase=Phase('alone', ALONE_EPOCHS - 1, LR, warmup_epochs=1, kd_weight=0), weight_decay=DECAY,
-        label_smoothing=0.1, seed=seed,
+        phase=Phase('alone', max(1, round(7 * args.length)), rate(args), warmup_epochs=1, kd_weight=0),
+        weight_decay=DECAY,
+        label_smoothing=0.1, seed=seed, precision=args.precision,
         prepare=lambda pixels, rng, _, part: augment(pixels, space, arch.resolution, rng, part))
     judge = SubnetJudge(new_supernet(space), data.train, data.test, augment=augment, calibration_images=1000)
     model = recalibrate_bn(model, judge.batches(arch.resolution)).eval()
@@ -83,7 +95,12 @@ def alone(place: int, seed: int, args: argparse.Namespace, data) -> dict:
                 seconds=round(time.perf_counter() - began))
 
 
-def archs(space) -> list:
+def rate(args: argparse.Namespace) -> float:
+    """The learning rate of a batch."""
+    return LR * (args.batch_size / 64)**0.5
+
+
+def archs(space: SearchSpace) -> list[Arch]:
     """The smallest, the random and the largest networks, by MACs."""
     some = [space.min_arch(), *space.sample(np.random.default_rng(7), RANDOM), space.max_arch()]
     return sorted(some, key=space.macs)
@@ -114,6 +131,10 @@ def show(results: list[dict], space) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data', required=True)
+    parser.add_argument('--space', default='ofa_mbv3_tiny')
+    parser.add_argument('--length', type=float, default=1.0, help='times 24 passes of each image')
+    parser.add_argument('--batch-size', type=int, default=64)
+    parser.add_argument('--precision', choices=['no', 'bf16'], default='no')
     parser.add_argument('--recipes', nargs='+', choices=[*RECIPES, 'alone'], default=[*RECIPES, 'alone'])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0])
     parser.add_argument('--images', type=int, default=16667, help='of the training set, a tenth of them held out')
@@ -121,7 +142,7 @@ def main() -> None:
     parser.add_argument('--resolution', type=int, default=24, help='px')
     parser.add_argument('--out', type=Path, default=Path('out/recipes'))
     args = parser.parse_args()
-    space = TrainConfig('x', 'ofa_mbv3_tiny', args.data, PHASES['plain'], resolutions=(args.resolution,)).load_space()
+    space = load_space(args.space).restrict(resolutions=[args.resolution])
     data = load_data(args.data, stored_side(space), limit=args.images)
     data = replace(data, test=data.test.subset(range(min(args.test_images, len(data.test))), data.test.title))
     file = args.out / 'results.jsonl'
