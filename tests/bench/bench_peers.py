@@ -4,7 +4,7 @@
 
 Each is timm's architecture without its weights, its first strides taken away so that small images keep their size as
 long as in `ofa_mbv3_32px` (8 times smaller at the end); the same images, augmentation, optimizer and schedule as ours.
-Writes accuracies to `results.jsonl` and weights, in half precision, as NAME.safetensors.
+Accuracies go to `results.jsonl`; latency needs no weights.
 """
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from timm_ofa.accuracy import evaluate
 from timm_ofa.batches import EpochBatches
 from timm_ofa.data import Augment, load_data, stored_side
 from timm_ofa.engine import finetune
-from timm_ofa.files import save_tensors
 from timm_ofa.shrink import Phase
 from timm_ofa.space import load_space
 
@@ -53,9 +52,6 @@ def train(name: str, args: argparse.Namespace, data) -> dict:
         label_smoothing=0.1, seed=args.seed, precision=args.precision,
         prepare=lambda pixels, rng, _, part: augment(pixels, space, args.resolution, rng, part))
     top1_pct = evaluate(model.eval(), data.test, space, args.resolution)
-    save_tensors(args.out / f'{name}.safetensors', {
-        key: tensor.half() if tensor.is_floating_point() else tensor
-        for key, tensor in model.cpu().state_dict().items()})
     return dict(
         peer=name, seed=args.seed, epochs=args.epochs, resolution=args.resolution, top1_pct=round(top1_pct, 2),
         params_m=round(sum(p.numel() for p in model.parameters()) / 1e6, 3),
