@@ -22,6 +22,7 @@ from timm_ofa.space import load_space
 
 NAME = 'ofa_mbv3_mycpu_lat2ms'
 REPO = f'acme/{NAME}'
+WEIGHTS = 'model.safetensors'
 SPACE = load_space('ofa_mbv3_tiny')
 HOSTILE = 'a|b `c` <img src=x> [d](javascript:e) *f* \\'
 
@@ -168,7 +169,8 @@ def test_a_hostile_record_is_one_line(field, value, message):
     ('config.json', lambda d: d.pop('timm_ofa'), 'no .timm_ofa. block'),
     ('config.json', lambda d: d['timm_ofa'].update(format=99), 'upgrade'),
     ('perf.json', lambda d: d.update(name='other'), 'is of'),
-    ('perf.json', lambda d: d.update(model_sha256='0' * 64), 'written for'),
+    ('perf.json', lambda d: d.update(model_sha256='0' * 64), 'perf.json was written for'),
+    ('config.json', lambda d: d['timm_ofa'].update(model_sha256='0' * 64), 'config.json was written for'),
 ])
 def test_a_changed_folder_is_refused(copied, file, change, message):
     edit(copied / file, change)
@@ -352,6 +354,69 @@ data = path.read_bytes()
 path.resolve().write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
 hub.pull('acme/kept')''')
     assert line.startswith('InputError: model.safetensors of acme/kept has not the hash') and '\n' not in line
+
+
+def changed_config(config: bytes, change) -> bytes:
+    data = json.loads(config)
+    change(data)
+    return json.dumps(data).encode()
+
+
+HOSTILE_CONFIGS = {  # what a config.json of somebody may say -> what loading it says
+    'deeper': (lambda d: d['model_args']['arch_def'][1].append('ir_r1_k3_s1_e4_c24_nre'), 'the network needs'),
+    'huge': (lambda d: d['model_args'].update(arch_def=[['ir_r1_k9_s1_e16_c9999_nre'] * 16] * 12), 'arch_def row'),
+    'code': (lambda d: d['model_args'].update(arch_def=[["__import__('os').system('true')"]]), 'is not a block'),
+    'file': (lambda d: d['model_args'].update(checkpoint_path='/x'), "'checkpoint_path', which ofa_mobilenetv3"),
+    'many': (lambda d: d.update(num_classes=10**12), 'out of range'),
+    'image': (lambda d: d['pretrained_cfg'].update(input_size=[3, -1, 10**9]), 'input_size'),
+    'field': (lambda d: d['pretrained_cfg'].update(surprise=1), 'is not one that timm reads'),
+}
+
+
+@pytest.mark.parametrize('kind', HOSTILE_CONFIGS)
+def test_timm_builds_nothing_that_a_stranger_made_up(server, client, folder, kind):
+    change, message = HOSTILE_CONFIGS[kind]
+    files = {name: (folder / name).read_bytes() for name in ('config.json', 'model.safetensors')}
+    files['config.json'] = changed_config(files['config.json'], change)
+    server.repos[f'mallory/{kind}'] = Repo(private=False)
+    server.repos[f'mallory/{kind}'].commit(files, 'a gift')
+    line = client(f"timm.create_model('hf-hub:mallory/{kind}', pretrained=True)", token='')
+    assert line.startswith('InputError:') and message in line and '\n' not in line
+
+
+def test_timm_uses_no_weights_but_those_that_were_recorded(server, client, folder):
+    def load(name, change_repo=lambda files: None, tamper=lambda path, data: data):
+        repo = server.repos[f'acme/{name}'] = Repo(private=False)
+        files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        change_repo(files)
+        repo.commit(files, 'published')
+        server.tamper = tamper
+        return client(f"print(type(timm.create_model('hf-hub:acme/{name}', pretrained=True)).__name__)", token='')
+
+    other = save_file_bytes(make_model(make_record(), seed=1))
+    assert load('good') == 'MobileNetV3'
+    assert 'not that which config.json was written for' in load('swapped', lambda f: f.update({WEIGHTS: other}))
+    assert 'has not the hash that the Hub lists' in load(
+        'noisy', tamper=lambda path, data: data[:-1] + b'!' if path == WEIGHTS else data)
+    assert 'cannot be fetched' in load('cut', tamper=lambda path, data: data[:-9] if path == WEIGHTS else data)
+    assert 'holds no model.safetensors' in load(
+        'pickled', lambda f: f.update({'pytorch_model.bin': f.pop(WEIGHTS)}))
+    assert 'cannot be read' in load('noise', lambda f: f.update({
+        WEIGHTS: b'\xff' * 99, 'config.json': changed_config(f['config.json'], lambda d: d.pop('timm_ofa'))}))
+
+
+def test_a_repository_that_changes_while_it_is_loaded_gives_one_commit(server, client, folder):
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    repo = server.repos['acme/moving'] = Repo(private=False)
+    repo.commit(files, 'published')
+
+    def move(path, data):
+        if path == WEIGHTS and len(repo.commits) == 1:
+            repo.commit({**files, WEIGHTS: b'of another commit'}, 'meanwhile')
+        return data
+
+    server.tamper = move
+    assert client("print(type(timm.create_model('hf-hub:acme/moving', pretrained=True)).__name__)") == 'MobileNetV3'
 
 
 def save_file_bytes(model: torch.nn.Module) -> bytes:

@@ -404,17 +404,27 @@ def test_the_second_load_needs_no_network(server, offline):
 def test_the_hub_comes_first(monkeypatch, tmp_path):
     asked = []
 
-    def download(repo, filename, cache_dir=None):
+    def download(repo, cache_dir=None):
         from safetensors.torch import save_file
 
-        asked.append((repo, filename))
-        save_file(timm.create_model(NAME).state_dict(), tmp_path / filename)
-        return str(tmp_path / filename)
+        asked.append(repo)
+        save_file(timm.create_model(NAME).state_dict(), tmp_path / 'model.safetensors')
+        return tmp_path / 'model.safetensors'
 
-    monkeypatch.setattr('timm.models._hub.download_from_hf', download)
+    monkeypatch.setattr(named, 'hub_weights', download)
     monkeypatch.setattr(named, '_fetch_upstream', lambda *_: pytest.fail('asked the authors'))
     timm.create_model(NAME, pretrained=True)
-    assert asked == [(f'timm-ofa/{NAME}', 'model.safetensors')]
+    assert asked == [f'timm-ofa/{NAME}']
+
+
+def test_without_a_hub_its_client_does_not_try_for_long(server, offline, monkeypatch):
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', False)
+    monkeypatch.setattr('huggingface_hub.constants.ENDPOINT', 'http://127.0.0.1:9')
+    torch.save(upstream_checkpoint(NAME, 0), server[0] / 'init')
+    started = time.monotonic()
+    timm.create_model(NAME, pretrained=True, cache_dir=offline / 'cache', pretrained_cfg_overlay=dict(
+        url=f'{server[1]}/init'))
+    assert time.monotonic() - started < 10  # 23 s of retries otherwise
 
 
 def test_no_source_is_one_line_with_both_addresses_and_the_cure(server, offline):

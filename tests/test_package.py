@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'timm_ofa'
 ORDER = [  # a room imports only rooms above it
     'errors', 'files', 'fields', 'tables', 'arch', 'rows', 'space', 'memory',
-    'sources', 'data', 'batches',
+    'sources', 'data', 'batches', 'weights',
     'models', 'elastic', 'graphs', 'supernet',
     'recipes', 'shrink', 'accuracy', 'runs', 'engine', 'convert',
     'fewshot', 'latency', 'note10', 'csvtables',

@@ -23,17 +23,16 @@ from .files import replacing, save_tensors, sha256_of, write_text
 from .models import ENTRY_POINTS, data_cfg, model_args
 from .plots import plot_front
 from .record import Record
+from .weights import BLOCK, BUILD_ARGS, CONFIG, DIGEST, WEIGHTS, check_shapes
+from .weights import read_json as _read_json
 
-CONFIG, WEIGHTS, CARD, PERF, PLOT = 'config.json', 'model.safetensors', 'README.md', 'perf.json', 'pareto.svg'
+CARD, PERF, PLOT = 'README.md', 'perf.json', 'pareto.svg'
 ONNX = 'model.onnx'
 FILES = (CONFIG, WEIGHTS, CARD, PERF, PLOT, ONNX, 'LICENSE')  # nothing else is published or fetched
 REQUIRED = FILES[:4]
-BLOCK = 'timm_ofa'  # our key in config.json
 FORMAT = 1  # of that block and of perf.json
 ELSEWHERE = {PERF: ('measurements', 'front'), CONFIG: ('num_classes', 'class_names')}  # fields kept outside the block
 PICKLES = ('.bin', '.pth', '.pkl', '.pickle', '.pt', '.ckpt')
-BUILD_ARGS = {'num_classes', 'in_chans', 'global_pool', 'img_size'}  # that timm records beside ours
-MAX_JSON_BYTES = 16 * 2**20
 MAX_ONNX_ERROR = 1e-3  # of the largest logit: rounding only, any wrong weight is far above it
 
 
@@ -55,7 +54,7 @@ def save_folder(folder: str | Path, model: nn.Module, record: Record) -> Path:
         save_tensors(partial / WEIGHTS, model.state_dict())
         _write_config(partial / CONFIG, model, record)
         _write_json(partial / PERF, {
-            'format': FORMAT, 'name': record.name, 'model_sha256': sha256_of(partial / WEIGHTS),
+            'format': FORMAT, 'name': record.name, DIGEST: sha256_of(partial / WEIGHTS),
             **_subset(record.to_dict(), ELSEWHERE[PERF])})
         if record.front:
             plot_front(record, partial / PLOT)
@@ -107,7 +106,7 @@ def load_record(folder: str | Path) -> Record:
         raise InputError(f'format {block.get("format")!r:.40} of {str(folder)!r} is not {FORMAT}; upgrade timm_ofa')
     names = config.get('label_names', [])
     record = Record.from_dict({
-        **{k: v for k, v in block.items() if k != 'format'}, **_subset(perf, ELSEWHERE[PERF]),
+        **{k: v for k, v in block.items() if k not in ('format', DIGEST)}, **_subset(perf, ELSEWHERE[PERF]),
         'num_classes': config.get('num_classes'), 'class_names': names})
     if perf.get('name') != record.name:
         raise InputError(f'{PERF} is of {perf.get("name")!r:.80}, {CONFIG} of {record.name!r}; save the folder again')
@@ -133,9 +132,11 @@ def _check_network(folder: Path) -> Record:
     refuse_pickles(names, folder)
     record = load_record(folder)
     _check_config(_read_json(folder / CONFIG), record)
-    _check_weights(folder / WEIGHTS, record)
-    if _read_json(folder / PERF).get('model_sha256') != sha256_of(folder / WEIGHTS):
-        raise InputError(f'{WEIGHTS} in {str(folder)!r} is not that which {PERF} was written for; save it again')
+    _check_weights(folder, record)
+    digest = sha256_of(folder / WEIGHTS)
+    for name, found in ((PERF, _read_json(folder / PERF)), (CONFIG, _read_json(folder / CONFIG)[BLOCK])):
+        if found.get(DIGEST) != digest:
+            raise InputError(f'{WEIGHTS} in {str(folder)!r} is not that which {name} was written for; save it again')
     return record
 
 
@@ -151,7 +152,7 @@ def _write_config(path: Path, model: nn.Module, record: Record) -> None:
                 'architecture': _entry_point(record), 'tag': '', 'license': record.license, 'origin_url': '',
                 'notes': [f'{record.space.name} {record.arch}'], **data},
             **({'label_names': list(record.class_names)} if record.class_names else {}),
-            BLOCK: {'format': FORMAT, **inside},
+            BLOCK: {'format': FORMAT, DIGEST: sha256_of(path.with_name(WEIGHTS)), **inside},
         },
         model_args=model_args(record.space, record.arch),
         data_config={k: data[k] for k in ('input_size', 'crop_pct', 'interpolation', 'mean', 'std')})
@@ -176,25 +177,13 @@ def _check_config(config: dict, record: Record) -> None:
             f'model_args of {CONFIG} are not for 3 channels and {record.num_classes} classes; save the folder again')
 
 
-def _check_weights(path: Path, record: Record) -> None:
-    """Names and shapes, read from the header alone, are those of the network."""
+def _check_weights(folder: Path, record: Record) -> None:
     import timm
-    from safetensors import SafetensorError, safe_open
 
     with torch.device('meta'):
         network = timm.create_model(
             _entry_point(record), num_classes=record.num_classes, **model_args(record.space, record.arch))
-    expected = {k: list(v.shape) for k, v in network.state_dict().items()}
-    try:
-        with safe_open(path, framework='pt') as file:
-            found = {k: file.get_slice(k).get_shape() for k in file.keys()}  # noqa: SIM118 - not a mapping
-    except SafetensorError as error:
-        raise InputError(f'{path.name} cannot be read ({error!s:.80}); save the folder again') from None
-    wrong = [k for k in {**expected, **found} if found.get(k) != expected.get(k)]
-    if wrong:
-        raise InputError(
-            f'{path.name}: {wrong[0]!r:.80} has the shape {found.get(wrong[0])}, {record.arch} needs '
-            f'{expected.get(wrong[0])}; save the folder again')
+    check_shapes(folder / WEIGHTS, network, str(folder))
 
 
 def _loaded_logits(folder: Path, resolution: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -222,18 +211,6 @@ def _check_onnx_logits(model: bytes, folder: Path, resolution: int) -> None:
     error = np.abs(Session(model, x=x.numpy()).predict(x.numpy()) - logits.numpy()).max() / logits.abs().max().item()
     if not error <= MAX_ONNX_ERROR:
         raise InputError(f'{ONNX} of {str(folder)!r} would differ by {error:.2g} of its logits; save the folder again')
-
-
-def _read_json(path: Path) -> dict:
-    if not path.is_file() or path.stat().st_size > MAX_JSON_BYTES:
-        raise InputError(f'{str(path)!r} is missing or above {MAX_JSON_BYTES} bytes; save the folder again')
-    try:
-        data = json.loads(path.read_text(encoding='utf-8'))
-    except (ValueError, RecursionError):
-        raise InputError(f'{str(path)!r} is not JSON; save the folder again') from None
-    if not isinstance(data, dict):
-        raise InputError(f'{str(path)!r} is not a JSON object; save the folder again')
-    return data
 
 
 def _write_json(path: Path, data: dict) -> None:

@@ -31,6 +31,7 @@ from .errors import InputError, listed
 from .fields import read_value
 from .rows import bottleneck_mid_chs
 from .space import Arch, SearchSpace, load_space
+from .weights import checked
 
 __all__: list[str] = []  # the model registry adds each entry-point
 
@@ -154,6 +155,7 @@ default_cfgs = generate_default_cfgs({
 
 
 @register_model
+@checked
 def ofa_mobilenetv3(
         pretrained: bool = False,
         arch_def: list[list[str]] | None = None,
@@ -180,6 +182,7 @@ def ofa_mobilenetv3(
 
 
 @register_model
+@checked
 def ofa_efficientnet(
         pretrained: bool = False,
         arch_def: list[list[str]] | None = None,
@@ -286,6 +289,7 @@ def _byob_block(row: str, act: str) -> ByoBlockCfg:
 
 
 @register_model
+@checked
 def ofa_byobnet(
         pretrained: bool = False,
         arch_def: list[list[str]] | None = None,

@@ -32,12 +32,12 @@ from .files import fetch, save_tensors, sha256_of
 from .models import ENTRY_POINTS, PAPER, data_cfg, model_args
 from .space import SearchSpace, load_space
 from .supernet import chosen_space, create_supernet, supernet_cfg
+from .weights import checked, hub_weights
 
 __all__: list[str] = []  # the model registry adds each entry-point
 
 _logger = logging.getLogger(__name__)
 
-WEIGHTS = 'model.safetensors'
 Reference = Callable[[int, int], nn.Module]  # (classes, channels) -> the network of a checkpoint, on the meta device
 
 
@@ -152,7 +152,7 @@ def _register(name: str, create: Callable[..., nn.Module], doc: str) -> None:
     entry_point.__doc__ = doc
     with warnings.catch_warnings():  # the supernet of every space on the shelf is registered without weights already
         warnings.filterwarnings('ignore', rf'Overwriting {name} in registry with {__name__}')
-        globals()[name] = register_model(entry_point)
+        globals()[name] = register_model(checked(entry_point))
 
 
 def _subnet_doc(subnet: NamedSubnet) -> str:
@@ -198,7 +198,8 @@ def _weights_kwargs(config: HubConfig, reference: Reference, pretrained: bool, c
 
 def _is_default_source(cfg: PretrainedCfg, weights: Weights) -> bool:
     """Whether the weights are left to us: no file, state dict, folder or other repository was asked for."""
-    return not (cfg.source or cfg.file or cfg.state_dict) and cfg.hf_hub_id in (None, '', weights.hub_id)
+    own = cfg.source or cfg.file or cfg.state_dict or cfg.hf_hub_filename
+    return not own and cfg.hf_hub_id in (None, '', weights.hub_id)
 
 
 def packaged_weights(config: HubConfig) -> Path:
@@ -218,12 +219,10 @@ def fetch_weights(config: HubConfig, cfg: PretrainedCfg, reference: Reference,
                   cache_dir: str | Path | None = None) -> Path:
     """A file with the weights of a named model: from the Hub, else converted from the authors' checkpoint."""
     from huggingface_hub import constants
-    from timm.models._hub import download_from_hf
 
     sources: list[tuple[str, Callable[[], str | Path]]] = []
     if cfg.hf_hub_id:
-        sources.append((f'{constants.ENDPOINT}/{cfg.hf_hub_id}', lambda: download_from_hf(
-            cfg.hf_hub_id, cfg.hf_hub_filename or WEIGHTS, cache_dir=cache_dir)))
+        sources.append((f'{constants.ENDPOINT}/{cfg.hf_hub_id}', lambda: hub_weights(cfg.hf_hub_id, cache_dir)))
     if cfg.url:
         sources.append((cfg.url, lambda: _fetch_upstream(
             config.name, cfg.url, reference(cfg.num_classes, cfg.input_size[0]), cache_dir)))

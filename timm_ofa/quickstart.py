@@ -107,7 +107,7 @@ def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_m
 def _train(config: TrainConfig, data: Data, folder: Path) -> tuple[Supernet, Training]:
     """The trained supernet; training that was stopped goes on, training that is done is not repeated."""
     log = folder / 'log.jsonl'
-    if (folder / 'model.safetensors').exists():
+    if (folder / 'config.json').exists():  # written last
         supernet = load_supernet(str(folder))
     else:
         supernet = train_supernet(config, data, folder, resume=(folder / 'train.yaml').exists())

@@ -21,9 +21,10 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from .errors import InputError, one_line
-from .files import replacing, save_tensors, write_text
+from .files import replacing, save_tensors, sha256_of, write_text
 from .shrink import TrainConfig
 from .supernet import Supernet
+from .weights import BLOCK, CONFIG, DIGEST, WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -188,15 +189,17 @@ def graceful_stop() -> Iterator[Callable[[], bool]]:
 def save_supernet(supernet: Supernet, folder: Path, about: dict) -> None:
     """Weights and timm's `config.json` (plus a `timm_ofa` block) into a folder that `load_supernet` reads."""
     from timm.models._hub import save_config_for_hf
-    with replacing(folder / 'config.json') as temporary:
-        save_config_for_hf(supernet, str(temporary), model_config=dict(
-            timm_ofa=dict(kind='supernet', space=supernet.space.name, **about)))
-    save_tensors(folder / 'model.safetensors', supernet.state_dict())
+
+    save_tensors(folder / WEIGHTS, supernet.state_dict())
+    digest = sha256_of(folder / WEIGHTS)
+    with replacing(folder / CONFIG) as temporary:
+        save_config_for_hf(supernet, str(temporary), model_config={
+            BLOCK: {'kind': 'supernet', DIGEST: digest, 'space': supernet.space.name, **about}})
 
 
 def supernet_config(folder: str | Path) -> TrainConfig | None:
     """The configuration with which a supernet's folder was trained; None where it is not known."""
-    file = Path(folder) / 'config.json'
+    file = Path(folder) / CONFIG
     block = json.loads(file.read_text()).get('timm_ofa') if file.exists() else None
     training = block.get('training') if isinstance(block, Mapping) else None
     return training and TrainConfig.from_dict(training, file.name)

@@ -33,6 +33,7 @@ from .models import (
     set_stem_stride,
 )
 from .space import Arch, SearchSpace, load_space, space_names
+from .weights import checked
 
 __all__: list[str] = []  # the model registry adds each entry-point
 
@@ -274,7 +275,7 @@ def _register(name: str, default_space: str) -> None:
     entry_point.__doc__ = (
         f'The elastic supernet of the search space `{default_space}` (or another: a name, or its JSON content), if '
         'wished at fewer resolutions (px). Source: arXiv:1908.09791.')
-    globals()[name] = register_model(entry_point)
+    globals()[name] = register_model(checked(entry_point))
 
 
 _register('ofa_supernet', 'ofa_mbv3_tiny')
