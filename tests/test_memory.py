@@ -1,10 +1,13 @@
 """The memory of a network, against a walk over its ONNX graph that keeps track of every tensor."""
+import subprocess
+import sys
+
 import numpy as np
 import onnx
 import pytest
 
 from timm_ofa.export import to_onnx
-from timm_ofa.memory import peak_memory_mb, row_activations, row_weights
+from timm_ofa.memory import MemoryTable, peak_memory_mb, row_activations, row_weights
 from timm_ofa.space import load_space, space_names
 
 IN_PLACE = {'Relu', 'HardSwish', 'Clip', 'HardSigmoid', 'Mul', 'Add', 'Flatten'}
@@ -52,3 +55,36 @@ def test_a_batch_adds_activations_and_no_weights():
     one, two, three = (peak_memory_mb(space, space.max_arch(224), n) for n in (1, 2, 3))
     assert one < two and three - two == pytest.approx(two - one)
     assert one > 4e-6 * 0.95 * space.params(space.max_arch(224))
+
+
+@pytest.mark.parametrize('name', space_names())
+def test_thousands_of_networks_at_once_take_what_each_takes(name, rng):
+    space = load_space(name)
+    archs = [space.min_arch(), space.max_arch(), *space.sample(rng, 20)]
+    found_mb = MemoryTable.of(space, batch_size=2, num_classes=7)(space.encode(archs))
+    np.testing.assert_allclose(found_mb, [peak_memory_mb(space, arch, 2, 7) for arch in archs], rtol=1e-12)
+
+
+RUN = """
+import re, sys
+import numpy as np
+import onnxruntime
+options = onnxruntime.SessionOptions()
+options.enable_cpu_mem_arena, options.intra_op_num_threads = False, 1
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=['CPUExecutionProvider'])
+for n in (1, 24, 48):
+    session.run(None, {'x': np.zeros((n, 3, 224, 224), np.float32)})
+    print(1.024e-3 * int(re.search('VmHWM: *(.*) kB', open('/proc/self/status').read().replace(chr(9), ' '))[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='peak memory is read from /proc')
+def test_a_real_runtime_needs_about_as_much_more_for_more_images(tmp_path):
+    space = load_space('ofa_mbv3_w10')
+    arch, file = space.max_arch(224), tmp_path / 'net.onnx'
+    file.write_bytes(to_onnx(space.rows(arch), batch_size=None))
+    printed = subprocess.run([sys.executable, '-c', RUN, str(file)], capture_output=True, text=True, check=True).stdout
+    _, few, many = map(float, printed.split())
+    computed_mb = peak_memory_mb(space, arch, 48) - peak_memory_mb(space, arch, 24)
+    held_mb = 4 * 24 * 3 * 224**2 / 1e6  # the images themselves, which the caller keeps
+    assert 0.8 * computed_mb < many - few - held_mb < 1.6 * computed_mb

@@ -6,18 +6,45 @@ space of convolutions, packed copies of weights); between networks the figure sa
 """
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
+
 from .arch import Arch
 from .rows import Row
-from .space import SearchSpace
+from .space import CostTable, SearchSpace
 
 BYTES = 4  # of a float32
+MB = 1e6  # bytes
 
 
 def peak_memory_mb(space: SearchSpace, arch: Arch, batch_size: int = 1, num_classes: int | None = None) -> float:
     """Weights and live activations of a network, in MB (1e6 bytes), while it runs on `batch_size` images."""
     rows = space.rows(arch, num_classes)
     numbers = sum(map(row_weights, rows)) + batch_size * max(map(row_activations, rows))
-    return BYTES * numbers / 1e6
+    return BYTES * numbers / MB
+
+
+@dataclass(frozen=True)
+class MemoryTable:
+    """`peak_memory_mb` of thousands of networks of a space at once: weights add up, of the activations the most counts.
+
+    Both tables are in MB, activations for the whole batch; see `CostTable`.
+    """
+    weights: CostTable
+    activations: CostTable
+
+    @classmethod
+    def of(cls, space: SearchSpace, batch_size: int = 1, num_classes: int | None = None) -> MemoryTable:
+        return cls(
+            space.cost_table(lambda row: BYTES * row_weights(row) / MB, num_classes),
+            space.cost_table(lambda row: BYTES * batch_size * row_activations(row) / MB, num_classes, total=max))
+
+    def __call__(self, codes: np.ndarray) -> np.ndarray:
+        """Codes (N, 1 + P) as `SearchSpace.encode` gives -> MB (N,)."""
+        frame, table = codes[:, 0], self.activations.table
+        blocks = table[frame[:, None], np.arange(table.shape[1]), codes[:, 1:]]
+        return self.weights(codes) + np.maximum(self.activations.const[frame], blocks.max(1))
 
 
 def row_weights(row: Row) -> int:

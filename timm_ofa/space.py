@@ -479,13 +479,14 @@ class SearchSpace:
                 *self._said_widths(self.stem_widths[stem], [s.widths[w] for s, w in zip(self.stages, widths)])))
         return archs
 
-    def cost_table(self, price: Callable[[Row], float], num_classes: int | None = None) -> CostTable:
-        """Tabulate a price of rows, so that thousands of networks are priced at once."""
+    def cost_table(self, price: Callable[[Row], float], num_classes: int | None = None,
+                   total: Callable[[Iterable[float]], float] = sum) -> CostTable:
+        """Tabulate a price of rows, so that thousands of networks are priced at once; `total` is of the constants."""
         resolution, stem, *widths = self.frames.T
         before = np.array([
-            [sum(map(price, self._rows_before(r, s))) for s in self.stem_widths] for r in self.resolutions])
+            [total(map(price, self._rows_before(r, s))) for s in self.stem_widths] for r in self.resolutions])
         after = np.array([
-            [sum(map(price, self._rows_after(r, w, num_classes or self.num_classes))) for w in self.stages[-1].widths]
+            [total(map(price, self._rows_after(r, w, num_classes or self.num_classes))) for w in self.stages[-1].widths]
             for r in self.resolutions])
         most = max(len(self.choices(i)) for i in range(len(self.stages)))
         table = np.zeros((len(self.frames), len(self.positions), 1 + most))
@@ -497,7 +498,8 @@ class SearchSpace:
             inputs = (np.array(block_inputs)[stem], *widths)[i]
             prices = self._block_prices(price, i, j > 0)
             table[:, p, 1:1 + prices.shape[-1]] = prices[resolution, 0 if j else inputs, widths[i]]
-        return CostTable(before[resolution, stem] + after[resolution, widths[-1]], table)
+        ends = before[resolution, stem], after[resolution, widths[-1]]
+        return CostTable(np.array([total(pair) for pair in zip(*ends)]), table)
 
     def _block_prices(self, price: Callable[[Row], float], stage: int, later: bool) -> np.ndarray:
         """Prices (R, inputs, widths, choices) of a block; a later one does not depend on the stage's input."""
