@@ -35,7 +35,6 @@ from .data import Data
 from .elastic import synchronize_batch_norm
 from .errors import InputError, one_line
 from .files import save_tensors
-from .graphs import graphs_for, run_block
 from .recipes import RECIPES, Targets
 from .runs import Checkpoints, Interrupted, Progress, RunLog, graceful_stop, open_run, save_supernet, versions
 from .shrink import Phase, TrainConfig, kept_ratios
@@ -79,7 +78,6 @@ class Loop:
     accumulate: int  # parts in which each process takes its share of a batch
     log: Callable[[dict], None]
     bar: tqdm
-    run: Callable[..., torch.Tensor] = run_block  # how teacher and networks without an arch are run; see `graphs`
     unseen: list[tuple[int, Arch | None, torch.Tensor]] = field(default_factory=list)  # losses not looked at yet
 
     @torch.random.fork_rng(devices=[])
@@ -155,7 +153,7 @@ class Loop:
         if teacher is None or not phase.learns_from_teacher:
             return None
         with torch.inference_mode(), self.accelerator.autocast():
-            soft_targets = self.run(teacher, images).float().softmax(1)
+            soft_targets = teacher(images).float().softmax(1)
         return soft_targets.clone()  # may be kept for the backward pass
 
     def _subnets(self, phase, archs, images, targets, progress, last: bool) -> None:
@@ -165,7 +163,7 @@ class Loop:
             exchange = last and i == len(archs) - 1
             try:
                 with nullcontext() if exchange else self.accelerator.no_sync(self.model):
-                    logits = self.run(self.model, images) if arch is None else self.model(images, arch)
+                    logits = self.model(images) if arch is None else self.model(images, arch)
                     loss = recipe.loss(logits, targets) / self.accumulate
                     self.accelerator.backward(loss)
             except RuntimeError as error:
@@ -251,7 +249,6 @@ def train_supernet(
     if synchronize:
         synchronize_batch_norm(supernet)
     supernet = supernet.to(device=accelerator.device, memory_format=torch.channels_last)
-    supernet.run = graphs_for(accelerator.device, accelerator.num_processes)
     batches = EpochBatches(
         data.train, config.batch_size, config.seed, config.workers, accelerator, config.augment)
     optimizer = create_optimizer_v2(
@@ -281,7 +278,7 @@ def train_supernet(
     loop = Loop(
         accelerator, model, optimizer, batches, len(batches),
         lambda pixels, rng, resolution, part: batches.augment(pixels, space, resolution, rng, part), config.seed,
-        config.label_smoothing, config.clip_grad, config.accumulate, log, bar, supernet.run)
+        config.label_smoothing, config.clip_grad, config.accumulate, log, bar)
     with bar, graceful_stop() as stopped:
         def save(progress: Progress, why: int) -> None:
             checkpoints.save(replace(progress, log_bytes=log.size()))
@@ -309,7 +306,6 @@ def train_supernet(
                 teacher = _own_teacher(own_teacher, supernet, synchronize)
             here = Progress(phase=i + 1, total_steps=here.total_steps)
             save(here, 0)
-    supernet.run = run_block
     if accelerator.is_main_process:
         save_supernet(
             supernet, output,
@@ -355,7 +351,7 @@ def finetune(
 
     loop = Loop(
         accelerator, prepared, optimizer, on_device, steps_per_epoch, prepare, seed, label_smoothing, None, 1,
-        lambda event: None, bar, graphs_for(accelerator.device, accelerator.num_processes))
+        lambda event: None, bar)
     with bar:
         loop.run_phase(phase, lambda rng, done: [None], teacher, Progress())
     return model

@@ -5,7 +5,7 @@ Source: arXiv:1908.09791, section 3.3.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import timm
@@ -19,7 +19,6 @@ from torch.utils.checkpoint import checkpoint
 
 from .elastic import ElasticBottleneck, ElasticInvertedResidual, first_channels_conv_norm_act
 from .errors import InputError, one_line
-from .graphs import run_block
 from .models import (
     ENTRY_POINTS,
     PAPER,
@@ -55,7 +54,6 @@ class Supernet(nn.Module):
     def __init__(self, space: SearchSpace, **kwargs):
         super().__init__(**kwargs)
         self.space = space
-        self.run: Callable[..., torch.Tensor] = run_block  # how training runs a block; see `graphs`
         self.make_elastic()
 
     def make_elastic(self) -> None:
@@ -89,7 +87,7 @@ class Supernet(nn.Module):
                 if self.grad_checkpointing and self.training:
                     x = checkpoint(block, x, *choice, use_reentrant=False)
                 else:
-                    x = self.run(block, x, *choice)
+                    x = block(x, *choice)
         return self.forward_after(x)
 
     def forward(self, x: torch.Tensor, arch: Arch | None = None) -> torch.Tensor:
@@ -158,7 +156,7 @@ class _MobileSupernet(Supernet):
         return [list(zip(kernels, ratios)) for kernels, ratios in zip(arch.kernel_size, arch.expand_ratio)]
 
     def forward_before(self, x: torch.Tensor, arch: Arch) -> torch.Tensor:
-        return self.run(self.blocks[0], self.bn1(self.conv_stem(x)))
+        return self.blocks[0](self.bn1(self.conv_stem(x)))
 
     def kernels(self, arch: Arch) -> dict[str, torch.Tensor]:
         return {
@@ -171,7 +169,7 @@ class MobileNetV3Supernet(_MobileSupernet, MobileNetV3):
     """timm's `MobileNetV3`, elastic; its last convolution is the last of `blocks`."""
 
     def forward_after(self, x: torch.Tensor) -> torch.Tensor:
-        return self.run(self.blocks[-1], x)
+        return self.blocks[-1](x)
 
 
 class EfficientNetSupernet(_MobileSupernet, EfficientNet):

@@ -2,8 +2,8 @@
 
     python tests/bench/bench_peers.py --data DIR --out out/peers [--epochs 40] [--peers mobilenetv3_large_100 ...]
 
-Each is timm's architecture without its weights, its first strides taken away so that small images keep their size as
-long as in `ofa_mbv3_32px` (8 times smaller at the end); the same images, augmentation, optimizer and schedule as ours.
+Each is timm's architecture without its weights. Of its five strides the first and the fourth are taken away, so that
+maps have the sizes of those of `ofa_mbv3_32px`; the same images, augmentation and optimizer as ours.
 Accuracies go to `results.jsonl`; latency needs no weights.
 """
 from __future__ import annotations
@@ -27,15 +27,16 @@ from timm_ofa.space import load_space
 
 PEERS = ['mobilenetv3_small_100', 'mobilenetv3_large_100', 'mobilenetv2_100', 'tf_efficientnet_lite0',
          'efficientnet_b0']
-STRIDES = 3  # that are kept, the last ones
+TAKEN_AWAY = (0, 3)  # strides, by place
 
 
 def peer(name: str, num_classes: int) -> nn.Module:
-    """timm's network for small images: only its last strides stay. 'Same' padding, as in `tf_` names, is symmetric."""
+    """timm's network for small images; the padding of `tf_` names is symmetric here."""
     model = timm.create_model(name.removeprefix('tf_'), num_classes=num_classes)
     strided = [m for m in model.modules() if isinstance(m, nn.Conv2d) and max(m.stride) > 1]
-    for conv in strided[:-STRIDES]:
-        conv.stride = (1, 1)
+    assert len(strided) == 5
+    for i in TAKEN_AWAY:
+        strided[i].stride = (1, 1)
     return model
 
 

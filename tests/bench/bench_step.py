@@ -3,11 +3,11 @@
     python tests/bench/bench_step.py > tests/bench/results/step.txt
 
 Both take the same subnets, images and weights (converted), the same loss and optimizer, in turns in one process: ours
-in channels-last order, as training does, in the precision asked for and on a GPU with its blocks as CUDA graphs; the
-original as it is, choosing its active subnet included, in float32 unless --original-precision says otherwise. The
-ratio is of the sums over the subnets of each one's median time, so above 1 ours is faster; beside it the same of the
-shortest times and, on a CPU, of the processor's time, which other jobs disturb less. The C library keeps freed memory
-for both, as in our training. Needs the package `ofa`; without it only the second part is there.
+in channels-last order, as training does, and in the precision asked for; the original as it is, choosing its active
+subnet included, in float32 unless --original-precision says otherwise. The ratio is of the sums over the subnets of
+each one's median time, so above 1 ours is faster; beside it the same of the shortest times and, on a CPU, of the
+processor's time, which other jobs disturb less. The C library keeps freed memory for both, as in our training. Needs
+the package `ofa`; without it only the second part is there.
 """
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from torch import nn
 
 from timm_ofa.convert import convert_upstream
 from timm_ofa.engine import keep_freed_memory
-from timm_ofa.graphs import graphs_for, run_block
 from timm_ofa.space import Arch, SearchSpace, load_space
 from timm_ofa.supernet import Supernet, new_supernet
 
@@ -39,8 +38,7 @@ BAR = {'cpu': 1.5, 'cuda': 2.0}
 SAME_LOSS = 1e-9  # relative, in double precision
 SUBNETS_PER_STEP = 4
 BATCHES = {'cpu': ['8x128', '16x160'], 'cuda': ['64x224', '256x160']}
-CAPTURE_ROUNDS = 40  # of random subnets, until nearly all blocks are captured
-WARM_UP = {'cpu': 1, 'cuda': 4}  # rounds; blocks are captured in their third
+WARM_UP = {'cpu': 1, 'cuda': 2}  # rounds
 DTYPES = {'no': None, 'bf16': torch.bfloat16}
 
 
@@ -51,11 +49,10 @@ class Trainer:
         self.model, self.dtype = model.train(), DTYPES[precision]
         self.device = next(model.parameters()).device
         self.optimizer = create_optimizer_v2(model, opt='sgd', lr=1e-4, momentum=0.9, weight_decay=3e-5)
-        self.run = run_block
 
     def loss(self, x: torch.Tensor, labels: torch.Tensor, *arch: Arch) -> torch.Tensor:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None and x.dtype is torch.float32):
-            logits = self.model(x, *arch) if arch else self.run(self.model, x)
+            logits = self.model(x, *arch)
         return F.cross_entropy(logits if x.dtype is torch.float64 else logits.float(), labels, label_smoothing=0.1)
 
     def now(self) -> float:
@@ -133,7 +130,6 @@ def against_original(space: SearchSpace, size: int, resolution: int, args: argpa
     different = difference_of_losses(*pair, archs, batch(4, 64, args.device))
     if different > SAME_LOSS:
         raise SystemExit(f'{space.name}: losses differ by {different:.1e}: not the same networks')
-    ours.run = graphs_for(torch.device(args.device), 1)
     seconds = np.empty((2, len(archs), args.rounds, 3))  # network, subnet, round, what `step` gives
     for r in range(-WARM_UP[args.device], args.rounds):
         for a, arch in enumerate(archs):
@@ -155,12 +151,11 @@ def against_largest_alone(space: SearchSpace, size: int, resolution: int, args: 
     supernet = supernet_of(space, args.device)
     largest = supernet.extract(space.max_arch()).to(memory_format=torch.channels_last)
     pair = Trainer(supernet, args.precision), Trainer(largest, args.precision)
-    supernet.run = pair[1].run = graphs_for(torch.device(args.device), 1)
     x, labels = batch(size, resolution, args.device)
     x = x.contiguous(memory_format=torch.channels_last)
     seconds = np.empty((2, args.rounds))
-    for r in range(-(1 if args.device == 'cpu' else CAPTURE_ROUNDS), args.rounds):
-        archs = space.sample(np.random.default_rng([args.seed, r + CAPTURE_ROUNDS]), SUBNETS_PER_STEP)
+    for r in range(-WARM_UP[args.device], args.rounds):
+        archs = space.sample(np.random.default_rng([args.seed, max(r, 0)]), SUBNETS_PER_STEP)
         for who, runs in ((0, [(arch,) for arch in archs]), (1, [()])):
             seconds[who, max(r, 0)] = pair[who].step(x, labels, runs)[1]
     step_s, alone_s = np.median(seconds, 1)
