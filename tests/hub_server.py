@@ -8,10 +8,12 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import io
 import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -78,6 +80,8 @@ class HubServer:
 
     `hub.repos` (a Space goes by 'spaces/' and its id) and `hub.collections` are the state, `hub.requests` says what was
     asked, `hub.lose_answers` counts commits to leave unanswered, `hub.forbid` is a pattern of paths that get a 403.
+    `hub.fault` is what happens to the request number `hub.fault_at` (from 0): a status, 'drop' (no answer, nothing
+    done), 'lose' (done, no answer), or the process id of the client, which is then killed in the middle.
     """
 
     def __init__(self) -> None:
@@ -114,6 +118,7 @@ class HubServer:
         self.collections.clear()
         self.requests.clear()
         self.lose_answers, self.tamper, self.forbid = 0, lambda path, data: data, '(?!)'
+        self.fault, self.fault_at = None, -1
 
     def info(self, repo_id: str, revision: str = 'main') -> dict:
         repo = self.repos[repo_id]
@@ -130,6 +135,7 @@ class HubServer:
 class _Handler(BaseHTTPRequestHandler):
     hub: HubServer
     protocol_version = 'HTTP/1.1'
+    disable_nagle_algorithm = True  # head and body are two writes, and the second would wait for an answer
 
     def log_message(self, *args) -> None:
         """Quiet."""
@@ -152,9 +158,28 @@ class _Handler(BaseHTTPRequestHandler):
         self.body = self.rfile.read(int(self.headers.get('Content-Length') or 0))
         self.user = TOKENS.get((self.headers.get('Authorization') or '').removeprefix('Bearer '))
         path = unquote(url.path)
+        fault = self.hub.fault if len(self.hub.requests) == self.hub.fault_at else None
         self.hub.requests.append(f'{self.command} {path}')
         if re.match(self.hub.forbid, path):
             return self.reply({'error': 'forbidden'}, 403)
+        if fault == 'drop':
+            return self.hang_up()
+        if fault in (429, 500, 503):
+            return self.reply({'error': 'not now'}, fault, {'Retry-After': '0'})
+        if fault:  # done, but nobody hears of it
+            self.wfile, answer = io.BytesIO(), self.wfile
+            self.route(path)
+            if fault != 'lose':
+                os.kill(fault, signal.SIGKILL)
+            self.wfile = answer
+            return self.hang_up()
+        return self.route(path)
+
+    def hang_up(self) -> None:
+        self.close_connection = True
+        self.connection.close()
+
+    def route(self, path: str) -> None:
         for method, pattern, answer in ROUTES:
             match = re.fullmatch(pattern, path)
             if method == self.command.replace('HEAD', 'GET') and match:
@@ -247,8 +272,7 @@ class _Handler(BaseHTTPRequestHandler):
         sha = found.commit(files, message)
         if self.hub.lose_answers:
             self.hub.lose_answers -= 1
-            self.close_connection = True
-            return self.connection.close()
+            return self.hang_up()
         return self.reply({'success': True, 'commitOid': sha, 'commitUrl': f'{self.hub.url}/{repo}/commit/{sha}'})
 
     def models(self) -> None:
@@ -314,6 +338,10 @@ class _Handler(BaseHTTPRequestHandler):
     def tree(self, repo: str, revision: str) -> None:
         self.reply([entry(path, data) for path, data in self.hub.repos[repo].files(revision).items()])
 
+    def commits(self, repo: str, revision: str) -> None:
+        self.reply([{'id': sha, 'title': message, 'message': '', 'authors': [], 'date': '2026-11-22T00:00:00.000Z'}
+                    for sha, _, message in reversed(self.hub.repos[repo].commits)])
+
     def refs(self, repo: str) -> None:
         found = self.hub.repos[repo]
         tags = [{'name': n, 'ref': f'refs/tags/{n}', 'targetCommit': sha} for n, sha in found.tags.items()]
@@ -356,6 +384,7 @@ ROUTES = [
     ('GET', f'/api/{KIND}/{REPO}', _Handler.model),
     ('GET', f'/api/{KIND}/{REPO}/revision/(?P<revision>[^/]+)', _Handler.model),
     ('GET', f'/api/{KIND}/{REPO}/tree/(?P<revision>[^/]+)', _Handler.tree),
+    ('GET', f'/api/models/{REPO}/commits/(?P<revision>[^/]+)', _Handler.commits),
     ('GET', f'/api/models/{REPO}/refs', _Handler.refs),
     ('POST', f'/api/models/{REPO}/tag/(?P<revision>[^/]+)', _Handler.tag),
     ('GET', f'/{MAYBE}{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)', _Handler.resolve),

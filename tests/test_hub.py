@@ -87,7 +87,7 @@ def test_a_saved_folder_loads_through_timm_bit_for_bit(folder):
     assert torch.equal(loaded(x), make_model(record)(x))
     assert loaded.pretrained_cfg['label_names'] == list('abcd')
     assert timm.data.resolve_model_data_config(loaded)['mean'] == list(SPACE.mean)
-    assert sorted(p.name for p in folder.iterdir()) == sorted(hub.FILES[:5])
+    assert sorted(p.name for p in folder.iterdir()) == sorted(hub.FILES[:6])
 
 
 def test_a_record_survives_the_folder(folder):
@@ -226,7 +226,7 @@ def test_hostile_text_stays_text_in_the_card():
         accuracy=Accuracy(dataset='- a: b\n# c', split='yes', n=1, protocol=HOSTILE)))
     front, body = card.split('\n---\n', 1)
     assert yaml.safe_load(front.removeprefix('---\n'))['model-index'][0]['results'][0]['dataset']['split'] == 'yes'
-    assert '<img' not in body and '[d](' not in body and body.count('```') == 6
+    assert '<img' not in body and '[d](' not in body and body.count('```') == 8
     header, row = re.search(r'(\| device \|.*)\n\|.*\n(\| a.*)', body).groups()
     assert len(re.findall(r'(?<!\\)\|', row)) == header.count('|')
 

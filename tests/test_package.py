@@ -20,7 +20,7 @@ ORDER = [  # a room imports only rooms above it
     'layers', 'export', 'runtimes', 'measuring', 'energy', 'profiler', 'kit',
     'predictor', 'released', 'knapsack', 'limits', 'search',
     'record', 'configs', 'specialize', 'finish',
-    'card', 'plots', 'folder', 'hub', 'catalog', 'named', 'upstream',
+    'card', 'plots', 'folder', 'supernets', 'hub', 'catalog', 'named', 'upstream',
     'quickstart', 'options', '__main__']
 EXCEPTIONS: dict[tuple[str, str], str] = {}  # (room, what it imports against the order): why
 HEAVY = {

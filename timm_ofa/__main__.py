@@ -5,7 +5,8 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from .tables import say, table
 
 if TYPE_CHECKING:
     from .configs import NamedSubnet, Weights
-    from .finish import Source
+    from .finish import FrontFile, Source
     from .latency import DeviceProfile
     from .search import Candidate
     from .shrink import FinetuneConfig
@@ -286,9 +287,7 @@ def _search(args: argparse.Namespace) -> None:
 
 
 def _specialize(args: argparse.Namespace) -> None:
-    from .finish import arch_timer, finish, load_front, meet_limit
-    from .folder import save_folder
-    from .latency import load_profile
+    from .finish import load_front
     from .search import Candidate
 
     if bool(args.arch) + bool(args.front) + bool(args.config) != 1:
@@ -300,27 +299,80 @@ def _specialize(args: argparse.Namespace) -> None:
         if getattr(args, option) is None:
             raise InputError(f'--{option} is missing; only --config needs none')
     source = _source(args)
-    space, found, measured = source.supernet.space, None, []
+    if args.limits_ms:
+        return _specialize_family(args, source)
+    if args.publish:
+        raise InputError('--publish goes with --limits-ms; publish one network with timm-ofa publish')
     if args.arch:
-        candidate = Candidate(space.parse(args.arch), 0.0, 0.0)
+        folder, row = _finish_candidate(args, source, Candidate(source.supernet.space.parse(args.arch), 0.0, 0.0))
     else:
-        found = load_front(args.front, space)
-        if args.no_measure:
-            candidate = max(
-                (c for c in found.front if c.latency_ms <= found.max_latency_ms), key=lambda c: c.top1_pct)
-        else:
-            attempts = meet_limit(
-                found.front, found.max_latency_ms, arch_timer(space, load_profile(args.profile or found.profile)))
-            for attempt in attempts[:-1]:
-                say(f'measured {attempt.measured["latency_ms"]:.4g} ms is over the limit; next')
-            candidate, measured = attempts[-1].candidate, [attempts[-1].measured]
-    model, record = finish(
-        source, candidate, name=args.name, found=found, measured=measured, training=_finetuning(args))
-    folder = save_folder(args.out, model, record)
-    _show(args, ['folder', 'top1_pct', 'limit_ms', 'predicted_ms', 'measured_ms', 'arch'], [dict(
-        folder=str(folder), top1_pct=record.top1_pct, limit_ms=record.limit_ms, predicted_ms=record.predicted_ms,
-        measured_ms=measured[-1]['latency_ms'] if measured else None, arch=str(record.arch))])
+        folder, row = _finish_front(args, source, load_front(args.front, source.supernet.space))
+    _show(args, list(row), [row])
     say(f"load it: import timm, timm_ofa; timm.create_model('local-dir:{folder}', pretrained=True)")
+
+
+def _specialize_family(args: argparse.Namespace, source: Source) -> None:
+    """A network of the front for each limit; limits that one network meets best share it."""
+    from .finish import arch_name, load_front
+    from .hub import publish_family
+
+    if not args.front or args.name:
+        raise InputError('--limits-ms goes with --front, and names come from device and limit; leave out the others')
+    found = load_front(args.front, source.supernet.space)
+    shown: dict[str, dict] = {}
+    for limit_ms in sorted(set(args.limits_ms)):
+        name = arch_name(source.supernet.space, found.device, limit_ms)
+        folder, row = _finish_front(
+            args, source, replace(found, max_latency_ms=limit_ms), name=name, out=Path(args.out) / name,
+            skip=shown)
+        if folder is None:
+            say(f'{limit_ms:g} ms: the same network as within less; left out')
+        else:
+            shown[row['arch']] = row
+    if args.publish:
+        for done in publish_family([row['folder'] for row in shown.values()], args.publish):
+            say(f'published: {done["url"]} ({done["version"]})')
+    rows = list(shown.values())
+    _show(args, list(rows[0]), rows)
+
+
+def _finish_front(args: argparse.Namespace, source: Source, found: FrontFile, name: str | None = None,
+                  out: Path | None = None, skip: Container[str] = ()) -> tuple[Path | None, dict]:
+    """The best network of a front that is measured within its limit; no folder where its arch is one to skip."""
+    from .finish import arch_timer, meet_limit
+    from .latency import load_profile
+
+    profile = load_profile(args.profile or found.profile)
+    if args.no_measure:
+        within = [c for c in found.front if c.latency_ms <= found.max_latency_ms]
+        if not within:
+            raise InputError(f'no network of the front is within {found.max_latency_ms:g} ms; raise the limit')
+        candidate, measured = max(within, key=lambda c: c.top1_pct), []
+    else:
+        timer = arch_timer(source.supernet.space, profile)
+        attempts = meet_limit(found.front, found.max_latency_ms, timer)
+        for attempt in attempts[:-1]:
+            say(f'measured {attempt.measured["latency_ms"]:.4g} ms is over the limit; next')
+        candidate, measured = attempts[-1].candidate, [attempts[-1].measured]
+    if str(candidate.arch) in skip:
+        return None, {}
+    return _finish_candidate(args, source, candidate, found, measured, profile, name, out)
+
+
+def _finish_candidate(args: argparse.Namespace, source: Source, candidate: Candidate, found: FrontFile | None = None,
+                      measured: Sequence[dict] = (), profile: DeviceProfile | None = None, name: str | None = None,
+                      out: Path | None = None) -> tuple[Path, dict]:
+    """The folder of a candidate, and its row for the table."""
+    from .finish import finish
+    from .folder import save_folder
+
+    model, record = finish(
+        source, candidate, name=name or args.name, found=found, measured=measured, training=_finetuning(args),
+        profile=profile)
+    folder = save_folder(out or args.out, model, record)
+    return folder, dict(
+        folder=str(folder), top1_pct=record.top1_pct, limit_ms=record.limit_ms, predicted_ms=record.predicted_ms,
+        measured_ms=measured[-1]['latency_ms'] if measured else None, arch=str(record.arch))
 
 
 def _finetuning(args: argparse.Namespace) -> FinetuneConfig | None:
@@ -355,31 +407,53 @@ def _specialize_named(args: argparse.Namespace) -> None:
 def _measure(args: argparse.Namespace) -> None:
     from safetensors.torch import load_file
 
-    from .folder import WEIGHTS, check_folder
+    from .finish import with_measured
+    from .folder import WEIGHTS, check_folder, update_folder
+    from .hub import pull
     from .profiler import measure_network
 
-    record = check_folder(args.folder)
+    is_remote = args.folder.startswith('hf-hub:')
+    if is_remote and args.save:
+        raise InputError(f'--save writes into a folder, not to {args.folder!r:.120}; fetch it with timm_ofa.pull first')
+    folder = pull(*args.folder.removeprefix('hf-hub:').split('@', 1)) if is_remote else Path(args.folder)
+    record = check_folder(folder)
     measured = measure_network(
         record.space.rows(record.arch, record.num_classes), args.runtime,
-        weights=load_file(Path(args.folder) / WEIGHTS), bn_eps=record.space.bn_eps, precision=args.precision,
+        weights=load_file(folder / WEIGHTS), bn_eps=record.space.bn_eps, precision=args.precision,
         threads=args.threads, batch_size=args.batch_size, processor=args.processor, seconds=args.seconds)
+    if args.save:
+        update_folder(folder, measurements=with_measured(record, measured, args.processor))
     _show(args, ['name', 'runtime', 'threads', 'latency_ms', 'p50_ms', 'p90_ms', 'predicted_ms', 'limit_ms'], [dict(
         name=record.name, predicted_ms=record.predicted_ms, limit_ms=record.limit_ms, **measured)])
 
 
 def _publish(args: argparse.Namespace) -> None:
-    from .folder import add_onnx
-    from .hub import publish
+    from .folder import PERF, add_onnx
+    from .hub import publish, publish_family
 
-    if args.onnx:
-        add_onnx(args.folder)
-    done = publish(args.folder, args.repo, private=args.private, dry_run=args.dry_run, force=args.force,
-                   collection=args.collection)
+    folders = [Path(folder) for folder in args.folder]
+    if len(folders) == 1 and not (folders[0] / 'config.json').exists():
+        folders = [path.parent for path in sorted(folders[0].glob(f'*/{PERF}'))] or folders
+    for folder in folders if args.onnx else ():
+        add_onnx(folder)
+    options = dict(private=args.private, dry_run=args.dry_run, force=args.force, collection=args.collection)
+    if len(folders) == 1:
+        if args.owner:
+            raise InputError('--owner goes with several folders; give --repo ORG/NAME')
+        rows = [publish(folders[0], args.repo, **options)]
+    elif args.repo:
+        raise InputError(f'--repo {args.repo!r:.120} is one repository, the folders are {len(folders)}; give --owner')
+    else:
+        rows = publish_family(folders, args.owner, **options)
     if args.format == 'json':
-        print(json.dumps(done, indent=1))
+        print(json.dumps(rows if len(folders) > 1 else rows[0], indent=1))
+    elif len(folders) > 1:
+        print(table(['repository', 'version', 'new', 'address'], [
+            [r['repo_id'], r.get('version', '-'), 'yes' if r.get('changed') else '-', r.get('url', '-')]
+            for r in rows]))
     else:
         print(table(['field', 'value'], [
-            [k, ' '.join(v) if isinstance(v, list) else str(v)] for k, v in done.items()]))
+            [k, ' '.join(v) if isinstance(v, list) else str(v)] for k, v in rows[0].items()]))
 
 
 def _catalog(args: argparse.Namespace) -> None:
@@ -409,8 +483,8 @@ def _source(args: argparse.Namespace, subnet: NamedSubnet | None = None) -> Sour
     from .accuracy import CALIBRATION_IMAGES
     from .configs import hub_configs
     from .data import Augment, load_data, stored_side
-    from .finish import Source
-    from .runs import supernet_config
+    from .finish import Source, training_cost
+    from .runs import supernet_config, supernet_folder
     from .shrink import load_config
     from .supernet import load_supernet
 
@@ -423,7 +497,8 @@ def _source(args: argparse.Namespace, subnet: NamedSubnet | None = None) -> Sour
     supernet = timm.create_model(supernet_id, pretrained=True) if is_released else load_supernet(supernet_id)
     if subnet:
         _check_supernet_of(subnet, supernet_id, supernet.space)
-    config = None if is_released else supernet_config(supernet_id)
+    folder = None if is_released else supernet_folder(supernet_id)
+    config = folder and supernet_config(folder)
     if config is None and released:
         config = load_config(hub_configs()[released[0]].path)
     side = stored_side(supernet.space)
@@ -438,8 +513,9 @@ def _source(args: argparse.Namespace, subnet: NamedSubnet | None = None) -> Sour
         raise InputError(
             f'supernet {supernet_id!r:.100} has {supernet.num_classes} classes, data {data.name!r:.60} has '
             f'{data.num_classes}; {cure}')
-    return Source(supernet, supernet_id, data, config.augment if config else Augment(), seed=args.seed,
-                  calibration_images=getattr(args, 'num_calibration', CALIBRATION_IMAGES))
+    return Source(
+        supernet, supernet_id, data, config.augment if config else Augment(), folder and training_cost(folder),
+        seed=args.seed, calibration_images=getattr(args, 'num_calibration', CALIBRATION_IMAGES))
 
 
 def _check_supernet_of(subnet: NamedSubnet, supernet_id: str, space: SearchSpace) -> None:

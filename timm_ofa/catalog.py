@@ -11,13 +11,13 @@ from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
-from .card import TEMPLATE
+from .card import TEMPLATES
 from .errors import InputError
 from .files import write_text
 from .hub import Found, find
 from .record import Measurement, Record
 
-PAGE, STYLE, SCRIPT = (TEMPLATE.with_name(f'catalog.{end}') for end in ('html.j2', 'css', 'js'))
+PAGE, STYLE, SCRIPT = (TEMPLATES / f'catalog.{end}' for end in ('html.j2', 'css', 'js'))
 
 
 def catalog(source: str, out: str | Path) -> Path:

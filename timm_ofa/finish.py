@@ -5,10 +5,12 @@ next one of the front is taken.
 """
 from __future__ import annotations
 
+import csv
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 
 import torch
@@ -21,16 +23,20 @@ from .configs import NamedSubnet
 from .data import Augment, Data, ImageSet
 from .engine import finetune, load_teacher
 from .errors import InputError
+from .fields import slug
 from .files import write_text
 from .latency import DeviceProfile
 from .predictor import AccuracyPredictor
 from .profiler import measure_network, this_device
-from .record import Accuracy, Calibration, FrontPoint, Measurement, Record, Search, Supernet, Training
+from .record import HUB_ID, Accuracy, Calibration, FrontPoint, Measurement, Record, Search, Supernet, Training
+from .runs import RUN_FILES, TIMES, run_events, supernet_config, supernet_folder
 from .search import Candidate, SearchResult
 from .shrink import FinetuneConfig
 from .space import Arch, SearchSpace
 from .supernet import Supernet as TrainedSupernet
 
+HASH = re.compile('[0-9a-f]{40}')  # of a commit
+DATE = re.compile(r'\d{4}-\d\d-\d\d')
 
 @dataclass(frozen=True)
 class Attempt:
@@ -171,8 +177,14 @@ def finish(
         measured: Sequence[dict] = (),
         training: FinetuneConfig | None = None,
         references: Sequence[FrontPoint] = (),
+        profile: DeviceProfile | None = None,
 ) -> tuple[nn.Module, Record]:
-    """Make the weights of a candidate, evaluate them on the test images, and say all that is known in a record."""
+    """Make the weights of a candidate, evaluate them on the test images, and say all that is known in a record.
+
+    Args:
+        measured: What `measure_network` gave, on the device of the search.
+        profile: Of the search; its price is told as a prediction where nothing was measured.
+    """
     from . import __version__
 
     space, arch, data = source.supernet.space, candidate.arch, source.data
@@ -187,7 +199,9 @@ def finish(
         space=space, arch=arch, num_classes=data.num_classes, class_names=data.class_names, device=device,
         device_name=found.device_name if found else None, limit_ms=found.max_latency_ms if found else None,
         predicted_ms=candidate.latency_ms if found else None,
-        measurements=tuple(_measurement(m, found, arch) for m in measured if found),
+        measurements=(
+            *(_measurement(m, found, arch) for m in measured if found),
+            *([_prediction(candidate, profile)] if profile and found and not measured else [])),
         top1_pct=round(top1_pct, 3), predicted_top1_pct=round(candidate.top1_pct, 3) if found else None,
         accuracy=Accuracy(
             dataset=data.name, split=data.split, n=len(data.test),
@@ -195,13 +209,62 @@ def finish(
                 f'top-1, {arch.resolution} px, center {100 * space.crop_pct:g} %, bilinear, fp32; weights of the '
                 f'supernet, {f"fine-tuned for {training.epochs} epochs" if training else "not fine-tuned"}')),
         front=(*(_front_point(c, c == candidate) for c in (found.front if found else ())), *references),
-        supernet=Supernet(id=source.supernet_id, sha256=supernet_digest(source.supernet)),
+        supernet=_origin(source), dataset_id=data.name if re.fullmatch(HUB_ID, data.name, re.ASCII) else None,
         search=found and Search(
             limit=f'latency <= {found.max_latency_ms:g} ms', seed=found.seed, profile=Path(found.profile).name,
             profile_error_pct=found.profile_error_pct, predictor_error_pct=found.predictor_error_pct),
         calibration=Calibration(images=min(judge.calibration_images, len(data.train)), batch_size=200),
         training=source.training, code_version=__version__)
     return model, record
+
+
+def _origin(source: Source) -> Supernet:
+    """The supernet by its name on the Hub, or by that of its training: never by its place on a disk."""
+    repo_id, _, revision = source.supernet_id.removeprefix('hf-hub:').partition('@')
+    if source.supernet_id.startswith('hf-hub:'):
+        folder = supernet_folder(source.supernet_id)
+        return Supernet(id=repo_id, revision=folder.name if HASH.fullmatch(folder.name) else revision or None,
+                        sha256=supernet_digest(source.supernet))
+    config = supernet_config(source.supernet_id)
+    return Supernet(id=config.name if config else Path(repo_id).name, sha256=supernet_digest(source.supernet))
+
+
+def training_cost(folder: str | Path) -> Training | None:
+    """What the training of a supernet took, by the times that its folder notes; None where it notes none.
+
+    Time between a stop and the resumption does not count. CO2 is what codecarbon measured, if it was run into there.
+    """
+    seconds, began, start, last = 0.0, None, {}, None
+    try:
+        for event in run_events(folder, TIMES):
+            now = datetime.fromisoformat(event['date'])
+            if event.get('event') in ('start', 'resume'):
+                seconds += (last - began).total_seconds() if began else 0
+                began, start = now, event
+            last = now
+        if began is None:
+            return None
+        seconds += (last - began).total_seconds()
+        processes, device = int(start.get('processes', 1)), str(start.get('device', 'unknown'))
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f'{TIMES} in {str(folder)!r:.120} is not what training wrote; remove it') from None
+    hardware = device.split(':')[0]
+    gpu_hours = round(seconds * processes / 3600, 4) if hardware == 'cuda' else None
+    co2_g = _measured_co2_g(Path(folder) / RUN_FILES[-1])
+    return Training(
+        seconds=seconds, hardware=hardware, processes=processes, gpu_hours=gpu_hours, co2_g=co2_g,
+        co2_source=None if co2_g is None else 'codecarbon')
+
+
+def _measured_co2_g(path: Path) -> float | None:
+    """The sum of codecarbon's runs, which are in kg."""
+    if not path.is_file():
+        return None
+    try:
+        with path.open(encoding='utf-8', newline='') as file:
+            return round(1000 * sum(float(row['emissions']) for row in csv.DictReader(file)), 3)
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f'{str(path)!r:.120} is not what codecarbon writes; remove it') from None
 
 
 def _finetune(source: Source, judge: SubnetJudge, arch: Arch, model: nn.Module, config: FinetuneConfig) -> nn.Module:
@@ -232,6 +295,29 @@ def _front_point(candidate: Candidate, chosen: bool) -> FrontPoint:
     return FrontPoint(
         arch=str(candidate.arch), top1_pct=round(candidate.top1_pct, 3), latency_ms=round(candidate.latency_ms, 6),
         chosen=chosen)
+
+
+def _prediction(candidate: Candidate, profile: DeviceProfile) -> Measurement:
+    """The price of a network by a profile."""
+    return Measurement(
+        device=profile.device, device_name=profile.device_name, runtime=slug(profile.runtime),
+        runtime_version=profile.runtime_version, precision=slug(profile.precision), threads=profile.threads,
+        batch_size=profile.batch_size, resolution=candidate.arch.resolution,
+        latency_ms=round(candidate.latency_ms, 6), statistic='price by the device profile', source='predicted',
+        date=profile.measured_on if DATE.fullmatch(profile.measured_on) else None)
+
+
+def with_measured(record: Record, measured: dict, processor: str = 'cpu') -> list[Measurement]:
+    """The latencies of a record with what `measure_network` gave here in place of the last one in the same setting."""
+    device, name = this_device(processor)
+    new = Measurement(
+        device=device, device_name=name, resolution=record.arch.resolution, source='measured',
+        date=date.today().isoformat(), **{k: v for k, v in measured.items() if k != 'host'})
+
+    def setting(m: Measurement) -> tuple:
+        return m.device, m.runtime, m.precision, m.threads, m.batch_size, m.source
+
+    return [*(m for m in record.measurements if setting(m) != setting(new)), new]
 
 
 def _measurement(measured: dict, found: FrontFile, arch: Arch) -> Measurement:

@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+import shutil
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +26,15 @@ from .errors import InputError, listed
 from .export import to_onnx
 from .files import replacing, save_tensors, sha256_of, write_text
 from .models import ENTRY_POINTS, data_cfg, model_args
-from .plots import plot_front
-from .record import Record
+from .plots import plot_architecture, plot_front
+from .record import FrontPoint, Measurement, Record
 from .weights import BLOCK, BUILD_ARGS, CONFIG, DIGEST, WEIGHTS, check_shapes
 from .weights import read_json as _read_json
 
-CARD, PERF, PLOT = 'README.md', 'perf.json', 'pareto.svg'
+CARD, PERF, PLOT, DRAWING = 'README.md', 'perf.json', 'pareto.svg', 'architecture.svg'
 ONNX = 'model.onnx'
-FILES = (CONFIG, WEIGHTS, CARD, PERF, PLOT, ONNX, 'LICENSE')  # nothing else is published or fetched
-REQUIRED = FILES[:4]
+FILES = (CONFIG, WEIGHTS, CARD, PERF, PLOT, DRAWING, ONNX, 'LICENSE')  # nothing else is published or fetched
+REQUIRED = (CONFIG, WEIGHTS, PERF)
 FORMAT = 1  # of that block and of perf.json
 ELSEWHERE = {PERF: ('measurements', 'front'), CONFIG: ('num_classes', 'class_names')}  # fields kept outside the block
 PICKLES = ('.bin', '.pth', '.pkl', '.pickle', '.pt', '.ckpt')
@@ -53,18 +58,59 @@ def save_folder(folder: str | Path, model: nn.Module, record: Record) -> Path:
         partial.mkdir()
         save_tensors(partial / WEIGHTS, model.state_dict())
         _write_config(partial / CONFIG, model, record)
-        _write_json(partial / PERF, {
-            'format': FORMAT, 'name': record.name, DIGEST: sha256_of(partial / WEIGHTS),
-            **_subset(record.to_dict(), ELSEWHERE[PERF])})
-        if record.front:
-            plot_front(record, partial / PLOT)
-        (partial / CARD).write_text(render_card(record), encoding='utf-8')
+        _write_figures(partial, record, {'format': FORMAT, 'name': record.name, DIGEST: sha256_of(partial / WEIGHTS)})
+        plot_architecture(record, partial / DRAWING)
         check_folder(partial)
         _check_same_logits(partial, model, record.arch.resolution)
         if folder.exists():
             folder.rename(Path(around) / 'old')
         partial.rename(folder)
     return folder
+
+
+def _write_figures(folder: Path, record: Record, perf: dict) -> None:
+    """What changes with a latency or the front: `perf.json` (`perf` are its other fields), picture and card."""
+    _write_json(folder / PERF, {**perf, **_subset(record.to_dict(), ELSEWHERE[PERF])})
+    if record.front:
+        plot_front(record, folder / PLOT)
+    write_text(folder / CARD, render_card(record))
+
+
+def update_folder(folder: str | Path, *, measurements: Sequence[Measurement] | None = None,
+                  front: Sequence[FrontPoint] | None = None) -> Record:
+    """Write other latencies, or another front, into a folder; the record as it is then. Weights and config stay."""
+    folder = Path(folder)
+    record = check_folder(folder)
+    record = replace(
+        record, measurements=record.measurements if measurements is None else tuple(measurements),
+        front=record.front if front is None else tuple(front)).check()
+    _write_figures(folder, record, _read_json(folder / PERF))
+    return record
+
+
+def stage_folder(folder: str | Path, stage: Path) -> Record:
+    """Check a folder and copy its files, all but the card, to where they are published from; raises `InputError`."""
+    folder = Path(folder)
+    record = check_folder(folder)
+    _check_card(folder, record)
+    for name in FILES:
+        if name != CARD and (folder / name).is_file():
+            shutil.copyfile(folder / name, stage / name)
+    return record
+
+
+def _check_card(folder: Path, record: Record) -> None:
+    """The card of a folder is that which its record gives, for whatever repository; none will do as well."""
+    if not (folder / CARD).is_file():
+        return
+    text = (folder / CARD).read_text(encoding='utf-8', errors='replace')
+    named = re.search(r"hf-hub:([\w.-]+/[\w.-]+)'", text, re.ASCII)
+    lines = render_card(record, named and named[1]).splitlines()
+    for number, (found, expected) in enumerate(zip_longest(text.splitlines(), lines), 1):
+        if found != expected:
+            raise InputError(f'{CARD} in {str(folder)!r:.200} is not the card of its record from line {number} on '
+                             f'({found or "nothing"!r:.60}): edited by hand, or of another version; delete it, and '
+                             'publishing writes it anew')
 
 
 def add_onnx(folder: str | Path) -> Path:

@@ -1,8 +1,9 @@
 """Networks on the Hugging Face Hub.
 
-`publish` brings a folder there in one commit and checks what arrived, `pull` fetches one from anybody and checks it
-before it is used, `find` lists what an organization has published. Errors of the Hub come as one line. Tokens are
-those of the Hub client; none is kept or shown.
+`publish` brings a folder there, of a network or a supernet, in one commit and checks what arrived; `publish_family`
+does so for the networks of one search, whose cards then link each other. `pull` fetches a folder from anybody and
+checks it before it is used, `find` lists the networks that an organization has published. Errors of the Hub come as one
+line. Tokens are those of the Hub client; none is kept or shown.
 """
 from __future__ import annotations
 
@@ -11,21 +12,25 @@ import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .card import OWNER, RUNGS_MS, evidence, tags
+from .card import OWNER, RUNGS_MS, SUPERNET_TAG, evidence, render_card, tags
 from .errors import InputError, listed
 from .fields import check_slug
-from .folder import CARD, CONFIG, FILES, PERF, check_folder, is_ours, refuse_pickles
+from .files import write_text
+from .folder import CARD, FILES, PERF, check_folder, refuse_pickles, stage_folder, update_folder
 from .folder import load_record as load_record
 from .folder import save_folder as save_folder
-from .record import Measurement, Record
+from .record import Measurement, Record, SupernetRecord
+from .supernets import FILES as SUPERNET_FILES
+from .supernets import check_supernet, is_supernet, stage_supernet
+from .weights import BLOCK, CONFIG, read_json, refuse_unreachable
 
 _logger = logging.getLogger(__name__)
 
@@ -39,13 +44,17 @@ def publish(folder: str | Path, repo_id: str | None = None, *, private: bool = F
             force: bool = False, collection: bool = False) -> dict[str, Any]:
     """Check a folder and bring it to the Hub: one commit, one version tag; nothing when it is there already.
 
+    Whatever breaks off on the way, a lost answer or this process, doing it again ends in the same repository. One that
+    others have changed on the Hub since is not overwritten.
+
     Args:
+        folder: What `save_folder` or training wrote. Its card is written anew, with the address of the repository.
         repo_id: 'namespace/name'; the user's namespace and the record's name if not given.
         private: Make the repository private. One that is public already is refused, not changed.
         dry_run: Stop before the first request.
-        force: Overwrite a repository that timm_ofa did not write.
-        collection: List it in the namespace's collection of each of its devices. A collection is made where there is
-            none, private if the repository is; one that cannot be written to is a warning.
+        force: Overwrite a repository that timm_ofa did not write, or that others changed.
+        collection: List a network in the namespace's collection of each of its devices. A collection is made where
+            there is none, private if the repository is; one that cannot be written to is a warning.
 
     Returns:
         repo_id, tags, files; after publishing also url, commit (sha), version ('v1', ...) and changed (bool), and
@@ -53,32 +62,88 @@ def publish(folder: str | Path, repo_id: str | None = None, *, private: bool = F
     """
     from huggingface_hub import constants
 
-    folder = Path(folder)
-    record = check_folder(folder)
-    _check_repo_id(repo_id or f'{OWNER}/{record.name}')
-    found = {'tags': tags(record), 'files': [name for name in FILES if (folder / name).is_file()]}
-    if dry_run:
-        return {'repo_id': repo_id or f'{OWNER}/{record.name}', **found, 'dry_run': True}
-    api = _api(record)
-    with _one_line(repo_id or record.name), tempfile.TemporaryDirectory() as stage:
-        repo_id = _writable_id(api, repo_id, record.name)
-        for name in found['files']:
-            shutil.copy2(folder / name, stage)
-        _name_owner(Path(stage) / CARD, record, repo_id)
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        before = api.model_info(repo_id)
-        _check_ours(api, before, private, force)
-        message = f'{record.name} (timm_ofa {record.code_version})'
-        commit = _upload(api, 'model', repo_id, stage, before.sha, message)
-        _check_tags(api, repo_id, found['tags'])
-        version = _tag_version(api, repo_id, commit)
+    with tempfile.TemporaryDirectory() as stage:
+        record, render = _stage(Path(folder), Path(stage))
+        _check_repo_id(repo_id or f'{OWNER}/{record.name}')
+        files = {path.name for path in Path(stage).iterdir()} | {CARD}
+        found = {'tags': tags(record), 'files': [name for name in (*FILES, *SUPERNET_FILES) if name in files]}
+        found['files'] = list(dict.fromkeys(found['files']))
+        if dry_run:
+            return {'repo_id': repo_id or f'{OWNER}/{record.name}', **found, 'dry_run': True}
+        with _one_line(repo_id or record.name):
+            api = _api(record)
+            repo_id = _writable_id(api, repo_id, record.name)
+            write_text(Path(stage) / CARD, render(repo_id))
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            before = api.model_info(repo_id)
+            _check_ours(api, before, record.kind, private, force)
+            if not (force or _equals_remote(api, 'model', repo_id, stage)):
+                _refuse_changed(api, repo_id)
+            message = f'{record.name} {_signature(record.code_version)}'
+            commit = _upload(api, 'model', repo_id, stage, before.sha, message)
+            _check_tags(api, repo_id, found['tags'])
+            version = _tag_version(api, repo_id, commit)
     done = {'repo_id': repo_id, **found, 'url': f'{constants.ENDPOINT}/{repo_id}', 'commit': commit,
             'version': version, 'changed': commit != before.sha}
-    return {**done, 'collections': _collect(api, repo_id, record, private)} if collection else done
+    if collection and isinstance(record, Record):
+        done['collections'] = _collect(api, repo_id, record, private)
+    return done
+
+
+def publish_family(folders: Sequence[str | Path], owner: str | None = None, *, dry_run: bool = False,
+                   **options: bool) -> list[dict[str, Any]]:
+    """Bring networks of one search to the Hub, each to a repository of its own name; their cards link each other.
+
+    The links are written into the folders as well, so that publishing one of them again keeps them.
+
+    Args:
+        folders: Of different networks of one front.
+        owner: Namespace; the user's if not given.
+        options: As of `publish`, for each.
+
+    Returns:
+        What `publish` returns, for each folder.
+    """
+    records = [check_folder(folder) for folder in folders]
+    _check_family(folders, records)
+    if owner is None and not dry_run:
+        with _one_line('your account'):
+            owner = _api().whoami()['name']
+    ids = {str(record.arch): f'{owner or OWNER}/{record.name}' for record in records}
+    for repo_id in ids.values():
+        _check_repo_id(repo_id)
+    if not dry_run:
+        for folder, record in zip(folders, records):
+            linked = tuple(p if p.label else replace(p, id=ids.get(p.arch, p.id)) for p in record.front)
+            if linked != record.front:
+                update_folder(folder, front=linked)
+    return [publish(folder, repo_id, dry_run=dry_run, **options) for folder, repo_id in zip(folders, ids.values())]
+
+
+def _check_family(folders: Sequence[str | Path], records: Sequence[Record]) -> None:
+    fronts = [(r.space, frozenset(p.arch for p in r.front if not p.label)) for r in records]
+    for folder, record, front in zip(folders, records, fronts):
+        if front != fronts[0] or str(record.arch) not in front[1]:
+            raise InputError(f'{str(folder)!r:.200} is not of the search that {str(folders[0])!r:.200} is of; '
+                             'publish it by itself')
+    for what in ('name', 'arch'):
+        values = [getattr(record, what) for record in records]
+        twice = next((v for v in values if values.count(v) > 1), None)
+        if twice is not None:
+            raise InputError(f'two of the folders hold the {what} {str(twice)!r:.160}; leave one out')
+
+
+def _stage(folder: Path, stage: Path) -> tuple[Record | SupernetRecord, Callable[[str], str]]:
+    """Copy what is to be published but the card, all of it checked; the record, and what writes the card."""
+    if is_supernet(folder):
+        record, training = stage_supernet(folder, stage)
+        return record, partial(render_card, record, phases=training.phases if training else ())
+    record = stage_folder(folder, stage)
+    return record, partial(render_card, record)
 
 
 def pull(repo_id: str, revision: str | None = None) -> Path:
-    """Fetch somebody's network for `timm.create_model(f'local-dir:{path}', pretrained=True)`.
+    """Fetch somebody's network or supernet for `timm.create_model(f'local-dir:{path}', pretrained=True)`.
 
     Only known files are fetched; their hashes must be those that the Hub lists, and record, architecture and weights
     must agree. Raises `InputError`.
@@ -86,16 +151,19 @@ def pull(repo_id: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
     _check_repo_id(repo_id)
-    api = _api()
     with _one_line(repo_id):
+        api = _api()
         sha = api.model_info(repo_id, revision=revision).sha
-        refuse_pickles(api.list_repo_files(repo_id, revision=sha), repo_id)
-        path = Path(snapshot_download(repo_id, revision=sha, allow_patterns=list(FILES)))
+        names = api.list_repo_files(repo_id, revision=sha)
+        refuse_pickles(names, repo_id)
+        if CONFIG not in names:
+            raise InputError(f'{repo_id} is not complete, it holds no {CONFIG}; publish it again')
+        path = Path(snapshot_download(repo_id, revision=sha, allow_patterns=[*FILES, *SUPERNET_FILES]))
         wrong = api.verify_repo_checksums(repo_id, revision=sha, local_dir=path).mismatches
     if wrong:
         raise InputError(
             f'{wrong[0]["path"]} of {repo_id} has not the hash that the Hub lists; delete {path} and pull again')
-    check_folder(path)
+    (check_supernet if is_supernet(path) else check_folder)(path)
     return path
 
 
@@ -110,8 +178,8 @@ def publish_page(page: str | Path, space_id: str, *, private: bool = False, forc
     from huggingface_hub import SpaceCardData, constants
 
     _check_repo_id(space_id)
-    api = _api()
     with _one_line(f'Space {space_id}'), tempfile.TemporaryDirectory() as stage:
+        api = _api()
         _writable_id(api, space_id, '')
         is_new = not api.repo_exists(space_id, repo_type='space')
         api.create_repo(space_id, repo_type='space', space_sdk='static', private=private, exist_ok=True)
@@ -197,13 +265,15 @@ def _on_hub(org: str, device: str | None, max_latency_ms: float | None) -> Itera
 
     if not re.fullmatch(r'[\w-][\w.-]*', org, re.ASCII):
         raise InputError(f'source {org!r:.120} is neither a folder nor a name on the Hub; give one of these')
-    api, wanted = _api(), ['timm_ofa']
+    wanted = ['timm_ofa']
     if device:
         wanted.append(f'device:{device}')
         rung = next((r for r in RUNGS_MS if max_latency_ms is not None and max_latency_ms <= r), None)
         wanted += [f'latency:{device}:le-{rung}ms'] if rung else []
     with _one_line(org):
-        infos = list(api.list_models(author=org, filter=wanted, expand=['sha']))
+        api = _api()
+        infos = list(api.list_models(author=org, filter=wanted, expand=['sha', 'tags']))
+    infos = [info for info in infos if SUPERNET_TAG not in (info.tags or [])]
     with ThreadPoolExecutor(READERS) as pool:
         paths = pool.map(partial(_fetch_record, api), infos)
         for info, path in zip(infos, paths):
@@ -222,9 +292,11 @@ def _fetch_record(api: Any, info: Any) -> Path | None:
     return paths[0].parent
 
 
-def _api(record: Record | None = None) -> Any:
+def _api(record: Record | SupernetRecord | None = None) -> Any:
+    """The Hub's client, after a first question whether the Hub is there: it would try for long."""
     from huggingface_hub import HfApi
 
+    refuse_unreachable()
     return HfApi(library_name='timm_ofa', library_version=record.code_version if record else None)
 
 
@@ -254,20 +326,41 @@ def _writable_id(api: Any, repo_id: str | None, name: str) -> str:
     return repo_id
 
 
-def _name_owner(card: Path, record: Record, repo_id: str) -> None:
-    text = card.read_text(encoding='utf-8').replace(f'hf-hub:{OWNER}/{record.name}', f'hf-hub:{repo_id}')
-    card.write_text(text, encoding='utf-8')
-
-
-def _check_ours(api: Any, info: Any, private: bool, force: bool) -> None:
-    """A repository may be written to if it is empty, unfinished or ours."""
+def _check_ours(api: Any, info: Any, kind: str, private: bool, force: bool) -> None:
+    """A repository may be written to if it is empty, unfinished or ours, and of the same kind."""
     if private and not info.private:
         raise InputError(f'{info.id} is public already; make it private in its settings, or leave out private')
     files = {s.rfilename for s in info.siblings or []} - {'.gitattributes', CARD}
     if not files or force:
         return
-    if CONFIG not in files or not is_ours(Path(api.hf_hub_download(info.id, CONFIG, revision=info.sha))):
+    there = _kind_on_hub(api, info) if CONFIG in files else None
+    if there is None:
         raise InputError(f'{info.id} exists and was not written by timm_ofa; choose another name, or force it')
+    if there != kind:
+        raise InputError(f'{info.id} holds a {there}, not a {kind}; choose another name, or force it')
+
+
+def _kind_on_hub(api: Any, info: Any) -> str | None:
+    """What a repository's `config.json` says that it holds; None if it is not one of ours."""
+    try:
+        block = read_json(Path(api.hf_hub_download(info.id, CONFIG, revision=info.sha))).get(BLOCK)
+    except InputError:
+        return None
+    return str(block.get('kind', 'subnet')) if isinstance(block, dict) else None
+
+
+def _signature(version: str) -> str:
+    """The end of the title of a commit of ours."""
+    return f'(timm_ofa {version})'
+
+
+def _refuse_changed(api: Any, repo_id: str) -> None:
+    """Raise where the last commit is not of ours, nor the Hub's first one."""
+    commits = api.list_repo_commits(repo_id)
+    last = commits[0]
+    if len(commits) > 1 and not re.search(r'\(timm_ofa [\w.+-]+\)$', last.title):
+        raise InputError(f'{repo_id} was changed on the Hub since ({last.commit_id[:8]}, {last.title!r:.60}); '
+                         'bring the change here, or force it')
 
 
 def _upload(api: Any, kind: str, repo_id: str, stage: str, parent: str, message: str) -> str:

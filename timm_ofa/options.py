@@ -184,6 +184,9 @@ def specialize(sub: argparse.ArgumentParser) -> None:
     sub.add_argument('--front', metavar='F', help='what search --out wrote; the best measured under its limit')
     sub.add_argument('--config', metavar='NAME', help='a named network (timm-ofa models) or its hub_configs/NAME.yaml; '
                                                       '--supernet is by default the released one of its space')
+    sub.add_argument('--limits-ms', type=positive, nargs='+', metavar='N',
+                     help='with --front: one network for each limit, in folders of their own in DIR')
+    sub.add_argument('--publish', metavar='ORG', help='with --limits-ms: then to the Hub with them, linking each other')
     sub.add_argument('--profile', metavar='F', help='instead of the one that the front names')
     sub.add_argument('--no-measure', action='store_true', help='trust the prediction (another device)')
     sub.add_argument('--finetune-epochs', type=whole(0), default=0, metavar='N', help='labels alone')
@@ -196,7 +199,8 @@ def specialize(sub: argparse.ArgumentParser) -> None:
 
 @_verb('latency of a finished network on this machine', 'out/net --runtime onnxruntime')
 def measure(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument('folder', metavar='DIR')
+    sub.add_argument('folder', metavar='DIR', help='or hf-hub:ORG/NAME')
+    sub.add_argument('--save', action='store_true', help='into its card and perf.json, instead of the last one like it')
     sub.add_argument('--runtime', default='onnxruntime', help='default %(default)s')
     sub.add_argument('--precision', default='fp32', help='fp32, fp16, bf16 or int8, as the runtime has it')
     sub.add_argument('--threads', type=whole(1), default=1)
@@ -205,14 +209,17 @@ def measure(sub: argparse.ArgumentParser) -> None:
     sub.add_argument('--seconds', type=positive, default=3.0)
 
 
-@_verb('a folder to the Hub (HF_ENDPOINT, HF_TOKEN)', 'out/net --repo acme/net --dry-run')
+@_verb('networks or a supernet to the Hub (HF_ENDPOINT, HF_TOKEN)', 'out/net --repo acme/net --dry-run')
 def publish(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument('folder', metavar='DIR')
+    sub.add_argument('folder', metavar='DIR', nargs='+',
+                     help='several, or a folder of such: networks of one search, whose cards then link each other')
     sub.add_argument('--repo', metavar='ORG/NAME', help='default: your account and the name of the network')
+    sub.add_argument('--owner', metavar='ORG', help='of several; default: your account')
     sub.add_argument('--private', action='store_true')
     sub.add_argument('--dry-run', action='store_true', help='check, and say what would be published')
     sub.add_argument('--onnx', action='store_true', help='add model.onnx, any number of images at a time')
-    sub.add_argument('--force', action='store_true', help='also over a repository that timm_ofa did not write')
+    sub.add_argument('--force', action='store_true',
+                     help='also over a repository that timm_ofa did not write, or that others changed')
     sub.add_argument('--collection', action='store_true', help="list it in the account's collections, one a device")
 
 

@@ -1,11 +1,16 @@
-"""The accuracy-latency picture of a search. The same record gives the same bytes."""
+"""Pictures of a network: its place on the front of its search, and its blocks. The same record gives the same bytes."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .files import replacing
 from .record import FrontPoint, Record
+from .rows import Row
 
+STYLE = {'svg.hashsalt': 'timm_ofa', 'text.parse_math': False, 'font.size': 10}
+SHADES = ('#dbe7f5', '#9dc0e6', '#5a93d0', '#2f6db5', '#1d4373')  # by kernel size
 BLUE, ORANGE, GRAY = '#2f6db5', '#d9541e', '#6b7280'
 
 
@@ -14,13 +19,56 @@ def plot_front(record: Record, path: str | Path) -> Path:
     import matplotlib
     from matplotlib.figure import Figure
 
-    path = Path(path)
-    with matplotlib.rc_context({'svg.hashsalt': 'timm_ofa', 'text.parse_math': False, 'font.size': 10}):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.0), layout='constrained')
         _draw(figure.subplots(), record)
-        with replacing(path) as partial:
-            figure.savefig(partial, format='svg', metadata={'Date': None, 'Creator': None})
-    return path
+        return _save(figure, path)
+
+
+def plot_architecture(record: Record, path: str | Path) -> Path:
+    """Write the blocks of the record's network as SVG, in order: as high as it has channels in its middle, as dark
+    as its kernel is large; a stage each side of a line, its resolution (px) and channels below."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    rows = record.space.rows(record.arch, record.num_classes)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(max(6.4, 0.42 * len(rows) + 1.2), 3.0), layout='constrained')
+        _draw_blocks(figure.subplots(), rows)
+        return _save(figure, path)
+
+
+def _save(figure: Any, path: str | Path) -> Path:
+    with replacing(path) as partial:
+        figure.savefig(partial, format='svg', metadata={'Date': None, 'Creator': None})
+    return Path(path)
+
+
+def _draw_blocks(axes, rows: Sequence[Row]) -> None:
+    channels = [row.mid_chs or row.out_chs for row in rows]
+    kernels = sorted({row.kernel_size for row in rows if row.kind != 'head'})
+    shade = dict(zip(kernels, SHADES[-len(kernels):]))
+    starts = [i for i, row in enumerate(rows) if row.kind == 'head' or row.stride > 1 or i == 0]
+    for i, (row, height) in enumerate(zip(rows, channels)):
+        color = '#d1d5db' if row.kind == 'head' else shade[row.kernel_size]
+        axes.bar(i, height, width=0.82, color=color)
+        axes.annotate(str(height), (i, height), (0, 2), textcoords='offset points', ha='center', fontsize=7, color=GRAY)
+    for start, end in zip(starts, [*starts[1:], len(rows)]):
+        if start:
+            axes.axvline(start - 0.5, color='#e5e7eb', linewidth=1, zorder=0)
+        last = rows[end - 1]
+        label = 'head' if last.kind == 'head' else f'{last.out_size} px\n{last.out_chs} ch'
+        axes.annotate(label, ((start + end - 1) / 2, 0), (0, -4), textcoords='offset points', ha='center', va='top',
+                      fontsize=8, annotation_clip=False)
+    for kernel in kernels:
+        axes.bar(0, 0, color=shade[kernel], label=f'{kernel}x{kernel}')
+    axes.set_xlim(-0.6, len(rows) - 0.4)
+    axes.set_ylim(0, 1.25 * max(channels))
+    axes.set_xticks([])
+    axes.set_xlabel(' \n ')  # room for the stages
+    axes.set_ylabel('channels in the middle')
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.legend(frameon=False, loc='upper left', ncols=len(kernels), title='kernel', fontsize=8, title_fontsize=8)
 
 
 def _draw(axes, record: Record) -> None:

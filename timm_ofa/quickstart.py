@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import timm
@@ -19,7 +20,7 @@ from .data import Data, load_data, stored_side
 from .engine import train_supernet
 from .errors import InputError
 from .files import write_text
-from .finish import Source, arch_name, arch_timer, finish, meet_limit, save_front
+from .finish import Source, arch_name, arch_timer, finish, meet_limit, save_front, training_cost
 from .folder import save_folder
 from .latency import DeviceProfile, load_profile
 from .predictor import AccuracyPredictor
@@ -106,13 +107,12 @@ def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_m
 
 def _train(config: TrainConfig, data: Data, folder: Path) -> tuple[Supernet, Training]:
     """The trained supernet; training that was stopped goes on, training that is done is not repeated."""
-    log = folder / 'log.jsonl'
     if (folder / 'config.json').exists():  # written last
         supernet = load_supernet(str(folder))
     else:
         supernet = train_supernet(config, data, folder, resume=(folder / 'train.yaml').exists())
-    seconds = sum(e.get('seconds', 0) for e in map(json.loads, log.read_text().splitlines()) if e['event'] == 'phase')
-    return supernet.eval(), Training(seconds=seconds, hardware=this_device()[1])
+    cost = training_cost(folder)
+    return supernet.eval(), replace(cost, hardware=this_device()[1]) if cost.hardware == 'cpu' else cost
 
 
 def _profile(path: Path, supernet: Supernet, data: Data, runtime: str, seed: int) -> DeviceProfile:

@@ -13,6 +13,9 @@ from .errors import InputError
 from .fields import MAX_ITEMS, MAX_LONG_TEXT, SLUG, choice, number, plain, read, text
 from .space import Arch, SearchSpace, load_space, shelf_space, space_names
 
+HUB_ID = r'[\w-][\w.-]*/[\w-][\w.-]*'
+NAME = r'[a-z0-9]+([._-][a-z0-9]+)*'
+DATASET_ID = r'[\w-][\w.-]*(/[\w-][\w.-]*)?'
 _slug, _ms, _pct = partial(text, SLUG.pattern, 60), partial(number, 0, 1e7), partial(number, 0, 100)
 
 
@@ -55,12 +58,14 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class FrontPoint:
-    """A network of the search's Pareto front, or a reference beside it when `label` is given ('largest subnet')."""
+    """A network of the search's Pareto front, or a reference beside it when `label` is given ('largest subnet').
+    `id` is the Hub repository where it is published, if it is."""
     arch: str = text(limit=MAX_LONG_TEXT)
     top1_pct: float = _pct()
     latency_ms: float = _ms()
     chosen: bool = False
     label: str = ''
+    id: str | None = text(HUB_ID, default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,15 +98,19 @@ class Calibration:
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """What the supernet took."""
-    seconds: float = number(0, 1e10)
+    seconds: float = number(0, 1e10)  # from start to end, interruptions left out
     hardware: str
+    processes: int = number(1, default=1)
+    gpu_hours: float | None = number(0, 1e9, default=None)  # None: no GPU
+    co2_g: float | None = number(0, 1e12, default=None)  # None: not measured
+    co2_source: str | None = None  # what measured it
     images_seen: int | None = number(default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """A finished network. `space` may be given by its name."""
-    name: str = text(r'[a-z0-9]+([._-][a-z0-9]+)*', 90)
+    name: str = text(NAME, 90)
     space: SearchSpace = field(metadata={'reader': shelf_space})
     arch: Arch = field(metadata={'reader': lambda value, _: Arch.from_dict(value)})
     num_classes: int = number(1, MAX_ITEMS)
@@ -121,7 +130,7 @@ class Record:
     calibration: Calibration | None = None
     training: Training | None = None
     license: str = _slug(default='apache-2.0')
-    dataset_id: str | None = text(r'[\w-][\w.-]*(/[\w-][\w.-]*)?', default=None)  # on the Hub
+    dataset_id: str | None = text(DATASET_ID, default=None)  # on the Hub
     source: str | None = None
     citation: str | None = text(limit=MAX_LONG_TEXT, default=None)  # BibTeX, beside that of Once-for-All
     code_version: str
@@ -158,6 +167,53 @@ class Record:
             raise InputError(f'record: top1_pct {record.top1_pct} has no accuracy block; say how it was found')
         return record
 
+    @property
+    def kind(self) -> str:
+        return 'subnet'
+
     def check(self) -> Record:
         """The record itself after a strict round trip."""
         return Record.from_dict(self.to_dict())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A subnet of a supernet with inherited weights, as the log of a training says it."""
+    subnet: str  # 'largest', 'smallest', 'random 1', ...
+    top1_pct: float = _pct()
+    macs_m: float = number(0, 1e9)  # millions
+    params_k: float = number(0, 1e9)  # thousands
+    arch: str = text(limit=MAX_LONG_TEXT)
+    images: str  # that it was judged on
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupernetRecord:
+    """A trained supernet."""
+    name: str = text(NAME, 90)
+    space: SearchSpace = field(metadata={'reader': shelf_space})
+    num_classes: int = number(1, MAX_ITEMS)
+    class_names: tuple[str, ...] = ()
+    data: str | None = None  # name of what it was trained on
+    dataset_id: str | None = text(DATASET_ID, default=None)  # on the Hub
+    judged: tuple[Judged, ...] = ()
+    training: Training | None = None
+    source: str | None = None
+    citation: str | None = text(limit=MAX_LONG_TEXT, default=None)
+    license: str = _slug(default='apache-2.0')
+    code_version: str
+
+    @property
+    def kind(self) -> str:
+        return 'supernet'
+
+    @classmethod
+    def from_dict(cls, data: Mapping) -> SupernetRecord:
+        """For untrusted data; raises `InputError` naming field, value and cure."""
+        record = read(cls, data, 'supernet')
+        for judged in record.judged:
+            record.space.parse(judged.arch)
+        if record.class_names and len(record.class_names) != record.num_classes:
+            raise InputError(f'supernet: class_names has {len(record.class_names)} entries for '
+                             f'{record.num_classes} classes; match it')
+        return record

@@ -24,7 +24,11 @@ from .errors import InputError, one_line
 from .files import replacing, save_tensors, sha256_of, write_text
 from .shrink import TrainConfig
 from .supernet import Supernet
-from .weights import BLOCK, CONFIG, DIGEST, WEIGHTS
+from .weights import BLOCK, CONFIG, DIGEST, WEIGHTS, read_json
+
+LOG, TIMES = 'log.jsonl', 'times.jsonl'
+RUN_FILES = (LOG, TIMES, 'emissions.csv')  # beside a supernet's weights; the last is what codecarbon writes
+MAX_LOG_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ class RunLog:
 
     def __init__(self, folder: Path, accelerator: Accelerator, size: int = 0):
         """Goes on behind the first `size` bytes of the log; the steps that wrote the rest are done again."""
-        self.path, self.times = folder / 'log.jsonl', folder / 'times.jsonl'
+        self.path, self.times = folder / LOG, folder / TIMES
         self.accelerator, self.began = accelerator, time.perf_counter()
         if accelerator.is_main_process:
             self.path.touch()
@@ -197,12 +201,42 @@ def save_supernet(supernet: Supernet, folder: Path, about: dict) -> None:
             BLOCK: {'kind': 'supernet', DIGEST: digest, 'space': supernet.space.name, **about}})
 
 
+def supernet_folder(source: str) -> Path:
+    """Where the files beside a supernet's weights are: its folder, or the cache of the Hub's client, with those that a
+    repository has of `config.json` and the files of `RUN_FILES`."""
+    if not source.startswith('hf-hub:'):
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    repo_id, _, revision = source.removeprefix('hf-hub:').partition('@')
+    return Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=[CONFIG, *RUN_FILES]))
+
+
 def supernet_config(folder: str | Path) -> TrainConfig | None:
     """The configuration with which a supernet's folder was trained; None where it is not known."""
     file = Path(folder) / CONFIG
-    block = json.loads(file.read_text()).get('timm_ofa') if file.exists() else None
+    block = read_json(file).get(BLOCK) if file.exists() else None
     training = block.get('training') if isinstance(block, Mapping) else None
     return training and TrainConfig.from_dict(training, file.name)
+
+
+def run_events(folder: str | Path, name: str) -> list[dict]:
+    """What a log of a run says, an event a line; nothing where there is none. Raises `InputError` naming the line."""
+    path = Path(folder) / name
+    if not path.is_file():
+        return []
+    if path.stat().st_size > MAX_LOG_BYTES:
+        raise InputError(f'{str(path)!r:.200} is above {MAX_LOG_BYTES} bytes; shorten it')
+    events = []
+    for number, line in enumerate(path.read_text(encoding='utf-8', errors='replace').splitlines(), 1):
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            event = None
+        if not isinstance(event, dict):
+            raise InputError(f'{str(path)!r:.200} line {number}: {line!r:.60} is not an event; remove it')
+        events.append(event)
+    return events
 
 
 def versions() -> dict[str, str]:
