@@ -89,6 +89,7 @@ class HubServer:
         self.blobs: dict[str, bytes] = {}
         self.collections: dict[str, dict] = {}  # by slug
         self.requests: list[str] = []
+        self.authorized: list[str] = []  # paths of requests that came with a token
         self.forbid: str
         self.lose_answers: int
         self.tamper: Callable[[str, bytes], bytes]  # of a file's path and content, on its way out
@@ -117,6 +118,7 @@ class HubServer:
         self.blobs.clear()
         self.collections.clear()
         self.requests.clear()
+        self.authorized.clear()
         self.lose_answers, self.tamper, self.forbid = 0, lambda path, data: data, '(?!)'
         self.fault, self.fault_at = None, -1
 
@@ -160,6 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(url.path)
         fault = self.hub.fault if len(self.hub.requests) == self.hub.fault_at else None
         self.hub.requests.append(f'{self.command} {path}')
+        if self.headers.get('Authorization'):
+            self.hub.authorized.append(path)
         if re.match(self.hub.forbid, path):
             return self.reply({'error': 'forbidden'}, 403)
         if fault == 'drop':

@@ -315,8 +315,20 @@ def test_the_chain_from_a_config_to_a_published_folder(capsys, chain, monkeypatc
     done, = rows('specialize', '--supernet', 'supernet', '--data', 'digits', '--front', 'front.jsonl', '--no-measure',
                  '--out', 'net')
     assert done['folder'] == 'net' and done['predicted_ms'] <= limit * 1.0001 and 0 <= done['top1_pct'] <= 100
-    timed, = rows('measure', 'net', '--seconds', 0.2)
+    told = json.loads((chain / 'net/perf.json').read_text())['measurements']
+    assert [(m['source'], m['latency_ms']) for m in told] == [('predicted', pytest.approx(done['predicted_ms']))]
+    for _ in range(2):
+        timed, = rows('measure', 'net', '--seconds', 0.2, '--save')
     assert timed['latency_ms'] > 0 and timed['predicted_ms'] == done['predicted_ms']
+    told = json.loads((chain / 'net/perf.json').read_text())['measurements']
+    assert [m['source'] for m in told] == ['predicted', 'measured'] and told[1]['latency_ms'] == timed['latency_ms']
+    family = rows('specialize', '--supernet', 'supernet', '--data', 'digits', '--front', 'front.jsonl', '--no-measure',
+                  '--limits-ms', limit, limit * 1.01, limit * 0.6, '--out', 'family')
+    assert len(family) == 2 and all(row['predicted_ms'] <= row['limit_ms'] * 1.0001 for row in family)
+    told = rows('publish', 'family', '--owner', 'acme', '--dry-run')
+    assert [t['repo_id'] for t in told] == sorted(f'acme/{Path(row["folder"]).name}' for row in family)
+    told = rows('publish', 'supernet', '--dry-run')
+    assert told['repo_id'] == 'OWNER/digits_supernet' and 'log.jsonl' in told['files']
     told = rows('publish', 'net', '--repo', 'acme/net', '--dry-run')
     assert told and 'acme/net' in json.dumps(told)
     model = timm.create_model('local-dir:net', pretrained=True).eval()

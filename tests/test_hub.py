@@ -272,6 +272,16 @@ torch.save(model(torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)).detac
     assert torch.equal(torch.load(logits), make_model(make_record())(x))
 
 
+def test_the_token_goes_neither_to_the_file_host_nor_into_a_file(server, client, folder, tmp_path):
+    client(f'hub.publish({str(folder)!r})')
+    assert [r for r in server.requests if r.startswith('PUT /lfs/')] and '/api/whoami-v2' in server.authorized
+    assert not [path for path in server.authorized if re.fullmatch('/lfs/[0-9a-f]{64}|/', path)]  # the Hub verifies
+    repo = server.repos[REPO].files('main')
+    home = Path(client('from huggingface_hub import constants; print(constants.HF_HOME)'))
+    assert not [p for p in home.rglob('*') if p.is_file() and b'hf_write' in p.read_bytes()]
+    assert not [name for name, data in repo.items() if b'hf_write' in data]
+
+
 def test_a_changed_folder_makes_one_more_version_and_stale_files_go(server, client, tmp_path, folder):
     foreign = server.repos['acme-lab/foreign'] = Repo(private=False)
     foreign.commit({'config.json': b'{}', 'model.safetensors': b'x'}, 'the work of somebody else')

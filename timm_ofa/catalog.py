@@ -23,7 +23,8 @@ PAGE, STYLE, SCRIPT = (TEMPLATES / f'catalog.{end}' for end in ('html.j2', 'css'
 def catalog(source: str, out: str | Path) -> Path:
     """Write the page of all networks of an organization on the Hub, or of the published folders in a folder."""
     found = find(source)
-    write_text(out, render_catalog(f'{source}: networks by device and latency', found))
+    name = Path(source).resolve().name if Path(source).is_dir() else source
+    write_text(out, render_catalog(f'{name}: networks by device and latency', found))
     return Path(out)
 
 

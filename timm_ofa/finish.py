@@ -25,7 +25,7 @@ from .engine import finetune, load_teacher
 from .errors import InputError
 from .fields import slug
 from .files import write_text
-from .latency import DeviceProfile
+from .latency import DeviceProfile, load_profile, profile_names
 from .predictor import AccuracyPredictor
 from .profiler import measure_network, this_device
 from .record import HUB_ID, Accuracy, Calibration, FrontPoint, Measurement, Record, Search, Supernet, Training
@@ -288,7 +288,10 @@ def finish_named(source: Source, name: str, subnet: NamedSubnet, *, training: Fi
     """The weights of a named network from a supernet of its space; the record says how it was found as well."""
     candidate = Candidate(subnet.arch, subnet.predicted_top1_pct or 0.0, subnet.predicted_ms or 0.0)
     model, record = finish(source, candidate, name=name, training=training)
-    return model, replace(record, **subnet.known())
+    profile = subnet.search and subnet.search.profile
+    priced = profile in profile_names() and subnet.predicted_ms is not None
+    told = [_prediction(candidate, load_profile(profile))] if priced else []
+    return model, replace(record, measurements=tuple(told), **subnet.known())
 
 
 def _front_point(candidate: Candidate, chosen: bool) -> FrontPoint:
