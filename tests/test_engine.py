@@ -122,7 +122,7 @@ def test_a_folder_can_teach(run, digits, tmp_path):
 
     space = CONFIG.load_space()
     save_for_hf(run[1].extract(space.max_arch()), str(tmp_path / 'teacher'), model_args={
-        **model_args(space, space.max_arch()), 'num_classes': 10})
+        **model_args(space, space.max_arch()), 'num_classes': 10}, safe_serialization=True)
     phases = (Phase('taught', 1, 0.05, kd_weight=5.0),)
     taught = train_supernet(
         replace(CONFIG, teacher=str(tmp_path / 'teacher'), phases=phases), digits, tmp_path / 'taught')

@@ -28,8 +28,6 @@ from .folder import CARD, FILES, PERF, check_folder, refuse_pickles, stage_folde
 from .folder import load_record as load_record
 from .folder import save_folder as save_folder
 from .record import Measurement, Record, SupernetRecord
-from .supernets import FILES as SUPERNET_FILES
-from .supernets import check_supernet, is_supernet, stage_supernet
 from .weights import BLOCK, CONFIG, read_json, refuse_unreachable
 
 _logger = logging.getLogger(__name__)
@@ -65,9 +63,7 @@ def publish(folder: str | Path, repo_id: str | None = None, *, private: bool = F
     with tempfile.TemporaryDirectory() as stage:
         record, render = _stage(Path(folder), Path(stage))
         _check_repo_id(repo_id or f'{OWNER}/{record.name}')
-        files = {path.name for path in Path(stage).iterdir()} | {CARD}
-        found = {'tags': tags(record), 'files': [name for name in (*FILES, *SUPERNET_FILES) if name in files]}
-        found['files'] = list(dict.fromkeys(found['files']))
+        found = {'tags': tags(record), 'files': sorted({path.name for path in Path(stage).iterdir()} | {CARD})}
         if dry_run:
             return {'repo_id': repo_id or f'{OWNER}/{record.name}', **found, 'dry_run': True}
         with _one_line(repo_id or record.name):
@@ -135,6 +131,8 @@ def _check_family(folders: Sequence[str | Path], records: Sequence[Record]) -> N
 
 def _stage(folder: Path, stage: Path) -> tuple[Record | SupernetRecord, Callable[[str], str]]:
     """Copy what is to be published but the card, all of it checked; the record, and what writes the card."""
+    from .supernets import is_supernet, stage_supernet  # they import what trains
+
     if is_supernet(folder):
         record, training = stage_supernet(folder, stage)
         return record, partial(render_card, record, phases=training.phases if training else ())
@@ -149,6 +147,9 @@ def pull(repo_id: str, revision: str | None = None) -> Path:
     must agree. Raises `InputError`.
     """
     from huggingface_hub import snapshot_download
+
+    from .supernets import FILES as SUPERNET_FILES
+    from .supernets import check_supernet, is_supernet
 
     _check_repo_id(repo_id)
     with _one_line(repo_id):
