@@ -301,7 +301,8 @@ def test_the_chain_from_a_config_to_a_published_folder(capsys, chain, monkeypatc
     # the supernet was trained at one resolution of its space
     space = load_space('ofa_mbv3_tiny').restrict(resolutions=[20])
     (chain / 'space.json').write_text(json.dumps(space.to_dict()))
-    fitted, = rows('fit', '--space', 'space.json', '--records', 'records.jsonl', '--out', 'predictor.safetensors')
+    fitted, = rows('fit', '--space', 'space.json', '--records', 'records.jsonl', '--out', 'predictor.safetensors',
+                   '--plot', 'fit.png')
     assert -1 <= fitted['kendall_tau'] <= 1 and fitted['rmse_pct'] >= 0
     measured, = rows('profile', '--space', 'space.json', '--num-classes', 10, '--seconds', 1, '--out', 'profile.json')
     profile = DeviceProfile.from_dict(json.loads((chain / 'profile.json').read_text()))
@@ -309,7 +310,10 @@ def test_the_chain_from_a_config_to_a_published_folder(capsys, chain, monkeypatc
 
     limit = float(profile.latency_ms(space, [space.max_arch()])[0])
     found = rows('search', '--space', 'space.json', '--predictor', 'predictor.safetensors', '--profile', 'profile.json',
-                 '--max-latency-ms', limit, '--out', 'front.jsonl')
+                 '--max-latency-ms', limit, '--also', f'profile.json={2 * limit}', '--max-memory-mb', 50,
+                 '--max-params-m', 5, '--max-macs-m', 99, '--resolutions', 20, '--plot', 'front.svg',
+                 '--out', 'front.jsonl')
+    assert (chain / 'fit.png').stat().st_size > 5000 and '<svg' in (chain / 'front.svg').read_text()
     assert Arch.from_dict({k: found['best'][k] for k in ('resolution', 'kernel_size', 'expand_ratio')})
     assert len((chain / 'front.jsonl').read_text().splitlines()) == len(found['front'])
     done, = rows('specialize', '--supernet', 'supernet', '--data', 'digits', '--front', 'front.jsonl', '--no-measure',

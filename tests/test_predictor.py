@@ -12,8 +12,9 @@ import torch
 
 from timm_ofa.errors import InputError
 from timm_ofa.latency import kendall_tau
-from timm_ofa.predictor import AccuracyPredictor
+from timm_ofa.predictor import AccuracyPredictor, AdditivePredictor
 from timm_ofa.released import load_predictor, load_upstream_predictor
+from timm_ofa.search import MaxMacs, search
 from timm_ofa.space import Arch, load_space
 
 
@@ -52,6 +53,43 @@ def test_the_check_is_the_error_on_networks_that_were_held_out(space, archs, pre
     noise = np.random.default_rng(0).uniform(60, 80, 80)
     hopeless = AccuracyPredictor.fit(space, archs[:80], noise)
     assert abs(hopeless.check['kendall_tau']) < 0.3 and hopeless.check['rmse_pct'] > 0.8 * noise.std()
+
+
+def test_the_spread_is_small_where_networks_were_seen_and_covers_the_errors(space, archs, predictor):
+    seen, new = predictor.spread(archs[:80]), predictor.spread(archs[80:])
+    assert seen.shape == (80,) and (seen >= 0).all() and seen.mean() < 0.8 * new.mean()
+    errors = np.abs(predictor.predict(archs[80:]) - top1_of(space, archs)[80:])
+    assert (errors < 2 * np.hypot(new, 0.1)).mean() > 0.85  # 0.1: the noise of an evaluation
+
+
+def test_held_out_predictions_are_kept_for_a_picture(space, archs, predictor):
+    error = np.sqrt(np.mean((predictor.held_out_pct - top1_of(space, archs)[:80]) ** 2))
+    assert predictor.check['rmse_pct'] == pytest.approx(error, abs=1e-4)
+
+
+def test_an_additive_predictor_gives_a_table_and_a_search_that_proves_its_front(space, archs, tmp_path):
+    additive = AdditivePredictor.fit(space, archs, top1_of(space, archs))
+    assert additive.check['kendall_tau'] > 0.8 and additive.check['n'] == 160
+    additive.save(tmp_path / 'p.safetensors')
+    loaded = load_predictor(tmp_path / 'p.safetensors', space)
+    np.testing.assert_array_equal(loaded.predict(archs), additive.predict(archs))
+    small = space.restrict(depths=[1, 2], kernel_sizes=[5], resolutions=[24, 32])
+    table, some = loaded.accuracy_table(small), small.sample(np.random.default_rng(2), 40)
+    np.testing.assert_allclose(table(small.encode(some)), loaded.predict(some))
+    result = search(space, loaded, limits=[MaxMacs(4e6)])
+    assert result.proven and result.evaluated == len(result.front)
+    others = [arch for arch in space.sample(np.random.default_rng(3), 3000) if space.macs(arch) <= 4e6]
+    assert len(others) > 500 and loaded.predict(others).max() < result.best.top1_pct
+
+
+@pytest.mark.parametrize('field, value', [('seen', [23]), ('seen', None), ('check', {}), ('space', {})])
+def test_an_additive_file_with_a_wrong_field_is_refused(space, archs, tmp_path, field, value):
+    AdditivePredictor.fit(space, archs, top1_of(space, archs)).save(tmp_path / 'p.safetensors')
+    about = json.loads((tmp_path / 'p.json').read_text())
+    (tmp_path / 'p.json').write_text(json.dumps({**about, field: value}))
+    with pytest.raises(InputError) as error:
+        load_predictor(tmp_path / 'p.safetensors')
+    assert '\n' not in str(error.value)
 
 
 def test_the_same_data_give_the_same_predictor(space, archs, predictor):

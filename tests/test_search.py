@@ -9,13 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from timm_ofa.additive import fit_additive
 from timm_ofa.errors import InputError
-from timm_ofa.knapsack import best_by_budget, cheapest
+from timm_ofa.exact import every_network
+from timm_ofa.hop import changes, hop
+from timm_ofa.knapsack import cheapest, least_memory
 from timm_ofa.latency import load_profile
-from timm_ofa.limits import Problem, extra_cost
+from timm_ofa.limits import Problem
+from timm_ofa.memory import MemoryTable, peak_memory_mb
+from timm_ofa.pool import Pool
 from timm_ofa.released import load_upstream_predictor
-from timm_ofa.search import InfeasibleError, Limit, MaxMacs, MaxParams, _Additive, search
-from timm_ofa.space import SearchSpace, load_space
+from timm_ofa.search import InfeasibleError, Limit, MaxMacs, MaxMemory, MaxParams, search
+from timm_ofa.space import CostTable, SearchSpace, load_space
 
 
 @dataclass
@@ -68,39 +73,51 @@ def resnet() -> SearchSpace:
                                                   widths=2)
 
 
-def every_code(space):
-    """The codes of every network of a small space."""
-    choices = [range(1, 1 + len(space.choices(i))) for i in range(len(space.stages))]
-    stages = [
-        [(*codes, *[0] * (s.depths[-1] - depth)) for depth in s.depths for codes in product(c, repeat=depth)]
-        for s, c in zip(space.stages, choices)]
-    return np.array([(f, *sum(blocks, ())) for f in range(len(space.frames)) for blocks in product(*stages)])
-
-
 def pareto(cost, top1):
     order = np.lexsort((-top1, cost))
     leads = top1[order] > np.r_[-np.inf, np.maximum.accumulate(top1[order])[:-1]]
     return cost[order][leads], top1[order][leads]
 
 
-@pytest.mark.parametrize('name, seed', [('small', 0), ('small', 1), ('small', 2), ('resnet', 0), ('resnet', 1)])
-def test_a_small_space_gives_what_brute_force_gives(request, name, seed):
-    small, predictor, profile = request.getfixturevalue(name), ToyPredictor(seed), ToyProfile()
-    codes = every_code(small)
-    cost, top1 = profile.cost_table(small)(codes), predictor.predict_codes(codes, small)
-    limit = float(np.quantile(cost, 0.6))
-    result = search(small, predictor, profile, max_latency_ms=limit, seed=seed, rounds=12)
+@pytest.fixture
+def never_all(monkeypatch):
+    """Searches as if there were too many networks to judge them all."""
+    monkeypatch.setattr(sys.modules['timm_ofa.search'], 'FEW', 0)
+
+
+def assert_front_is_best(result, cost, top1, limit):
     assert result.best.top1_pct == top1[cost <= limit].max()
     front_cost, front_top1 = pareto(cost[cost <= limit], top1[cost <= limit])
     np.testing.assert_array_equal([c.latency_ms for c in result.front], front_cost)
     np.testing.assert_array_equal([c.top1_pct for c in result.front], front_top1)
 
 
+@pytest.mark.parametrize('name, seed', [('small', 0), ('small', 1), ('small', 2), ('resnet', 0), ('resnet', 1)])
+def test_a_small_space_gives_what_brute_force_gives(request, name, seed, never_all):
+    small, predictor, profile = request.getfixturevalue(name), ToyPredictor(seed), ToyProfile()
+    codes = every_network(small)
+    cost, top1 = profile.cost_table(small)(codes), predictor.predict_codes(codes, small)
+    limit = float(np.quantile(cost, 0.6))
+    result = search(small, predictor, profile, max_latency_ms=limit, seed=seed)
+    assert not result.proven
+    assert_front_is_best(result, cost, top1, limit)
+
+
+def test_of_few_networks_all_are_judged_and_the_front_is_proven(small):
+    predictor, profile, codes = ToyPredictor(), ToyProfile(), every_network(small)
+    assert len({str(arch) for arch in small.decode(codes)}) == len(codes) == small.size() * len(small.resolutions)
+    cost, top1 = profile.cost_table(small)(codes), predictor.predict_codes(codes, small)
+    limit = float(np.quantile(cost, 0.4))
+    result = search(small, predictor, profile, max_latency_ms=limit)
+    assert result.proven and result.evaluated == len(codes)
+    assert_front_is_best(result, cost, top1, limit)
+
+
 def test_every_limit_holds_and_the_front_ascends_to_the_best(space):
     profile, other = ToyProfile(), ToyProfile('other', (28, 32))
     mid = np.median(profile.cost_table(space)(space.encode(space.sample(np.random.default_rng(0), 100))))
     limits = [Limit(other, 0.9 * mid), MaxMacs(0.8e6 * mid), MaxParams(60e3 + space.params(space.min_arch()))]
-    result = search(space, ToyPredictor(), profile, max_latency_ms=mid, limits=limits, rounds=6)
+    result = search(space, ToyPredictor(), profile, max_latency_ms=mid, limits=limits, steps=10)
     archs = [c.arch for c in result.front]
     assert len(archs) > 5 and {arch.resolution for arch in archs} <= {28, 32}
     assert max(c.latency_ms for c in result.front) <= 0.9 * mid
@@ -115,19 +132,19 @@ def test_every_limit_holds_and_the_front_ascends_to_the_best(space):
     np.testing.assert_allclose(top1, ToyPredictor().predict_codes(codes, searched))
 
 
-def test_only_networks_of_the_space_are_judged_none_of_the_pool_twice(small):
+def test_only_networks_of_the_space_are_judged(small, never_all):
     predictor = ToyPredictor()
-    result = search(small, predictor, ToyProfile(), rounds=2)
+    result = search(small, predictor, ToyProfile(), steps=5)
     judged = {tuple(code) for codes in predictor.judged for code in codes.tolist()}
-    assert judged <= {tuple(code) for code in every_code(small).tolist()}
-    assert result.evaluated == len(judged) == result.history[-1][0]
+    assert judged <= {tuple(code) for code in every_network(small).tolist()}
+    assert result.evaluated == sum(map(len, predictor.judged)) == result.history[-1][0]
     assert [t for _, t in result.history] == sorted(t for _, t in result.history)
 
 
 SCRIPT = '''
 import sys; sys.path.insert(0, {here!r})
 from test_search import ToyPredictor, ToyProfile, load_space, search
-result = search(load_space('ofa_mbv3_tiny'), ToyPredictor(), ToyProfile(), max_latency_ms={limit}, seed=3, rounds=3)
+result = search(load_space('ofa_mbv3_tiny'), ToyPredictor(), ToyProfile(), max_latency_ms={limit}, seed=3, steps=10)
 print([(str(c.arch), c.top1_pct) for c in result.front])
 '''
 
@@ -137,7 +154,7 @@ def test_the_same_seed_gives_the_same_front_in_another_process(space):
     code = SCRIPT.format(here=str(Path(__file__).parent), limit=limit)
     env = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1]), 'PYTHONHASHSEED': '7'}
     printed = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True, check=True).stdout
-    again = search(space, ToyPredictor(), ToyProfile(), max_latency_ms=limit, seed=3, rounds=3)
+    again = search(space, ToyPredictor(), ToyProfile(), max_latency_ms=limit, seed=3, steps=10)
     assert printed.strip() == str([(str(c.arch), c.top1_pct) for c in again.front])
 
 
@@ -156,7 +173,7 @@ def test_an_impossible_limit_is_refused_before_any_network_is_judged(space):
 def test_the_smallest_value_of_the_refusal_can_be_reached(space):
     profile = ToyProfile()
     cost, codes = cheapest(space, profile.cost_table(space))
-    result = search(space, ToyPredictor(), profile, max_latency_ms=float(cost.min()), rounds=1)
+    result = search(space, ToyPredictor(), profile, max_latency_ms=float(cost.min()), steps=1)
     assert result.best.arch == space.decode(codes[cost.argmin()][None])[0] == space.min_arch()
 
 
@@ -172,17 +189,17 @@ def test_limits_that_can_only_be_met_one_by_one_are_named_together(space):
     space = space.restrict(depths=[2])
     limits = [Limit(p, 1.01 * cheapest(space, p.cost_table(space))[0].min()) for p in (profile, contrary)]
     for limit in limits:
-        assert search(space, ToyPredictor(), profile, limits=[limit], rounds=1).best
+        assert search(space, ToyPredictor(), profile, limits=[limit], steps=1).best
     with pytest.raises(InfeasibleError, match=r'within .* ms on toy and .* ms on contrary at once; raise one of them'):
         search(space, ToyPredictor(), profile, limits=limits)
 
 
 def test_the_search_stays_within_resolutions_that_all_judge(space):
-    result = search(space, ToyPredictor(known=(20, 28)), ToyProfile(known=(28, 32)), rounds=1)
+    result = search(space, ToyPredictor(known=(20, 28)), ToyProfile(known=(28, 32)), steps=1)
     assert {c.arch.resolution for c in result.front} == {28}
     with pytest.raises(InputError, match=r'know \[20\] and \[32\] px, none in common'):
         search(space, ToyPredictor(known=(20,)), ToyProfile(known=(32,)))
-    fixed = search(space, ToyPredictor(), ToyProfile(), resolutions=[24], rounds=1)
+    fixed = search(space, ToyPredictor(), ToyProfile(), resolutions=[24], steps=1)
     assert {c.arch.resolution for c in fixed.front} == {24}
 
 
@@ -194,7 +211,7 @@ def test_a_limit_must_be_a_positive_number(space, limit):
 
 def test_without_a_device_the_front_is_over_macs(space):
     limit = 3 * space.macs(space.min_arch())
-    result = search(space, ToyPredictor(), limits=[MaxMacs(limit)], rounds=3)
+    result = search(space, ToyPredictor(), limits=[MaxMacs(limit)], steps=3)
     macs = [space.macs(c.arch) for c in result.front]
     assert all(np.diff(macs) > 0) and macs[-1] <= limit and result.best.latency_ms is None
     with pytest.raises(InputError, match='needs a profile'):
@@ -203,31 +220,85 @@ def test_without_a_device_the_front_is_over_macs(space):
 
 def test_a_space_of_one_network_is_searched_too(space):
     one = space.restrict(depths=[2], kernel_sizes=[5], expand_ratios=[3], resolutions=[24])
-    result = search(one, ToyPredictor(), ToyProfile(), rounds=2)
+    result = search(one, ToyPredictor(), ToyProfile(), steps=2)
     assert [c.arch for c in result.front] == [one.max_arch()]
 
 
-def test_dynamic_programming_is_exact_for_every_budget(small, rng):
-    codes = np.unique(every_code(small)[:, 1:], axis=0)
-    width = 1 + max(len(small.choices(i)) for i in range(len(small.stages)))
-    value, weight = rng.normal(size=(2, codes.shape[1], width)), rng.integers(0, 6, (codes.shape[1], width))
-    weight[:, 0] = 0
-    positions = np.arange(codes.shape[1])
-    found, best = best_by_budget(small, value, weight, 30)
-    used = weight[positions, codes].sum(1)
-    for q, budget in product(range(2), range(30)):
-        values = value[q][positions, codes].sum(1)
-        expected = values[used <= budget].max() if (used <= budget).any() else -np.inf
-        assert best[q, budget] == pytest.approx(expected)
-        if np.isfinite(expected):
-            assert value[q][positions, found[q, budget]].sum() == pytest.approx(expected)
-            assert weight[positions, found[q, budget]].sum() <= budget
+@dataclass
+class AdditivePredictor(ToyPredictor):
+    """Every block adds something random, as a table says."""
+
+    def accuracy_table(self, space):
+        rng = np.random.default_rng(self.seed)
+        most = max(len(space.choices(i)) for i in range(len(space.stages)))
+        shape = len(space.frames), len(space.positions), 1 + most
+        table = rng.normal(size=shape)
+        table[..., 0] = 0
+        return CostTable(50 + rng.normal(size=len(space.frames)), table)
+
+    def predict_codes(self, codes, space):
+        self.judged.append(codes)
+        return self.accuracy_table(space)(codes)
+
+
+@pytest.mark.parametrize('name, seed', [('small', 0), ('small', 1), ('resnet', 0)])
+def test_where_accuracy_is_additive_the_front_is_proven_without_judging_all(request, name, seed, never_all):
+    small, predictor, profile = request.getfixturevalue(name), AdditivePredictor(seed), ToyProfile()
+    small = small.restrict(widths=1)
+    codes = every_network(small)
+    cost, top1 = profile.cost_table(small)(codes), predictor.predict_codes(codes, small)
+    limit = float(np.quantile(cost, 0.7))
+    result = search(small, predictor, profile, max_latency_ms=limit, seed=seed)
+    assert result.proven and result.evaluated == len(result.front)
+    assert_front_is_best(result, cost, top1, limit)
+
+
+def test_with_more_limits_than_dynamic_programming_takes_nothing_is_claimed(space):
+    limits = [MaxParams(1.5 * space.params(space.min_arch()))]
+    result = search(space, AdditivePredictor(), ToyProfile(), limits=limits, steps=5)
+    assert not result.proven and max(space.params(c.arch) for c in result.front) <= limits[0].maximum
+
+
+def test_memory_of_many_networks_is_that_of_each(space, resnet, rng):
+    for one in (space, resnet):
+        archs = one.sample(rng, 20)
+        codes, table = one.encode(archs), MemoryTable.of(one, batch_size=3)
+        np.testing.assert_allclose(table(codes), [peak_memory_mb(one, arch, 3) for arch in archs], rtol=1e-12)
+
+
+def test_the_least_memory_of_each_frame_is_exact(small, resnet):
+    for one in (small, resnet):
+        codes, table = every_network(one), MemoryTable.of(one, batch_size=20)
+        memory = table(codes)
+        least, found = least_memory(one, table)
+        np.testing.assert_allclose(least, [memory[codes[:, 0] == f].min() for f in range(len(one.frames))])
+        np.testing.assert_allclose(table(found), least)
+
+
+def test_memory_is_a_limit_like_the_others(space):
+    least = peak_memory_mb(space, space.min_arch())
+    result = search(space, ToyPredictor(), ToyProfile(), limits=[MaxMemory(1.3 * least)], steps=10)
+    most = max(peak_memory_mb(space, c.arch) for c in result.front)
+    assert 1.2 * least < most <= 1.3 * least
+    with pytest.raises(InfeasibleError, match=r'is within 0.01 MB of memory; the least is .* MB of memory \(r20:k'):
+        search(space, ToyPredictor(), ToyProfile(), limits=[MaxMemory(0.01)])
+
+
+@pytest.mark.parametrize('table', ['latency', 'memory'])
+def test_costs_of_changes_are_those_of_the_changed_networks(resnet, table, rng):
+    price = ToyProfile().cost_table(resnet) if table == 'latency' else MemoryTable.of(resnet)
+    codes = resnet.encode(resnet.sample(rng, 30))
+    costs = price.changes(codes)
+    for p, c in product(*map(range, costs.shape[1:])):
+        changed = codes.copy()
+        changed[:, 1 + p] = c
+        np.testing.assert_allclose(costs[:, p, c], price(changed))
 
 
 @pytest.mark.parametrize('name', ['small', 'resnet'])
 def test_the_least_cost_of_each_frame_is_exact(request, name):
     space = request.getfixturevalue(name)
-    codes, table = every_code(space), ToyProfile().cost_table(space)
+    codes, table = every_network(space), ToyProfile().cost_table(space)
     costs = table(codes)
     least, found = cheapest(space, table)
     np.testing.assert_allclose(least, [costs[codes[:, 0] == f].min() for f in range(len(space.frames))])
@@ -238,44 +309,62 @@ def test_the_least_cost_of_each_frame_is_exact(request, name):
 def test_each_width_is_a_gene_of_its_own(resnet, rng):
     problem = Problem(resnet, ToyPredictor(), None, [])
     assert problem.sizes[:len(problem.parts)].tolist() == list(resnet.frame_sizes) == [2, 8, 2, 2, 2]
-    codes = resnet.encode(resnet.sample(rng, 50))
-    genes = problem.genes(codes, rng)
-    np.testing.assert_array_equal(problem.codes(genes), codes)
+    genes = problem.random_genes(50, rng)
+    codes = problem.codes(genes)
+    np.testing.assert_array_equal(resnet.encode(resnet.decode(codes)), codes)
     genes[:, 3] = 1 - genes[:, 3]  # the width of the second stage
     for arch, changed in zip(resnet.decode(codes), resnet.decode(problem.codes(genes))):
         assert changed.width[1] != arch.width[1]
         assert replace(changed, width=arch.width) == arch and changed.width[::2] == arch.width[::2]
 
 
-def test_local_steps_change_one_part_of_the_frame_by_one(resnet, space, rng):
-    codes = resnet.encode(resnet.sample(rng, 20))
-    for code in codes:
-        steps = Problem(resnet, ToyPredictor(), None, []).frame_steps(code[None])
-        apart = resnet.frames[steps[:, 0]] - resnet.frames[code[0]]
-        assert (np.abs(apart).sum(1) == 1).all() and (steps[:, 1:] == code[1:]).all()
-        assert len(np.unique(steps, axis=0)) == len(steps) >= 5
-    fixed = space.encode(space.sample(rng, 5))
-    assert len(Problem(space, ToyPredictor(), None, []).frame_steps(fixed)) == 0
-
-
 @pytest.mark.parametrize('name', ['small', 'space', 'resnet'])
-def test_single_changes_are_the_networks_that_differ_in_one_block(request, name, rng):
+def test_allowed_choices_are_those_that_give_a_network(request, name, rng):
     space = request.getfixturevalue(name)
     problem = Problem(space, ToyPredictor(), ToyProfile(), [Limit(ToyProfile(), 1e9)])
-    code = space.encode(space.sample(rng, 1))
-    changes = problem.single_changes(code[:, 1:])[0]
-    changed = np.repeat(code, changes.size, 0).reshape(*changes.shape, -1)
-    for p, c in product(*map(range, changes.shape)):
-        changed[p, c, 1 + p] = c
-    cost = problem.tables[0]
-    np.testing.assert_allclose(extra_cost(cost, code)[0][changes], cost(changed[changes]) - cost(code))
-    for p, c in product(*map(range, changes.shape)):
-        possible = c < 1 + len(space.choices(space.positions[p][0])) and (changed[p, c] != code[0]).any()
-        try:
-            legal = possible and np.array_equal(space.encode(space.decode(changed[p, c][None])), changed[p, c][None])
-        except (InputError, ValueError, LookupError):
-            legal = False
-        assert changes[p, c] == legal, (p, c)
+    for code in space.encode(space.sample(rng, 5)):
+        depth = problem.depth(code[None])[0]
+        for p, (stage, _) in enumerate(space.positions):
+            for c, allowed in enumerate(problem.allowed[p, depth[stage]]):
+                changed = code.copy()
+                changed[1 + p] = c
+                try:
+                    legal = c < 1 + len(space.choices(stage)) and (
+                        np.array_equal(space.encode(space.decode(changed[None])), changed[None]))
+                except (InputError, ValueError, LookupError):
+                    legal = False
+                assert allowed == legal, (p, c)
+
+
+def pool_of(space, limits, predictor=None):
+    return Pool(Problem(space, predictor or ToyPredictor(), ToyProfile(), limits))
+
+
+@pytest.mark.parametrize('name', ['space', 'resnet'])
+def test_changes_are_networks_of_one_or_two_other_blocks_within_all_limits(request, name, rng):
+    space = request.getfixturevalue(name)
+    limits = [MaxMemory(0.7 * peak_memory_mb(space, space.max_arch())), MaxParams(0.6 * space.params(space.max_arch()))]
+    pool = pool_of(space, limits)
+    caps = rng.uniform(0.3, 0.6, 40) * pool.problem.axis(space.encode([space.max_arch()]))
+    codes = pool.problem.repair(pool.problem.random_genes(40, rng), rng, caps)
+    pool.judge(codes)
+    changed, fits = changes(pool, codes, caps, 8, 0.1, rng)
+    assert changed.shape == (40, 8, codes.shape[1]) and fits.mean() > 0.5
+    for code, cap, some in zip(codes, caps, (c[f] for c, f in zip(changed, fits))):
+        np.testing.assert_array_equal(space.encode(space.decode(some)), some)
+        assert set((some != code).sum(1)) <= {1, 2} and (some[:, 0] == code[0]).all()
+        assert (pool.problem.excess(some, np.full(len(some), cap)) <= 0).all()
+
+
+def test_hopping_ends_on_a_better_peak_than_climbing_once(space, rng):
+    pool = pool_of(space, [])
+    caps = np.full(20, 2.5)
+    codes = pool.problem.repair(pool.problem.random_genes(20, rng), rng, caps)
+    best = []
+    for steps in (1, 6, 60):
+        hop(pool, codes, caps, steps, np.random.default_rng(1))
+        best.append(pool.top1.max())
+    assert best[0] < best[1] < best[2]
 
 
 def test_the_slopes_of_the_published_predictor_tell_which_changes_help(shared, rng):
@@ -287,7 +376,9 @@ def test_the_slopes_of_the_published_predictor_tell_which_changes_help(shared, r
     np.testing.assert_allclose(np.unique(predictor.block_slopes(whole.encode(part.decode(code)), whole)[0][:2, 1:3]),
                                np.unique(slopes[:2, 1:3]), atol=1e-5)
     problem = Problem(part, predictor, None, [])
-    where = np.argwhere(problem.single_changes(code[:, 1:])[0])
+    changes = problem.allowed[np.arange(len(problem.index)), problem.depth(code)[0, problem.stage]]
+    changes[np.arange(len(problem.index)), code[0, 1:]] = False
+    where = np.argwhere(changes)
     changed = np.repeat(code, len(where), 0)
     changed[np.arange(len(where)), 1 + where[:, 0]] = where[:, 1]
     rise = predictor.predict_codes(changed, part) - predictor.predict_codes(code, part)
@@ -299,10 +390,19 @@ def test_the_additive_model_learns_the_part_of_each_width(resnet, rng):
     codes = resnet.encode(resnet.sample(rng, 2000))
     parts = [rng.normal(size=size) for size in resnet.frame_sizes]
     top1 = 70 + sum(part[digit] for part, digit in zip(parts, resnet.frames[codes[:, 0]].T))
-    model = _Additive(resnet)
-    model.learn(codes[:1000], top1[:1000])
-    assert model.size == sum(resnet.frame_sizes) + 3 * len(resnet.positions)
-    np.testing.assert_allclose(model.predict(codes[1000:]), top1[1000:], atol=0.05)
+    table = fit_additive(resnet, codes[:1000], top1[:1000], 0.3)
+    np.testing.assert_allclose(table(codes[1000:]), top1[1000:], atol=0.05)
+
+
+def test_no_network_is_judged_twice(space, rng):
+    predictor = ToyPredictor()
+    pool = pool_of(space, [MaxMacs(1.5 * space.macs(space.min_arch()))], predictor)
+    codes = space.encode(space.sample(rng, 30))
+    twice = np.concatenate([codes, codes[::-1]])
+    np.testing.assert_array_equal(pool.judge(twice), ToyPredictor().predict_codes(twice, space))
+    pool.judge(codes)
+    assert len(predictor.judged) == 1 and len(predictor.judged[0]) == len(pool.known) == 30
+    assert len(pool.codes) == (pool.problem.excess(codes) <= 0).sum()
 
 
 def test_the_published_predictor_and_phone_give_the_known_optimum(shared):
@@ -317,7 +417,7 @@ def test_the_published_predictor_and_phone_give_the_known_optimum(shared):
 def test_the_published_predictor_of_resnet_gives_the_known_optimum(shared, limit, best_pct):
     space = load_space('ofa_resnet50d')
     predictor = load_upstream_predictor(shared / 'upstream' / 'ofa_resnet50_acc_predictor.pth', space)
-    result = search(space, predictor, limits=[MaxMacs(limit)], rounds=15)
+    result = search(space, predictor, limits=[MaxMacs(limit)])
     archs = [c.arch for c in result.front]
     assert result.best.top1_pct >= best_pct and max(map(space.macs, archs)) <= limit
     np.testing.assert_allclose([c.top1_pct for c in result.front], predictor.predict(archs), atol=1e-4)

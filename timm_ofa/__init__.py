@@ -10,10 +10,12 @@ from .hub import pull as pull
 from .latency import DeviceProfile as DeviceProfile
 from .latency import load_profile as load_profile
 from .predictor import AccuracyPredictor as AccuracyPredictor
+from .predictor import AdditivePredictor as AdditivePredictor
 from .released import load_upstream_predictor as load_upstream_predictor
 from .search import Candidate as Candidate
 from .search import Limit as Limit
 from .search import MaxMacs as MaxMacs
+from .search import MaxMemory as MaxMemory
 from .search import MaxParams as MaxParams
 from .search import search as search
 from .space import Arch as Arch

@@ -222,10 +222,18 @@ def _export_kit(args: argparse.Namespace) -> None:
 
 def _collect(args: argparse.Namespace) -> None:
     from .accuracy import collect, launched, leave
+    from .active import Active
+    from .latency import load_profile
 
+    if args.profile and not args.active:
+        raise InputError('--profile is for --active; add that, or leave it out')
+    profile = load_profile(args.profile) if args.profile else None
     source, state = _source(args), launched()
     source.supernet.to(state.device)
-    records = collect(source.judge(source.data.holdout), source.data, args.num, args.out, seed=args.seed)
+    active = Active(source.supernet.space, profile, args.seed) if args.active else None
+    records = collect(
+        source.judge(source.data.holdout), source.data, args.num, args.out, seed=args.seed, propose=active,
+        proposer=active.name if active else '')
     leave()
     if not state.is_main_process:
         return
@@ -237,51 +245,80 @@ def _collect(args: argparse.Namespace) -> None:
 
 def _fit(args: argparse.Namespace) -> None:
     from .accuracy import read_records
-    from .predictor import AccuracyPredictor
+    from .plots import check_picture, plot_fit
+    from .predictor import AccuracyPredictor, AdditivePredictor
     from .space import load_space
 
-    _refuse_missing_folder(args.out)
+    for path in filter(None, (args.out, args.plot)):
+        _refuse_missing_folder(path)
+    if args.plot:
+        check_picture(args.plot)
     space = load_space(args.space)
     records = read_records(args.records, space)
-    predictor = AccuracyPredictor.fit(space, [a for a, _ in records], [t for _, t in records], seed=args.seed)
+    archs, top1_pct = [a for a, _ in records], [t for _, t in records]
+    kind = AdditivePredictor if args.additive else AccuracyPredictor
+    predictor = kind.fit(space, archs, top1_pct, seed=args.seed)
     predictor.save(args.out)
+    if args.plot:
+        plot_fit(predictor.held_out_pct, top1_pct, args.plot, predictor.check)
     _show(args, ['predictor', 'n', 'kendall_tau', 'rmse_pct'], [dict(predictor=str(args.out), **predictor.check)])
+
+
+def _limits(args: argparse.Namespace) -> list:
+    """The limits besides that on --profile."""
+    from .latency import load_profile
+    from .limits import Limit, MaxMacs, MaxMemory, MaxParams
+
+    limits: list = [Limit(load_profile(name), limit_ms) for name, limit_ms in args.also]
+    for kind, maximum in ((MaxMacs, args.max_macs_m), (MaxParams, args.max_params_m)):
+        limits += [kind(1e6 * maximum)] if maximum else []
+    return limits + ([MaxMemory(args.max_memory_mb)] if args.max_memory_mb else [])
 
 
 def _search(args: argparse.Namespace) -> None:
     from .finish import candidate_dict, save_front
     from .latency import load_profile
-    from .limits import MaxMacs
+    from .plots import check_picture, plot_search
     from .released import load_predictor, load_upstream_predictor
     from .search import search
     from .space import load_space
 
-    if args.max_latency_ms is None and args.max_macs_m is None:
-        raise InputError('no limit is given; add --max-latency-ms with --profile, or --max-macs-m')
+    limits = _limits(args)
+    if args.max_latency_ms is None and not limits:
+        raise InputError('no limit is given; add --max-latency-ms with --profile, --max-macs-m, --max-params-m, '
+                         '--max-memory-mb or --also')
     if args.profile is None and (args.max_latency_ms or args.out):
         raise InputError('--profile is missing: --max-latency-ms and --out are about a device; see timm-ofa devices')
     space = load_space(args.space)
     profile = load_profile(args.profile) if args.profile else None
     predictor = (load_upstream_predictor(None, space) if args.predictor == RELEASED
                  else load_predictor(args.predictor, space))
-    if args.out:
-        _refuse_missing_folder(args.out)
-    result = search(
-        space, predictor, profile, max_latency_ms=args.max_latency_ms,
-        limits=[MaxMacs(args.max_macs_m * 1e6)] if args.max_macs_m else [], seed=args.seed)
+    for path in filter(None, (args.out, args.plot)):
+        _refuse_missing_folder(path)
+    if args.plot:
+        check_picture(args.plot)
+    result = search(space, predictor, profile, max_latency_ms=args.max_latency_ms, limits=limits,
+                    resolutions=args.resolutions, seed=args.seed)
+
+    def cost(candidate: Candidate) -> float:
+        return space.macs(candidate.arch) / 1e6 if profile is None else candidate.latency_ms
     if args.out:
         limit_ms = args.max_latency_ms or result.best.latency_ms
         save_front(args.out, result, space, predictor, profile, args.profile, limit_ms, args.seed)
         say(f'front of {len(result.front)} networks: {args.out}')
+    if args.plot:
+        name, limit = ('M MACs', args.max_macs_m) if profile is None else (
+            f'predicted latency on {profile.device_name} (ms)', args.max_latency_ms)
+        plot_search([(cost(c), c.top1_pct) for c in result.front], result.history, args.plot, cost=name, limit=limit)
+        say(f'picture: {args.plot}')
+    if result.proven:
+        say('proven: no network beats this front, as the predictor and the profile have it')
     if args.format == 'json':
         print(json.dumps(dict(
-            best={**candidate_dict(result.best), 'text': str(result.best.arch)},
-            front=[candidate_dict(c) for c in result.front]), indent=1))
+            best={**candidate_dict(result.best), 'text': str(result.best.arch)}, proven=result.proven,
+            evaluated=result.evaluated, front=[candidate_dict(c) for c in result.front]), indent=1))
         return
-
-    def cost(candidate: Candidate) -> float:
-        return space.macs(candidate.arch) / 1e6 if profile is None else candidate.latency_ms
-    shown = [c for c in result.front if cost(c) <= cost(result.best)][::-1]
+    shown = result.front[::-1]
     print(table(['top-1 %', 'M MACs' if profile is None else 'latency ms', 'arch'], [
         [round(c.top1_pct, 2), round(cost(c), 4), str(c.arch)] for c in shown[::max(1, len(shown) // 10)]]))
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -126,12 +126,19 @@ def subnets_to_judge(space: SearchSpace, seed: int) -> Iterator[Arch]:
             yield arch
 
 
-def collect(judge: SubnetJudge, data: Data, num: int, path: str | Path, *, seed: int = 0) -> list[tuple[Arch, float]]:
+Propose = Callable[[list[tuple[Arch, float]], int], list[Arch]]
+
+
+def collect(judge: SubnetJudge, data: Data, num: int, path: str | Path, *, seed: int = 0,
+            propose: Propose | None = None, proposer: str = '') -> list[tuple[Arch, float]]:
     """Judge `num` subnets and append each to `path` (JSON lines: the fields of `arch.to_dict()` plus `top1_pct`).
 
     What the file already holds is kept: calling again goes on. `path` + '.meta.json' says which supernet and data the
     records belong to; records of another one are refused. Several processes (`accelerate launch`) share the subnets;
     the main one writes, the same file as one alone.
+
+    `propose(records, n)` gives the next subnets to judge, up to n, instead of `subnets_to_judge`; `proposer` says how,
+    for the meta file.
     """
     path, space, state = Path(path), judge.supernet.space, launched()
     if num < 2 or num > space.size() * len(space.resolutions):
@@ -139,7 +146,8 @@ def collect(judge: SubnetJudge, data: Data, num: int, path: str | Path, *, seed:
     meta_path = Path(f'{path}.meta.json')
     meta = dict(
         space=space.name, resolutions=list(space.resolutions), supernet_sha256=supernet_digest(judge.supernet),
-        data=data.name, images=len(judge.images), calibration_images=judge.calibration_images, seed=seed)
+        data=data.name, images=len(judge.images), calibration_images=judge.calibration_images, seed=seed,
+        **({'proposer': proposer} if propose else {}))
     _check_meta(path, meta_path, meta)
     state.wait_for_everyone()  # all have looked
     if state.is_main_process:
@@ -152,9 +160,10 @@ def collect(judge: SubnetJudge, data: Data, num: int, path: str | Path, *, seed:
     records = read_records(path, space)
     done = {arch for arch, _ in records}
     todo = (arch for arch in subnets_to_judge(space, seed) if arch not in done)
+    propose = propose or (lambda _, n: list(islice(todo, n)))
     with tqdm(total=num, initial=len(records), desc='collect', unit='subnet', disable=not state.is_main_process) as bar:
         while len(records) < num:
-            archs = list(islice(todo, min(state.num_processes, num - len(records))))
+            archs = propose(records, min(state.num_processes, num - len(records)))
             judged = [(arch, round(top1_pct, 4)) for arch, top1_pct in zip(archs, judge_together(judge, archs))]
             if state.is_main_process:
                 with path.open('a') as file:

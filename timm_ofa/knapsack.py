@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .memory import MemoryTable
 from .space import CostTable, SearchSpace
 
 
@@ -29,59 +30,17 @@ def cheapest(space: SearchSpace, table: CostTable) -> tuple[np.ndarray, np.ndarr
     return table(codes), codes
 
 
-def best_by_budget(
-        space: SearchSpace, value: np.ndarray, weight: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """The network of the highest value for each budget 0 .. bins - 1.
-
-    Args:
-        space: Gives depths and choices; its frames play no part.
-        value: (Q, P, C), one table a problem.
-        weight: (P, C) whole numbers >= 0, the cost in bins, the same for all problems.
-        bins: B.
-
-    Returns:
-        Block codes (Q, B, P) and values (Q, B); -inf where no network fits.
-    """
-    problems = len(value)
-    best = np.zeros((problems, bins))
-    picks = np.zeros((value.shape[1], problems, bins), dtype=np.int8)
-    depths = np.zeros((len(space.stages), problems, bins), dtype=np.int8)
-    for s, (stage, positions) in enumerate(zip(space.stages, stage_positions(space))):
-        idle = value[:, positions, 0][:, ::-1].cumsum(1)[:, ::-1]  # (Q, j): positions j and later are inactive
-        reach, best = best, np.full((problems, bins), -np.inf)
-        for j, p in enumerate(positions):
-            reach = _extend(reach, value[:, p], weight[p], len(space.choices(s)), picks[p])
-            if j + 1 in stage.depths:
-                total = reach + idle[:, j + 1, None] if j + 1 < len(positions) else reach
-                better = total > best
-                np.copyto(best, total, where=better)
-                depths[s][better] = j + 1
-    return _walk_back(space, picks, depths, weight), best
-
-
-def _extend(reach: np.ndarray, value: np.ndarray, weight: np.ndarray, choices: int, picks: np.ndarray) -> np.ndarray:
-    """One more active block: values (Q, B) so far -> values with it; its choice goes to `picks` (Q, B)."""
-    bins = reach.shape[1]
-    extended = np.full_like(reach, -np.inf)
-    for c in range(1, 1 + choices):
-        used = int(weight[c])
-        if used < bins:
-            total = reach[:, :bins - used] + value[:, c, None]
-            better = total > extended[:, used:]
-            np.copyto(extended[:, used:], total, where=better)
-            picks[:, used:][better] = c
-    return extended
-
-
-def _walk_back(space: SearchSpace, picks: np.ndarray, depths: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The choices (Q, B, P) behind the last values."""
-    positions, problems, bins = picks.shape
-    codes = np.zeros((problems, bins, positions), dtype=np.int64)
-    budget = np.tile(np.arange(bins), (problems, 1))
-    rows = np.arange(problems)[:, None]
-    for s, stage in reversed(list(enumerate(stage_positions(space)))):
-        depth = depths[s][rows, budget]
-        for j, p in reversed(list(enumerate(stage))):
-            codes[..., p] = np.where(j < depth, picks[p][rows, budget], 0)
-            budget = np.maximum(budget - weight[p][codes[..., p]], 0)
-    return codes
+def least_memory(space: SearchSpace, table: MemoryTable) -> tuple[np.ndarray, np.ndarray]:
+    """The least memory in each frame, exact, as `cheapest`: the lightest network for each bound on the activations."""
+    activations, weights = table.activations, table.weights
+    apart = [p for p, (_, index) in enumerate(space.positions) if index <= 1]  # later blocks are like the second
+    frames, const = len(weights.const), activations.const[:, None]
+    bounds = np.maximum(np.concatenate([const, activations.table[:, apart].reshape(frames, -1)], 1), const)
+    least, codes = np.full(frames, np.inf), np.zeros((frames, 1 + len(space.positions)), dtype=np.int64)
+    for bound in np.unique(bounds, axis=1).T:
+        fitting = np.where(activations.table <= bound[:, None, None], weights.table, np.inf)
+        light, found = cheapest(space, CostTable(weights.const, fitting))
+        memory = np.where(np.isfinite(light), table(found), np.inf)
+        better = memory < least
+        least[better], codes[better] = memory[better], found[better]
+    return least, codes

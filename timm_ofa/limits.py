@@ -1,7 +1,7 @@
 """What networks cost and what fits: limits, and the networks that they leave.
 
-All costs are additive over rows, so each is a `CostTable`; whether a limit can be met at all is known exactly before
-any search.
+Latency, MACs and parameters add up over rows; of the memory the weights do, and the largest activations count. Whether
+a limit can be met at all is known exactly before any search.
 
 Legend: N networks, P positions, S stages, C codes a position, F frames, R resolutions, G parts of a frame that vary.
 Costs are in the unit of their limit.
@@ -17,7 +17,8 @@ from typing import ClassVar
 import numpy as np
 
 from .errors import InputError
-from .knapsack import cheapest
+from .knapsack import cheapest, least_memory
+from .memory import MemoryTable
 from .space import CostTable, SearchSpace
 
 REPAIRS = 200  # random cheapening steps; what is not allowed by then is dropped
@@ -68,24 +69,47 @@ class MaxParams(_MaxSum):
     quantity, unit = 'params', 'M parameters'
 
 
+@dataclass(frozen=True)
+class MaxMemory:
+    """At most `max_mb` MB (1e6 bytes) of peak memory in float32, as `memory.peak_memory_mb` computes it."""
+    max_mb: float
+    batch_size: int = 1
+
+    def tabulate(self, space: SearchSpace):
+        return MemoryTable.of(space, self.batch_size)
+
+    @property
+    def maximum(self) -> float:
+        return self.max_mb
+
+    def text(self, cost: float) -> str:
+        return f'{cost:.4g} MB of memory'
+
+
 class Problem:
     """A space with its prices: what a network costs, and which are allowed.
 
     Genes (N, G + S + P) are the resolution's index and those of the widths that vary, one depth index a stage, one
     choice a position (from 0; those past the depth lie idle). Every combination of genes is a network, which codes
     (N, 1 + P) do not offer.
+
+    The `axis` is the cost that spans the front: latency on the profile, else MACs. `top` limits it, the other limits
+    are `others`, (table, maximum) each.
     """
 
     def __init__(self, space: SearchSpace, predictor, profile, limits: Sequence) -> None:
         self.space, self.predictor, self.limits = space, predictor, limits
-        self.tables = [limit.tabulate(space) for limit in limits]
-        self.maxima = np.array([float(limit.maximum) for limit in limits])
         self.spans_latency = profile is not None
-        self.axis = profile.cost_table(space) if profile else MaxMacs(math.inf).tabulate(space)  # of the front
-        self.budget = -cheapest(space, CostTable(-self.axis.const, -self.axis.table))[0]  # (F,) most of the axis
+        spanning = Limit(profile, math.inf) if profile else MaxMacs(math.inf)
+        self.axis, self.top, self.others = spanning.tabulate(space), math.inf, []
+        self.cheapest = []  # for each limit: the least cost of each frame (F,), the codes (F, 1 + P) that reach it
         for limit in limits:
-            if getattr(limit, 'profile', None) is profile and not isinstance(limit, MaxParams):
-                self.budget = np.minimum(self.budget, limit.maximum)
+            if type(limit) is type(spanning) and getattr(limit, 'profile', None) is profile:
+                table, self.top = self.axis, min(self.top, float(limit.maximum))
+            else:
+                table = limit.tabulate(space)
+                self.others.append((table, float(limit.maximum)))
+            self.cheapest.append((least_memory if isinstance(limit, MaxMemory) else cheapest)(space, table))
         self.parts = varying_parts(space)
         self.strides = np.array([math.prod(space.frame_sizes[part + 1:]) for part in range(len(space.frame_sizes))])
         self.stage = np.array([stage for stage, _ in space.positions])
@@ -95,8 +119,19 @@ class Problem:
         self.sizes = np.array([  # choices of each gene
             *(space.frame_sizes[part] for part in self.parts), *(len(s.depths) for s in space.stages),
             *(len(space.choices(stage)) for stage, _ in space.positions)])
-        self.cheapest = [cheapest(space, table) for table in self.tables]
+        self.allowed = self._allowed_choices()
         self.resolutions = self._feasible_resolutions()
+
+    def _allowed_choices(self) -> np.ndarray:
+        """Which choices (P, depths, C) a position has while its stage has a depth and the other blocks stay."""
+        deepest = max(s.depths[-1] for s in self.space.stages)
+        allowed = np.zeros((len(self.stage), 1 + deepest, self.axis.table.shape[2]), dtype=bool)
+        for p, (s, j) in enumerate(self.space.positions):
+            depths, choices = self.space.stages[s].depths, slice(1, 1 + len(self.space.choices(s)))
+            for depth in depths:
+                allowed[p, depth, choices] = j < depth or (j == depth and j + 1 in depths)
+                allowed[p, depth, 0] = j >= depth or (j == depth - 1 and j in depths)
+        return allowed
 
     def _feasible_resolutions(self) -> np.ndarray:
         """Indices of the resolutions at which each limit can be met; raises `InfeasibleError` if there are none."""
@@ -129,91 +164,35 @@ class Problem:
         active = self.index < depth[:, self.stage]
         return np.concatenate([frame, (genes[:, parts + stages:] + 1) * active], 1)
 
-    def genes(self, codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The inverse of `codes`; idle genes are drawn."""
-        genes = self.random_genes(len(codes), rng)
-        parts, stages = len(self.parts), len(self.depths)
-        genes[:, :parts] = self.space.frames[codes[:, :1], self.parts]
-        for s in range(stages):
-            depth = (codes[:, 1:][:, self.stage == s] > 0).sum(1)
-            genes[:, parts + s] = np.searchsorted(self.space.stages[s].depths, depth)
-        np.copyto(genes[:, parts + stages:], codes[:, 1:] - 1, where=codes[:, 1:] > 0)
-        return genes
+    def depth(self, codes: np.ndarray) -> np.ndarray:
+        """Active blocks of each stage, (N, S)."""
+        return np.add.reduceat(codes[:, 1:] > 0, np.flatnonzero(self.index == 0), axis=1, dtype=np.int64)
 
-    def shapes(self, codes: np.ndarray) -> np.ndarray:
-        """A number (N,) for each combination of resolution and depths."""
-        shape = self.space.frames[codes[:, 0], 0]
-        for s, stage in enumerate(self.space.stages):
-            shape = shape * (1 + stage.depths[-1]) + (codes[:, 1:][:, self.stage == s] > 0).sum(1)
-        return shape
-
-    def frame_steps(self, codes: np.ndarray) -> np.ndarray:
-        """The networks (M, 1 + P) with one part of their frame moved by one; none where only the resolution varies:
-        evolution does that as well."""
-        steps = [codes[:0]]
-        for part in self.parts if len(self.parts) > 1 else ():
-            for step in (-1, 1):
-                place = self.space.frames[codes[:, 0], part] + step
-                inside = (place >= 0) & (place < self.space.frame_sizes[part])
-                moved = codes[inside].copy()
-                moved[:, 0] += step * self.strides[part]
-                steps.append(moved)
-        return np.concatenate(steps)
-
-    def shaken(self, codes: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-        """A copy of codes (N, 1 + P); if several parts of the frame vary, in this share one is moved by one."""
-        codes = codes.copy()
-        if len(self.parts) > 1:
-            chosen = np.flatnonzero(rng.random(len(codes)) < share)
-            part = rng.choice(self.parts, len(chosen))
-            step = rng.choice((-1, 1), len(chosen))
-            place = self.space.frames[codes[chosen, 0], part] + step
-            inside = (place >= 0) & (place < np.array(self.space.frame_sizes)[part])
-            codes[chosen[inside], 0] += (step * self.strides[part])[inside]
-        return codes
-
-    def single_changes(self, blocks: np.ndarray) -> np.ndarray:
-        """Which choices (N, P, C) change one block of block codes (N, P) and give a network: another choice for an
-        active one, any for the one behind the last, none for the last."""
-        changes = np.zeros((*blocks.shape, self.axis.table.shape[2]), dtype=bool)
-        for s, stage in enumerate(self.space.stages):
-            inside = np.flatnonzero(self.stage == s)
-            depth = (blocks[:, inside] > 0).sum(1)
-            for j, p in enumerate(inside):
-                changes[:, p, 0] = (depth == j + 1) & (j in stage.depths)
-                grows = (depth == j) & (j + 1 in stage.depths)
-                changes[:, p, 1:1 + len(self.space.choices(s))] = ((j < depth) | grows)[:, None]
-        np.put_along_axis(changes, blocks[..., None], False, 2)
-        return changes
-
-    def affordable(self, codes: np.ndarray) -> np.ndarray:
-        """Which choices (N, P, C) of one block keep the limits in networks (N, 1 + P), which may break them."""
-        fits = np.ones((*codes[:, 1:].shape, self.axis.table.shape[2]), dtype=bool)
-        for table, maximum in zip(self.tables, self.maxima):
-            fits &= extra_cost(table, codes) <= (maximum - table(codes))[:, None, None]
-        return fits
-
-    def connected(self, codes: np.ndarray) -> np.ndarray:
-        """Whether no block (N,) of these codes follows an inactive one of its stage."""
-        active = codes[:, 1:] > 0
-        return ~(active[:, 1:] & ~active[:, :-1] & (self.index[1:] > 0)).any(1)
+    def moved_frames(self, codes: np.ndarray, part: int) -> np.ndarray:
+        """The frames (N, K) of codes whose part takes each of its K choices."""
+        choices = np.arange(self.space.frame_sizes[part])
+        now = self.space.frames[codes[:, 0], part]
+        return codes[:, :1] + (choices - now[:, None]) * self.strides[part]
 
     def random_genes(self, n: int, rng: np.random.Generator) -> np.ndarray:
         genes = rng.integers(0, self.sizes, (n, len(self.sizes)))
         genes[:, 0] = rng.choice(self.resolutions, n)
         return genes
 
-    def excess(self, codes: np.ndarray) -> np.ndarray:
-        """How far above its limits a network is, relative and added up (N,); 0: allowed."""
+    def excess(self, codes: np.ndarray, caps: np.ndarray | None = None) -> np.ndarray:
+        """How far above its limits a network is, relative and added up (N,); 0: allowed.
+
+        Caps (N,) on the axis are in place of `top`.
+        """
         over = np.zeros(len(codes))
-        for table, maximum in zip(self.tables, self.maxima):
+        for table, maximum in ((self.axis, self.top if caps is None else caps), *self.others):
             over += np.maximum(table(codes) - maximum, 0) / maximum
         return over
 
-    def repair(self, genes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Codes (N, 1 + P) of allowed networks: random genes are changed for cheaper ones until the limits hold."""
+    def repair(self, genes: np.ndarray, rng: np.random.Generator, caps: np.ndarray) -> np.ndarray:
+        """Codes (N, 1 + P) within caps (N,) and limits: random genes are changed for cheaper ones until these hold."""
         codes = self.codes(genes)
-        excess = self.excess(codes)
+        excess = self.excess(codes, caps)
         for _ in range(REPAIRS):
             bad = np.flatnonzero(excess > 0)
             if not bad.size:
@@ -222,17 +201,11 @@ class Problem:
             gene = rng.integers(1, len(self.sizes), bad.size)
             changed[np.arange(bad.size), gene] = rng.integers(0, self.sizes[gene])
             changed_codes = self.codes(changed)
-            changed_excess = self.excess(changed_codes)
+            changed_excess = self.excess(changed_codes, caps[bad])
             better = changed_excess < excess[bad]
             kept = bad[better]
             genes[kept], codes[kept], excess[kept] = changed[better], changed_codes[better], changed_excess[better]
         return codes[excess <= 0]
-
-
-def extra_cost(table: CostTable, codes: np.ndarray) -> np.ndarray:
-    """What each choice of each block costs more (N, P, C) than that of the networks with these codes (N, 1 + P)."""
-    costs = table.table[codes[:, 0]]
-    return costs - np.take_along_axis(costs, codes[:, 1:, None], 2)
 
 
 def varying_parts(space: SearchSpace) -> list[int]:

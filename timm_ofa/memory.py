@@ -3,6 +3,8 @@
 Counted is an executor that runs one operation after the other, frees a tensor behind its last use, folds BatchNorm into
 the convolution before it, and does activations, gates and sums in place. Real runtimes take more (their own code, work
 space of convolutions, packed copies of weights); between networks the figure says which needs more.
+
+Legend: N networks, P positions, C codes a position, F frames.
 """
 from __future__ import annotations
 
@@ -42,9 +44,21 @@ class MemoryTable:
 
     def __call__(self, codes: np.ndarray) -> np.ndarray:
         """Codes (N, 1 + P) as `SearchSpace.encode` gives -> MB (N,)."""
-        frame, table = codes[:, 0], self.activations.table
-        blocks = table[frame[:, None], np.arange(table.shape[1]), codes[:, 1:]]
-        return self.weights(codes) + np.maximum(self.activations.const[frame], blocks.max(1))
+        return self.weights(codes) + np.maximum(self.activations.const[codes[:, 0]], self._blocks(codes).max(1))
+
+    def changes(self, codes: np.ndarray) -> np.ndarray:
+        """What networks (N, 1 + P) would take (N, P, C) if one block had each choice."""
+        frame, row, blocks = codes[:, 0], np.arange(len(codes)), self._blocks(codes)
+        largest = blocks.argmax(1)
+        others = np.repeat(blocks.max(1, keepdims=True), blocks.shape[1], 1)
+        blocks[row, largest] = 0
+        others[row, largest] = blocks.max(1)
+        others = np.maximum(others, self.activations.const[frame][:, None])
+        return self.weights.changes(codes) + np.maximum(others[:, :, None], self.activations.table[frame])
+
+    def _blocks(self, codes: np.ndarray) -> np.ndarray:
+        """MB of the activations of each block (N, P)."""
+        return self.activations.table[codes[:, :1], np.arange(codes.shape[1] - 1), codes[:, 1:]]
 
 
 def row_weights(row: Row) -> int:

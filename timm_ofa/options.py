@@ -70,6 +70,14 @@ def whole(least: int) -> Callable[[str], int]:
     return read
 
 
+def profile_limit(text: str) -> tuple[str, float]:
+    """Reads a profile and a limit in ms, like cpu.json=25."""
+    name, equals, limit_ms = text.rpartition('=')
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f'{text!r:.60} is not a profile and its limit; write it like cpu.json=25')
+    return name, positive(limit_ms)
+
+
 def _with_seed(sub: argparse.ArgumentParser) -> None:
     sub.add_argument('--seed', type=whole(0), default=0, help='of all random choices (default 0)')
 
@@ -151,6 +159,8 @@ def profile(sub: argparse.ArgumentParser) -> None:
 def collect(sub: argparse.ArgumentParser) -> None:
     _with_supernet(sub, required=True)
     sub.add_argument('--num', type=int, required=True, metavar='N', help='records that the file shall hold')
+    sub.add_argument('--active', action='store_true', help='after 20 networks, those that may enlarge the front most')
+    sub.add_argument('--profile', metavar='F', help='whose latency spans that front; default: MACs do')
     sub.add_argument('--out', required=True, metavar='F.jsonl')
 
 
@@ -159,6 +169,8 @@ def fit(sub: argparse.ArgumentParser) -> None:
     _with_seed(sub)
     sub.add_argument('--space', required=True)
     sub.add_argument('--records', required=True, metavar='F.jsonl')
+    sub.add_argument('--additive', action='store_true', help='a sum over blocks: less exact, but a search can prove')
+    sub.add_argument('--plot', metavar='FILE.svg', help='held-out predictions against measurements, .svg or .png')
     sub.add_argument('--out', required=True, metavar='P')
 
 
@@ -172,7 +184,13 @@ def search(sub: argparse.ArgumentParser) -> None:
         f"what fit wrote, a released .pth file, or '{RELEASED}': the one that the authors released for this space"))
     sub.add_argument('--profile', metavar='F', help='what profile wrote, or a name (timm-ofa devices)')
     sub.add_argument('--max-latency-ms', type=positive, metavar='N', help='limit on the device of --profile')
+    sub.add_argument('--also', type=profile_limit, action='append', default=[], metavar='F=N',
+                     help='limit in ms on one more device, e.g. gpu.json=4.5; as often as wished')
     sub.add_argument('--max-macs-m', type=positive, metavar='N', help='limit in millions of multiply-accumulates')
+    sub.add_argument('--max-params-m', type=positive, metavar='N', help='limit in millions of parameters')
+    sub.add_argument('--max-memory-mb', type=positive, metavar='N', help='limit on weights and activations in float32')
+    sub.add_argument('--resolutions', type=whole(1), nargs='+', metavar='PX', help='default: all that are known')
+    sub.add_argument('--plot', metavar='FILE.svg', help='front and progress, .svg or .png')
     sub.add_argument('--out', metavar='front.jsonl')
 
 

@@ -1,10 +1,11 @@
-"""Pictures of a network: its place on the front of its search, and its blocks. The same record gives the same bytes."""
+"""Pictures: a network on its front, its blocks; a search; a predictor's error. The same data gives the same bytes."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .errors import InputError
 from .files import replacing
 from .record import FrontPoint, Record
 from .rows import Row
@@ -12,6 +13,7 @@ from .rows import Row
 STYLE = {'svg.hashsalt': 'timm_ofa', 'text.parse_math': False, 'font.size': 10}
 SHADES = ('#dbe7f5', '#9dc0e6', '#5a93d0', '#2f6db5', '#1d4373')  # by kernel size
 BLUE, ORANGE, GRAY = '#2f6db5', '#d9541e', '#6b7280'
+SUFFIXES = ('.svg', '.png')
 
 
 def plot_front(record: Record, path: str | Path) -> Path:
@@ -38,9 +40,65 @@ def plot_architecture(record: Record, path: str | Path) -> Path:
         return _save(figure, path)
 
 
+def plot_search(front: Sequence[tuple[float, float]], history: Sequence[tuple[int, float]], path: str | Path, *,
+                cost: str, limit: float | None = None,
+                baselines: Mapping[str, Sequence[tuple[float, float]]] | None = None) -> Path:
+    """Write a search as SVG or PNG: its front, with the best network marked, and its progress.
+
+    Args:
+        front: (cost, top-1 in percent) of each network, ascending; the last one is the best.
+        history: (networks judged, best top-1 in percent).
+        cost: What `front` and `limit` are, with the unit, e.g. 'latency on note10 (ms)'.
+        baselines: Name of each other method -> its networks, as `front`.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    path = check_picture(path)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 4.0), layout='constrained', dpi=150)
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        left.plot(*zip(*front), color=BLUE, marker='o', markersize=3, linewidth=1.2, label='Pareto front of the search')
+        for marker, (name, points) in zip('v^sD', (baselines or {}).items()):
+            left.plot(*zip(*points), marker, color=GRAY, markersize=6, label=_ascii(name))
+        left.plot(*zip(front[-1]), '*', color=ORANGE, markersize=16, label=f'best, {front[-1][1]:.2f} %')
+        if limit is not None:
+            left.axvline(limit, color=ORANGE, linestyle='--', linewidth=1, label=f'limit, {limit:g}')
+        _dress(left, _ascii(cost), 'predicted top-1 (%)')
+        right.step(*zip(*history), where='post', color=BLUE, linewidth=1.4, label='this search')
+        _dress(right, 'networks judged', 'best so far, predicted top-1 (%)')
+        return _save(figure, path)
+
+
+def plot_fit(predicted: Sequence[float], measured: Sequence[float], path: str | Path, check: Mapping) -> Path:
+    """Write held-out predictions (N,) against measured top-1 (N,), both in percent, as SVG or PNG."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    path = check_picture(path)
+    ends = [min(*predicted, *measured), max(*predicted, *measured)]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.8, 4.4), layout='constrained', dpi=150)
+        axes = figure.subplots()
+        axes.plot(ends, ends, color=GRAY, linewidth=1, label='predicted as measured')
+        error = f'error {check["rmse_pct"]:.3g} points, tau {check["kendall_tau"]:.3g}'
+        axes.plot(measured, predicted, 'o', color=BLUE, markersize=3.5, alpha=0.7,
+                  label=f'{len(measured)} networks, held out:\n{error}')
+        _dress(axes, 'measured top-1 (%)', 'predicted top-1 (%)')
+        return _save(figure, path)
+
+
+def check_picture(path: str | Path) -> Path:
+    """The path of a picture, whose suffix says its format; raises `InputError` for another one."""
+    if Path(path).suffix not in SUFFIXES:
+        raise InputError(f'picture {str(path)!r:.120} must end in {" or ".join(SUFFIXES)}; rename it')
+    return Path(path)
+
+
 def _save(figure: Any, path: str | Path) -> Path:
+    form = Path(path).suffix[1:]
     with replacing(path) as partial:
-        figure.savefig(partial, format='svg', metadata={'Date': None, 'Creator': None})
+        figure.savefig(partial, format=form, metadata={'Date': None, 'Creator': None} if form == 'svg' else None)
     return Path(path)
 
 
@@ -81,8 +139,13 @@ def _draw(axes, record: Record) -> None:
         axes.plot(*_columns(chosen), '*', color=ORANGE, markersize=16, label='this network')
     if record.limit_ms is not None:
         axes.axvline(record.limit_ms, color=ORANGE, linestyle='--', linewidth=1, label=f'limit, {record.limit_ms:g} ms')
-    axes.set_xlabel(f'predicted latency on {_ascii(record.device_name or record.device or "the device")} (ms)')
-    axes.set_ylabel('predicted top-1 (%)')
+    device = record.device_name or record.device or 'the device'
+    _dress(axes, f'predicted latency on {_ascii(device)} (ms)', 'predicted top-1 (%)')
+
+
+def _dress(axes, across: str, up: str) -> None:
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
     axes.grid(color='#e5e7eb', linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[['top', 'right']].set_visible(False)

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 
+from .additive import fit_additive
 from .errors import InputError, listed
 from .files import replacing, write_text
 from .latency import kendall_tau
@@ -34,6 +36,7 @@ class Predictor:
     """What predictors share: archs to codes, and codes of a restricted space to those of the own one."""
     space: SearchSpace
     ceiling_pct: float | None = None  # the most that it can say, where that is below what networks reach
+    held_out_pct: np.ndarray | None = None  # of fitting, (N,): what was said of each network without learning from it
 
     def predict(self, archs: Iterable[Arch]) -> np.ndarray:
         """Top-1 (N,) in percent."""
@@ -155,23 +158,15 @@ class AccuracyPredictor(Predictor):
             top1_pct: (N,) percent.
             seed: Draws the folds of the check.
         """
-        codes, top1 = space.encode(archs), np.asarray(top1_pct, dtype=float)
-        if top1.shape != (len(codes),):
-            raise InputError(f'top1_pct has the shape {top1.shape}, archs are {len(codes)}; give one value an arch')
-        if len(codes) < MIN_SAMPLES:
-            raise InputError(f'{len(codes)} evaluated networks are too few; collect at least {MIN_SAMPLES}')
-        if not np.isfinite(top1).all() or top1.min() < 0 or top1.max() > 100:
-            raise InputError(f'top1_pct from {top1.min()} to {top1.max()} is not percent; give 0 to 100')
-        if top1.max() <= 1:
-            raise InputError(f'top1_pct up to {top1.max()} looks like a fraction; give percent, e.g. 76.5')
-        predicted = np.empty_like(top1)
-        for test in np.array_split(np.random.default_rng(seed).permutation(len(top1)), FOLDS):
-            train = np.setdiff1d(np.arange(len(top1)), test)
-            predicted[test] = cls._solve(space, codes[train], top1[train], {}).predict_codes(codes[test], space)
-        check = {
-            'kendall_tau': round(kendall_tau(predicted, top1), 4),
-            'rmse_pct': round(float(np.sqrt(np.mean((predicted - top1) ** 2))), 4), 'n': len(top1), 'folds': FOLDS}
-        return cls._solve(space, codes, top1, check)
+        codes, top1 = checked_records(space, archs, top1_pct)
+        predicted = held_out(cls._learn, space, codes, top1, seed)
+        predictor = cls._solve(space, codes, top1, held_out_error(predicted, top1))
+        predictor.held_out_pct = predicted
+        return predictor
+
+    @classmethod
+    def _learn(cls, space: SearchSpace, codes: np.ndarray, top1: np.ndarray) -> AccuracyPredictor:
+        return cls._solve(space, codes, top1, {})
 
     @classmethod
     def _solve(cls, space: SearchSpace, codes: np.ndarray, top1: np.ndarray, check: dict) -> AccuracyPredictor:
@@ -198,6 +193,32 @@ class AccuracyPredictor(Predictor):
         x = self._features(self.own_codes(codes, space))
         predicted = self.mean_pct + _kernel(x, self._known, self.strengths) @ self.alpha
         return predicted.clip(0, 100)
+
+    def spread_codes(self, codes: np.ndarray, space: SearchSpace) -> np.ndarray:
+        """How unsure the predictor is, a standard deviation (N,) in points: that of the process behind it, without the
+        noise of an evaluation."""
+        x = self._features(self.own_codes(codes, space))
+        cross = _kernel(x, self._known, self.strengths)
+        own = (x**2).sum(1) + self.strengths.smooth
+        return self._scale_pct * np.sqrt((own - (cross @ self._inverse * cross).sum(1)).clip(0))
+
+    def spread(self, archs: Iterable[Arch]) -> np.ndarray:
+        """`spread_codes` of archs, (N,) points."""
+        return self.spread_codes(self.space.encode(archs), self.space)
+
+    @cached_property
+    def _covariance(self) -> np.ndarray:
+        """Of the evaluations (M, M), noise included, in units of the process."""
+        return _kernel(self._known, self._known, self.strengths) + self.strengths.ridge * np.eye(len(self.codes))
+
+    @cached_property
+    def _inverse(self) -> np.ndarray:
+        return np.linalg.inv(self._covariance)
+
+    @cached_property
+    def _scale_pct(self) -> float:
+        """The most likely scale of the process, in points."""
+        return math.sqrt(self.alpha @ self._covariance @ self.alpha / len(self.alpha))
 
     def resolutions(self, space: SearchSpace) -> tuple[int, ...]:
         """Those of the space's resolutions (px) that were seen in fitting."""
@@ -235,6 +256,111 @@ class AccuracyPredictor(Predictor):
         if alpha.shape != (len(codes),) or not np.isfinite([*alpha, *numbers]).all() or strengths.length <= 0:
             raise InputError(f'predictor {name!r:.120} holds values out of range; fit it again')
         return cls(space, codes, alpha.astype(float), mean_pct, strengths, check)
+
+
+class AdditivePredictor(Predictor):
+    """Top-1 as a sum over resolution, widths and blocks: less exact, but a search with it proves its result."""
+
+    def __init__(self, space: SearchSpace, frames: np.ndarray, blocks: np.ndarray, seen: Sequence[int], check: dict):
+        """Made by `fit` or `load`: percent of each frame (F,), points of each choice (P, C), resolutions seen (px)."""
+        self.space, self.frames, self.blocks, self.seen, self.check = space, frames, blocks, tuple(seen), check
+
+    @classmethod
+    def fit(cls, space: SearchSpace, archs: Iterable[Arch], top1_pct: Sequence[float], *, seed: int = 0,
+            ) -> AdditivePredictor:
+        """Ridge regression on what was chosen; arguments as for `AccuracyPredictor.fit`."""
+        codes, top1 = checked_records(space, archs, top1_pct)
+        tried = {ridge: held_out(partial(cls._learn, ridge=ridge), space, codes, top1, seed) for ridge in RIDGES}
+        ridge = min(tried, key=lambda ridge: np.mean((tried[ridge] - top1) ** 2))
+        best = cls._learn(space, codes, top1, ridge)
+        predictor = cls(space, best.frames, best.blocks, best.seen, held_out_error(tried[ridge], top1))
+        predictor.held_out_pct = tried[ridge]
+        return predictor
+
+    @classmethod
+    def _learn(cls, space: SearchSpace, codes: np.ndarray, top1: np.ndarray, ridge: float) -> AdditivePredictor:
+        table = fit_additive(space, codes, top1, ridge)
+        seen = [space.resolutions[i] for i in np.unique(space.frames[codes[:, 0], 0])]
+        return cls(space, table.const, table.table[0].copy(), seen, {})
+
+    def accuracy_table(self, space: SearchSpace) -> CostTable:
+        """The sum as a table in percent, for the predictor's space or a restriction of it."""
+        positions, most = len(space.positions), max(len(space.choices(s)) for s in range(len(space.stages)))
+        frames = np.zeros((len(space.frames), 1 + positions), dtype=np.int64)
+        frames[:, 0] = np.arange(len(frames))
+        table = np.zeros((positions, 1 + most))
+        for p, (stage, _) in enumerate(space.positions):
+            codes = np.zeros((len(space.choices(stage)), 1 + positions), dtype=np.int64)
+            codes[:, 1 + p] = np.arange(1, 1 + len(codes))
+            table[p, 1:1 + len(codes)] = self._sum_blocks(self.own_codes(codes, space))
+        const = self.frames[self.own_codes(frames, space)[:, 0]]
+        return CostTable(const, np.broadcast_to(table, (len(const), *table.shape)))
+
+    def _sum_blocks(self, codes: np.ndarray) -> np.ndarray:
+        return self.blocks[np.arange(len(self.blocks)), codes[:, 1:]].sum(1)
+
+    def predict_codes(self, codes: np.ndarray, space: SearchSpace) -> np.ndarray:
+        """Top-1 (N,) in percent of codes (N, 1 + P) of `space`, which is the predictor's or a restriction of it."""
+        own = self.own_codes(codes, space)
+        return self.frames[own[:, 0]] + self._sum_blocks(own)
+
+    def resolutions(self, space: SearchSpace) -> tuple[int, ...]:
+        """Those of the space's resolutions (px) that were seen in fitting."""
+        return tuple(r for r in space.resolutions if r in self.seen)
+
+    def save(self, path: str | Path) -> None:
+        """Write `path` (.safetensors) and a readable .json beside it."""
+        write_predictor(path, {'frames': self.frames, 'blocks': self.blocks}, {
+            'kind': 'additive', 'space': self.space.to_dict(), 'seen': list(self.seen), 'check': self.check})
+
+    @classmethod
+    def from_file(cls, about: Mapping, arrays: Mapping[str, np.ndarray], name: str) -> AdditivePredictor:
+        """The predictor of a file with this name, if `save` would have written it."""
+        try:
+            space = SearchSpace.from_dict(about['space'], f'predictor {name}: space')
+            frames, blocks, seen = arrays['frames'], arrays['blocks'], tuple(about['seen'])
+            check = {key: float(about['check'][key]) for key in ('kendall_tau', 'rmse_pct', 'n', 'folds')}
+            shape = len(space.positions), 1 + max(len(space.choices(s)) for s in range(len(space.stages)))
+            legal = frames.shape == (len(space.frames),) and blocks.shape == shape and set(seen) <= set(
+                space.resolutions) and np.isfinite([*frames, *blocks.ravel(), *check.values()]).all()
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise _unreadable(name) from None
+        if not legal:
+            raise InputError(f'predictor {name!r:.120} does not fit its space {space.name!r}; fit it again')
+        return cls(space, frames.astype(float), blocks.astype(float), seen, check)
+
+
+def checked_records(space: SearchSpace, archs: Iterable[Arch], top1_pct: Sequence[float],
+                    ) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (N, 1 + P) and percent (N,) of evaluated networks; raises `InputError` for what no fit can take."""
+    codes, top1 = space.encode(archs), np.asarray(top1_pct, dtype=float)
+    if top1.shape != (len(codes),):
+        raise InputError(f'top1_pct has the shape {top1.shape}, archs are {len(codes)}; give one value an arch')
+    if len(codes) < MIN_SAMPLES:
+        raise InputError(f'{len(codes)} evaluated networks are too few; collect at least {MIN_SAMPLES}')
+    if not np.isfinite(top1).all() or top1.min() < 0 or top1.max() > 100:
+        raise InputError(f'top1_pct from {top1.min()} to {top1.max()} is not percent; give 0 to 100')
+    if top1.max() <= 1:
+        raise InputError(f'top1_pct up to {top1.max()} looks like a fraction; give percent, e.g. 76.5')
+    return codes, top1
+
+
+def held_out(learn: Callable, space: SearchSpace, codes: np.ndarray, top1: np.ndarray, seed: int) -> np.ndarray:
+    """What predictors say (N,) of networks that they did not learn from: `learn(space, codes, top1)` of each fold."""
+    predicted = np.empty_like(top1)
+    for test in np.array_split(np.random.default_rng(seed).permutation(len(top1)), FOLDS):
+        train = np.setdiff1d(np.arange(len(top1)), test)
+        predicted[test] = learn(space, codes[train], top1[train]).predict_codes(codes[test], space)
+    return predicted
+
+
+def held_out_error(predicted: np.ndarray, top1: np.ndarray) -> dict:
+    """The `check` of a predictor: the error of held-out predictions (N,)."""
+    return {
+        'kendall_tau': round(kendall_tau(predicted, top1), 4),
+        'rmse_pct': round(float(np.sqrt(np.mean((predicted - top1) ** 2))), 4), 'n': len(top1), 'folds': FOLDS}
 
 
 def write_predictor(path: str | Path, arrays: Mapping[str, np.ndarray], about: Mapping) -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from .errors import InputError, listed
 from .files import fetch
-from .predictor import AccuracyPredictor, Predictor, read_predictor, write_predictor
+from .predictor import AccuracyPredictor, AdditivePredictor, Predictor, read_predictor, write_predictor
 from .space import SearchSpace, load_space
 
 RELEASED_URL = 'https://raw.githubusercontent.com/han-cai/files/master/ofa/'
@@ -106,7 +107,8 @@ class UpstreamPredictor(Predictor):
         blocks = self._block_inputs[np.arange(own.shape[1] - 1), own[:, 1:]].reshape(len(own), -1)
         hidden = [self._first(np.concatenate([self._frame_inputs[0][own[:, 0]], blocks], 1))]
         for weight, bias in self.layers[1:-1]:
-            hidden.append(np.maximum(hidden[-1], 0) @ weight.T + bias)
+            hidden.append(np.maximum(hidden[-1], 0) @ weight.T)
+            hidden[-1] += bias
         slopes = self.layers[-1][0]
         for x, (weight, _) in zip(hidden[:0:-1], self.layers[-2:0:-1]):
             slopes = (slopes * (x > 0)) @ weight
@@ -123,9 +125,10 @@ class UpstreamPredictor(Predictor):
                 codes = np.diag(np.minimum(c, np.array(sizes) - 1))
                 own[:, c] = self.own_codes(np.concatenate([np.zeros_like(codes[:, :1]), codes], 1), space)
             inputs = self._block_inputs[np.arange(own.shape[2] - 1), own[..., 1:]]
-            self._block_weights[space] = self._table()[inputs].sum((2, 3))
+            self._block_weights[space] = self._table[inputs].sum((2, 3))
         return self._block_weights[space]
 
+    @cached_property
     def _table(self) -> np.ndarray:
         """What each input adds to the first layer (1 + inputs, H); the last row is for none."""
         weight = self.layers[0][0]
@@ -133,16 +136,19 @@ class UpstreamPredictor(Predictor):
 
     def _first(self, inputs: np.ndarray) -> np.ndarray:
         """The first layer (N, H) where these inputs (N, I) are on; -1 is none."""
-        table = self._table()
+        table = self._table
         x = np.zeros((len(inputs), len(table)), dtype=table.dtype)
         x[np.arange(len(inputs))[:, None], inputs] = 1
-        return x @ table + self.layers[0][1]
+        x = x @ table
+        x += self.layers[0][1]
+        return x
 
     def _infer(self, inputs: np.ndarray) -> np.ndarray:
         """Top-1 (N,) in percent where these inputs (N, I) are on; -1 is none."""
         x = self._first(inputs)
         for weight, bias in self.layers[1:]:
-            x = np.maximum(x, 0) @ weight.T + bias
+            x = np.maximum(x, 0, out=x) @ weight.T
+            x += bias
         return 100 * x[:, 0].astype(float)
 
     def save(self, path: str | Path) -> None:
@@ -221,12 +227,14 @@ def _fetch_released(space: str) -> Path:
     return path if path.is_file() else fetch(RELEASED_URL + released.file, path, released.sha256)
 
 
-def load_predictor(path: str | Path, space: SearchSpace | None = None) -> AccuracyPredictor | UpstreamPredictor:
+def load_predictor(path: str | Path, space: SearchSpace | None = None,
+                   ) -> AccuracyPredictor | AdditivePredictor | UpstreamPredictor:
     """A saved predictor, fitted or released, of `space` if that is given; with a space also a released file (.pth)."""
     if Path(path).suffix == '.pth' and space:
         return load_upstream_predictor(path, space)
     about, arrays = read_predictor(path)
-    kind = UpstreamPredictor if about.get('kind') == 'released' else AccuracyPredictor
+    kinds = {'released': UpstreamPredictor, 'additive': AdditivePredictor}
+    kind = kinds.get(str(about.get('kind')), AccuracyPredictor)
     predictor = kind.from_file(about, arrays, Path(path).name)
     if space and predictor.space.name != space.name:
         raise InputError(f'predictor {Path(path).name} is of {predictor.space.name!r}, not of {space.name!r}; fit one')

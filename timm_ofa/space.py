@@ -85,6 +85,11 @@ class CostTable:
         blocks = self.table[frame[:, None], np.arange(self.table.shape[1]), codes[:, 1:]]
         return self.const[frame] + blocks.sum(1)
 
+    def changes(self, codes: np.ndarray) -> np.ndarray:
+        """What networks (N, 1 + P) would cost (N, P, C) if one block had each choice."""
+        blocks = self.table[codes[:, 0]]
+        return self(codes)[:, None, None] + (blocks - np.take_along_axis(blocks, codes[:, 1:, None], 2))
+
 
 @dataclass(frozen=True)
 class SearchSpace:

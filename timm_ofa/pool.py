@@ -1,0 +1,81 @@
+"""The networks that a search has judged: the front, what is near it, and what was seen before."""
+from __future__ import annotations
+
+import numpy as np
+
+from .additive import fit_additive
+from .limits import Problem
+
+KEPT = 4000  # networks, the nearest to the front
+PRICED = 0.85  # share of a cost from which on the rise of the front gives the price of cost
+RIDGE = 0.3  # of the additive model, in networks
+GROWN = 1.3  # times as many networks judged, until it is fitted again
+
+
+class Pool:
+    """Networks within the limits, with their accuracies; it asks the predictor, and remembers."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        width = 1 + len(problem.index)
+        self.hash = np.random.default_rng(0).integers(1, 2**63, width, dtype=np.uint64) | np.uint64(1)
+        self.known: dict[int, float] = {}  # hash of each network judged -> percent
+        self.codes = np.zeros((0, width), dtype=np.int64)
+        self.top1, self.cost, self.gap = np.zeros((3, 0))  # percent, on the axis, points below the front
+        self.history: list[tuple[int, float]] = []  # (judged, best percent)
+        self.additive, self.fitted = None, 0  # where the predictor has no slopes: a model, of how many networks
+
+    def keys(self, codes: np.ndarray) -> np.ndarray:
+        """Hashes (N,) of codes (N, 1 + P)."""
+        return ((codes.astype(np.uint64) + np.uint64(1)) * self.hash).sum(1)
+
+    def judge(self, codes: np.ndarray) -> np.ndarray:
+        """Accuracies (N,) of networks in percent, each asked for once; those within the limits are kept."""
+        keys, first, place = np.unique(self.keys(codes), return_index=True, return_inverse=True)
+        listed = keys.tolist()
+        new = np.array([i for i, key in enumerate(listed) if key not in self.known], dtype=np.int64)
+        if new.size:
+            asked = codes[first[new]]
+            top1 = np.asarray(self.problem.predictor.predict_codes(asked, self.problem.space), dtype=float)
+            self.known.update(zip(keys[new].tolist(), top1.tolist()))
+            fits = self.problem.excess(asked) <= 0
+            if fits.any():
+                self._keep(asked[fits], top1[fits])
+        return np.array([self.known[key] for key in listed])[place]
+
+    def slopes(self, codes: np.ndarray) -> np.ndarray:
+        """What each choice of each block adds (N, P, C) to networks like these, in points: as the predictor says, or
+        an additive model of what it said."""
+        if hasattr(self.problem.predictor, 'block_slopes'):
+            return self.problem.predictor.block_slopes(codes, self.problem.space)
+        if len(self.known) > GROWN * self.fitted:
+            self.additive, self.fitted = fit_additive(self.problem.space, self.codes, self.top1, RIDGE), len(self.known)
+        return self.additive.table[codes[:, 0]]
+
+    def price(self, caps: np.ndarray) -> np.ndarray:
+        """Points of accuracy that a unit of cost is worth at the front, (N,), just below caps (N,)."""
+        high = np.minimum(caps, self.front_cost[-1])
+        low = np.maximum(PRICED * high, self.front_cost[0])
+        rise = self._front_at(high) - self._front_at(low)
+        return np.divide(rise, high - low, out=np.zeros_like(high), where=high > low)
+
+    def _front_at(self, cost: np.ndarray) -> np.ndarray:
+        return self.front_top1[np.searchsorted(self.front_cost, cost, side='right') - 1]
+
+    def record(self) -> None:
+        """A point of the history."""
+        self.history.append((len(self.known), float(self.top1.max())))
+
+    def _keep(self, codes: np.ndarray, top1: np.ndarray) -> None:
+        self.codes, self.top1 = np.concatenate([self.codes, codes]), np.concatenate([self.top1, top1])
+        self.cost = np.concatenate([self.cost, self.problem.axis(codes)])
+        order = np.lexsort((-self.top1, self.cost))
+        self.front_cost, self.front_top1 = self.cost[order], np.maximum.accumulate(self.top1[order])
+        self.gap = self._front_at(self.cost) - self.top1
+        kept = np.sort(np.argsort(self.gap, kind='stable')[:KEPT])
+        self.codes, self.top1, self.cost, self.gap = (a[kept] for a in (self.codes, self.top1, self.cost, self.gap))
+
+    def front(self) -> np.ndarray:
+        """Indices of the networks that no other one beats, from the cheapest on."""
+        order = np.lexsort((-self.top1, self.cost))
+        return order[self.top1[order] > np.r_[-np.inf, np.maximum.accumulate(self.top1[order])[:-1]]]
