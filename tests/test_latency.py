@@ -115,6 +115,8 @@ KEY = '32x32x3/cn_r1_k3_s1_c16_nhs'
     ('protocol', {'statistic': math.inf}, "protocol: 'statistic': inf"),
     ('protocol', [], r'protocol: \[\] is not an object'),
     ('check', {'mape_pct': 1}, 'check: .* exactly the fields mape_pct'),
+    ('networks', {'random': [1]}, r"networks: 'random': \[1\] is not an object of arch -> ms"),
+    ('networks', {'random': {'r32': -1}}, "networks: 'random': 'r32': -1 is not a number"),
     ('table', {}, r'table: \{\} is not an object of rows'),
     ('table', {KEY: [-1, None, 1]}, f"row '{KEY}': ms: -1 is not a number"),
     ('table', {KEY: [math.nan, None, 1]}, f"row '{KEY}': ms: nan"),
@@ -129,6 +131,29 @@ def test_a_bad_field_is_refused_by_name(profile, field, value, message):
     with pytest.raises(InputError, match=message) as error:
         DeviceProfile.from_dict(data)
     assert '\n' not in str(error.value)
+
+
+def test_whole_networks_tell_the_error_by_group(space, profile):
+    archs, truth_ms = [space.min_arch(32), space.max_arch(32)], profile.latency_ms(
+        space, [space.min_arch(32), space.max_arch(32)])
+    told = replace(profile, networks={
+        'random': dict(zip(map(str, archs), 1.25 * truth_ms)), 'corners': dict(zip(map(str, archs), truth_ms))})
+    errors = DeviceProfile.from_dict(json.loads(json.dumps(told.to_dict()))).errors(space)
+    assert {name: (e['mape_pct'], e['n']) for name, e in errors.items()} == {'random': (20.0, 2), 'corners': (0.0, 2)}
+    with pytest.raises(InputError, match="arch 'r33' cannot be read"):
+        replace(profile, networks={'random': {'r33': 1.0}}).errors(space)
+
+
+@pytest.mark.parametrize('name', profile_names())
+def test_the_error_that_a_profile_states_is_the_one_on_its_networks(name):
+    profile = load_profile(name)
+    if not profile.networks:
+        pytest.skip(f'{name} was published without')
+    space, held_out = load_space(profile.space), {}
+    for group, networks in profile.networks.items():
+        held_out.update({} if group == 'fitted' else networks)
+    archs = [space.parse(text) for text in held_out]
+    assert latency_error([*held_out.values()], profile.latency_ms(space, archs)) == profile.check
 
 
 def test_unknown_and_missing_fields_are_refused_by_name(profile):

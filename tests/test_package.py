@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'timm_ofa'
 ORDER = [  # a room imports only rooms above it
-    'errors', 'files', 'fields', 'tables', 'arch', 'rows', 'space', 'memory',
+    'errors', 'files', 'fields', 'tables', 'arch', 'rows', 'space', 'memory', 'heldout',
     'sources', 'data', 'batches', 'weights',
     'models', 'elastic', 'supernet',
     'recipes', 'shrink', 'accuracy', 'runs', 'engine', 'convert',

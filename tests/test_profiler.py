@@ -46,7 +46,8 @@ def test_on_an_additive_device_the_profile_is_exact(fake, name, rng):
     np.testing.assert_allclose(latency_ms, [fake.network_ms(space.rows(arch)) for arch in archs], rtol=1e-3)
     np.testing.assert_allclose(profile.cost_table(space)(space.encode(archs)), latency_ms)
     assert profile.scale == pytest.approx(1, abs=1e-3) and profile.overhead_ms == pytest.approx(START_MS, abs=1e-4)
-    assert profile.check['mape_pct'] < 0.1 and profile.check['n'] == 12
+    assert profile.check['mape_pct'] < 0.1
+    assert profile.check['n'] == sum(e['n'] for group, e in profile.errors(space).items() if group != 'fitted') >= 30
     assert profile.resolutions(load_space(name)) == space.resolutions
 
 

@@ -77,15 +77,20 @@ def _spaces(args: argparse.Namespace) -> None:
 
 def _devices(args: argparse.Namespace) -> None:
     from .latency import load_profile, profile_names
+    from .space import load_space
 
     rows = []
     for name, p in ((name, load_profile(name)) for name in profile_names()):
-        check = p.check or {}
+        check, errors = p.check or {}, p.errors(load_space(p.space)) if p.networks else {}
         rows.append(dict(
             profile=name, device=p.device, device_name=p.device_name, runtime=p.runtime, precision=p.precision,
-            threads=p.threads, space=p.space, rows=len(p.table), mape_pct=check.get('mape_pct'),
-            kendall_tau=check.get('kendall_tau'), measured_on=p.measured_on, source=p.source))
-    header = ['profile', 'device', 'runtime', 'precision', 'threads', 'space', 'rows', 'mape_pct', 'kendall_tau']
+            threads=p.threads, batch_size=p.batch_size, space=p.space, rows=len(p.table), errors=errors,
+            mape_pct=check.get('mape_pct'), within_5_pct=check.get('within_5_pct'),
+            corners_mape_pct=errors.get('corners', {}).get('mape_pct'),
+            skewed_mape_pct=errors.get('skewed', {}).get('mape_pct'), kendall_tau=check.get('kendall_tau'),
+            measured_on=p.measured_on, source=p.source))
+    header = ['profile', 'runtime', 'precision', 'threads', 'batch_size', 'space', 'mape_pct', 'within_5_pct',
+              'corners_mape_pct', 'skewed_mape_pct', 'kendall_tau']
     _show(args, header, rows)
 
 

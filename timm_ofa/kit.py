@@ -5,6 +5,7 @@ The script needs numpy and ONNX Runtime (or OpenVINO). Its results come back as 
 """
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -43,7 +44,7 @@ def export_kit(folder: str | Path, space: str | SearchSpace, *, precision: str =
     for name, value in (('batch_size', batch_size), ('check_nets', check_nets), ('num_classes', num_classes)):
         if value is not None and value < 1:
             raise InputError(f'{name} {value} is too small; give 1 or more')
-    plan = make_plan(space, resolutions, num_classes, check_nets, seed)
+    plan = make_plan(space, resolutions, num_classes, check_nets, seed=seed)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f'{str(folder)!r:.120} is not an empty folder; give a new one')
     networks = folder / 'networks'
@@ -168,7 +169,7 @@ def import_kit(path: str | Path, *, device: str, device_name: str | None = None,
 
 def _same_plan(space: SearchSpace, task: Task, where: str) -> Plan:
     """The plan of the kit, made again."""
-    plan = make_plan(space, task.resolutions, task.num_classes, task.check_nets, task.seed)
+    plan = make_plan(space, task.resolutions, task.num_classes, task.check_nets, seed=task.seed)
     given: Mapping = plain(task)
     for name, value in plan.task(task.precision, task.batch_size).items():
         if given[name] != value:
@@ -178,7 +179,7 @@ def _same_plan(space: SearchSpace, task: Task, where: str) -> Plan:
 
 
 def _refuse_zero(plan: Plan, name: str, group: Group, where: str) -> None:
-    for net in plan.nets:
+    for net in itertools.chain(*plan.nets.values()):
         graph = plan.rows_of(net)
         if graph in plan.groups[name] and not group.low_ms[plan.groups[name].index(graph)] > 0:
             raise InputError(f'{where}: group {name}: network {net} takes no time; measure again')

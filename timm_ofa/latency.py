@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from .errors import InputError, listed
-from .fewshot import UNITS, checked_latencies, fit_prices, network_work, predict_held_out
+from .fewshot import MIN_MS, UNITS, checked_latencies, fit_prices, network_work, predict_held_out
 from .fields import MAX_LONG_TEXT, check_slug, number, read, read_value, slug, text
 from .fields import SLUG as SLUG
 from .files import write_text
@@ -89,6 +89,17 @@ def _check(value: Any, where: str) -> dict:
         for name, (kind, low, high) in CHECK_FIELDS.items()}
 
 
+def _networks(value: Any, where: str) -> dict[str, dict[str, float]]:
+    if not isinstance(value, Mapping):
+        _refuse(where, value, 'is not an object; give one of arch -> ms a group, or none')
+    for name, group in value.items():
+        if not isinstance(group, Mapping):
+            _refuse(f'{where}: {name!r:.60}', group, 'is not an object of arch -> ms; write one')
+    return {
+        name: {arch: read_value(float, ms, f'{where}: {name!r:.60}: {arch!r:.90}', low=MIN_MS, high=MAX_MS)
+               for arch, ms in group.items()} for name, group in value.items()}
+
+
 _line = partial(text, r'.*\S.*')  # not empty
 
 
@@ -116,6 +127,8 @@ class DeviceProfile:
     protocol: dict = field(metadata={'reader': _protocol})  # statistic, sweeps, method, host, ...
     check: dict | None = field(metadata={'reader': _check})  # error on whole networks that no number here was fitted on
     source: str = _line(limit=MAX_LONG_TEXT)
+    networks: dict[str, dict[str, float]] = field(  # group -> arch as text -> ms, measured whole with the rows;
+        default_factory=dict, metadata={'reader': _networks})  # but for 'fitted', no number here was fitted on them
 
     @classmethod
     def fit(cls, space: SearchSpace, archs: Iterable[Arch], latency_ms: Sequence[float], *, device: str, runtime: str,
@@ -158,6 +171,12 @@ class DeviceProfile:
             raise InputError(f'archs is one arch, {archs}; pass a list of them')
         self._same_space(space)
         return np.array([self._arch_ms(space, arch) for arch in archs], dtype=float)
+
+    def errors(self, space: SearchSpace) -> dict[str, dict]:
+        """Group of `networks` -> how well they are priced (`latency_error`)."""
+        return {
+            name: latency_error(np.array([*group.values()]), self.latency_ms(space, map(space.parse, group)))
+            for name, group in self.networks.items() if group}
 
     def cost_table(self, space: SearchSpace) -> CostTable:
         """Every network of the space, priced at once (ms); each resolution of the space must have been measured."""

@@ -132,10 +132,11 @@ def measure_groups(groups: Mapping[str, Sequence], load: Callable[..., Callable[
         if name in results['groups']:
             continue
         report(0)
-        runners = []
-        for graph in graphs:
-            runners.append(load(graph))
-            report(LOADING * len(runners) / len(graphs))
+        runners: list = [None] * len(graphs)
+        order = np.random.default_rng(task['seed']).permutation(len(graphs))  # where one lies in memory moves its times
+        for done, i in enumerate(order.tolist(), 1):
+            runners[i] = load(graphs[i])
+            report(LOADING * done / len(graphs))
         timing = measure(
             runners, warm=task['warm'], wall=task['wall'], sweeps=sweeps, seconds=seconds / len(groups),
             seed=task['seed'] + number, report=lambda share: report(LOADING + (1 - LOADING) * share))

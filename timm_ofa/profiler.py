@@ -2,7 +2,7 @@
 
 A row costs what it adds: [1x1 conv, row, mean] minus [1x1 conv, mean], both measured in the same sweeps, so that what
 the machine does meanwhile falls on both. Along a network the means cancel, and what is left is the network itself.
-Whole random networks run in the same sweeps: one half fits one constant, the other half says how good the profile is.
+Whole networks run in the same sweeps: some fit one constant, others say how good the profile is (`heldout`).
 
 How graphs are timed is said in `measuring`. Small networks stay in the caches from one run to the next, and are timed
 warm, rows and all; larger ones do not, and are timed cold.
@@ -10,6 +10,7 @@ warm, rows and all; larger ones do not, and are timed cold.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +22,7 @@ import torch
 from .energy import energy_mj
 from .errors import InputError, listed
 from .fields import check_slug, slug
+from .heldout import FITTED, check_networks
 from .latency import DeviceProfile, RowCost, latency_error
 from .layers import BN_EPS, mean_row
 from .measuring import LOW_PERCENT, Progress, cpu_host, cpu_name, measure, measure_groups
@@ -42,8 +44,8 @@ def profile_space(space: str | SearchSpace, runtime: str = DEFAULT, *, precision
                   batch_size: int = 1, processor: str = 'cpu', device: str | None = None,
                   device_name: str | None = None, num_classes: int | None = None,
                   resolutions: Sequence[int] | None = None, sweeps: int | None = None, seconds: float = 10.0,
-                  check_nets: int = 12, partial_results: str | Path | None = None, seed: int = 0,
-                  progress: bool = True) -> DeviceProfile:
+                  check_nets: int = 12, random_nets: int | None = None, partial_results: str | Path | None = None,
+                  seed: int = 0, progress: bool = True) -> DeviceProfile:
     """Measure every row of a space on this machine.
 
     Args:
@@ -54,15 +56,18 @@ def profile_space(space: str | SearchSpace, runtime: str = DEFAULT, *, precision
         num_classes: Of the head that is measured; None: the default of the space.
         resolutions: Of the space, in px; None: all.
         sweeps: Runs of each graph; None: as many as fit into about `seconds` in all, at least 20.
-        check_nets: Whole networks to fit one constant on, and as many again to check the profile on.
+        check_nets: Whole networks to fit one constant on, and as many of each kind to check the profile on.
+        random_nets: Random ones among these; None: as many.
         partial_results: File that keeps each resolution that is done, to go on from after an interruption; it is
             removed at the end.
     """
     kit = load_runtime(runtime, precision, processor)
     own_device, own_name = this_device(processor)
-    _positive(threads=threads, batch_size=batch_size, check_nets=check_nets, num_classes=num_classes, sweeps=sweeps)
+    _positive(
+        threads=threads, batch_size=batch_size, check_nets=check_nets, random_nets=random_nets, num_classes=num_classes,
+        sweeps=sweeps)
     check_slug(device or own_device, 'device')
-    plan = make_plan(load_space(space), resolutions, num_classes, check_nets, seed)
+    plan = make_plan(load_space(space), resolutions, num_classes, check_nets, random_nets, seed)
     load = partial(
         kit.load, precision=precision, processor=processor, threads=threads, batch_size=batch_size, seed=seed)
     task = {
@@ -91,7 +96,7 @@ class Plan:
     num_classes: int
     check_nets: int
     seed: int
-    nets: tuple[Arch, ...]  # whole networks: one half to fit on, one half to check on
+    nets: dict[str, tuple[Arch, ...]]  # group -> whole networks, those to fit on among them
     groups: dict[str, tuple[Graph, ...]]  # resolution -> graphs; the last one is the same everywhere
 
     def rows_of(self, net: Arch) -> Graph:
@@ -110,20 +115,21 @@ class Plan:
 
 
 def make_plan(space: SearchSpace, resolutions: Sequence[int] | None = None, num_classes: int | None = None,
-              check_nets: int = 12, seed: int = 0) -> Plan:
-    """All rows with and without, and random networks, by resolution; see `profile_space`."""
+              check_nets: int = 12, random_nets: int | None = None, seed: int = 0) -> Plan:
+    """All rows with and without, and whole networks, by resolution; see `profile_space`."""
     space = _at(space, resolutions)
     num_classes = num_classes or space.num_classes
-    nets = _random_nets(space, 2 * check_nets, seed)
-    reference = tuple(space.rows(nets[0], num_classes))
+    nets = check_networks(space, check_nets, random_nets, seed)
+    reference = tuple(space.rows(nets[FITTED][0], num_classes))
     groups, seen = {}, set()
     for resolution in space.resolutions:
         rows = [row for row in dict.fromkeys(space.all_rows(resolution, num_classes)) if row.key not in seen]
         seen.update(row.key for row in rows)
-        here = [tuple(space.rows(net, num_classes)) for net in nets if net.resolution == resolution]
+        here = [tuple(space.rows(net, num_classes)) for group in nets.values() for net in group
+                if net.resolution == resolution]
         graphs = dict.fromkeys([(START_ROW,), *(graph for row in rows for graph in _probes(row)), *here])
         groups[str(resolution)] = (*(graph for graph in graphs if graph != reference), reference)
-    return Plan(space, num_classes, check_nets, seed, tuple(nets), groups)
+    return Plan(space, num_classes, check_nets, seed, nets, groups)
 
 
 def make_profile(plan: Plan, results: Mapping, *, device: str, device_name: str, source: str) -> DeviceProfile:
@@ -138,7 +144,8 @@ def make_profile(plan: Plan, results: Mapping, *, device: str, device_name: str,
             if row.key not in table:
                 table[row.key] = RowCost(_added(row, low), _added(row, median), group['n'])
         starts_ms.append(low[START_ROW,])
-        nets_ms.update({net: low[plan.rows_of(net)] for net in plan.nets if net.resolution == resolution})
+        nets_ms.update({net: low[plan.rows_of(net)] for net in itertools.chain(*plan.nets.values())
+                        if net.resolution == resolution})
         visits.append(group['n'])
     threads, precision, batch_size = task['threads'], task['precision'], task['batch_size']
     variant = [
@@ -153,9 +160,10 @@ def make_profile(plan: Plan, results: Mapping, *, device: str, device_name: str,
             'statistic': _statistic(task['wall'], task['warm']), 'sweeps': min(visits),
             'order': 'random over all graphs of a resolution', 'method': METHOD, 'calibration_nets': plan.check_nets,
             'processor': task['processor'], 'host': task['host'], **_steadiness(results['groups'])},
-        check=None, source=source)
-    fitted, held_out = plan.nets[:plan.check_nets], plan.nets[plan.check_nets:]
-    profile = _calibrate(profile, space, fitted, nets_ms)
+        check=None, source=source,
+        networks={name: {str(net): nets_ms[net] for net in nets} for name, nets in plan.nets.items()})
+    profile = _calibrate(profile, space, plan.nets[FITTED], nets_ms)
+    held_out = [net for name, nets in plan.nets.items() if name != FITTED for net in nets]
     check = latency_error(np.array([nets_ms[net] for net in held_out]), profile.latency_ms(space, held_out))
     return DeviceProfile.from_dict(replace(profile, check=check).to_dict(), 'profile')
 
@@ -180,12 +188,6 @@ def _at(space: SearchSpace, resolutions: Sequence[int] | None) -> SearchSpace:
         raise InputError(
             f'resolution {listed(unknown)} is not searched in {space.name}; choose from {listed(space.resolutions)}')
     return space.restrict(resolutions=resolutions)
-
-
-def _random_nets(space: SearchSpace, n: int, seed: int) -> list[Arch]:
-    """Random networks, the resolutions in turn."""
-    archs = space.sample(np.random.default_rng(seed), n)
-    return [replace(arch, resolution=space.resolutions[i % len(space.resolutions)]) for i, arch in enumerate(archs)]
 
 
 def _probes(row: Row) -> tuple[Graph, Graph]:
