@@ -9,9 +9,9 @@ import pytest
 
 from timm_ofa.__main__ import main
 from timm_ofa.errors import InputError
-from timm_ofa.kit import export_kit, import_kit
+from timm_ofa.kit import export_kit, export_network_kit, import_kit, import_network_kit
 from timm_ofa.latency import load_profile
-from timm_ofa.profiler import make_plan
+from timm_ofa.profiler import make_plan, measure_network
 from timm_ofa.space import load_space
 
 SPACE = load_space('ofa_mbv3_tiny')
@@ -128,6 +128,54 @@ def test_an_int8_kit_measures_another_profile(tmp_path):
 def test_results_that_were_tampered_with_are_refused(changed, change, message):
     with pytest.raises(InputError, match=message):
         import_kit(changed(change), device='my-phone')
+
+
+@pytest.fixture(scope='module')
+def network(tmp_path_factory):
+    """(rows, results) of a kit of one network."""
+    rows = SPACE.rows(SPACE.max_arch(), 7)
+    folder = export_network_kit(tmp_path_factory.mktemp('network') / 'kit', rows, seed=3)
+    assert run_kit(folder).returncode == 0
+    return rows, folder / 'results.json'
+
+
+def test_the_kit_of_a_network_gives_what_measuring_it_here_gives(network):
+    rows, results = network
+    found, here = import_network_kit(results, rows), measure_network(rows, sweeps=20)
+    assert found.keys() == here.keys() - {'p90_ms', 'energy_mj'}
+    same = ('statistic', 'runtime', 'precision', 'threads', 'batch_size', 'host')
+    assert {k: found[k] for k in same} == {k: here[k] for k in same}
+    assert 0.5 < found['latency_ms'] / here['latency_ms'] < 2
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda d: d['task'].update(graphs='0' * 64), 'graphs .* is not that of this network'),
+    (lambda d: d['task'].update(warm=False), 'warm False is not that of this network'),
+    (lambda d: d['groups'].clear(), 'the network is not measured'),
+    (lambda d: d['groups']['network']['low_ms'].pop(), r'has \d+ times for \d+ graphs'),
+    (lambda d: d['groups']['network']['low_ms'].__setitem__(-1, 0.0), 'takes no time'),
+    (lambda d: d['task'].update(space='ofa_mbv3_tiny'), "'space' is unknown")])
+def test_results_of_a_network_that_do_not_fit_are_refused(network, tmp_path, change, message):
+    rows, results = network
+    data = json.loads(results.read_text())
+    change(data)
+    (tmp_path / 'changed.json').write_text(json.dumps(data))
+    with pytest.raises(InputError, match=message):
+        import_network_kit(tmp_path / 'changed.json', rows)
+
+
+def test_the_files_of_a_network_compute_what_it_computes(tmp_path):
+    import onnxruntime
+    import torch
+
+    from timm_ofa.export import to_torch
+
+    rows = SPACE.rows(SPACE.min_arch())
+    folder = export_network_kit(tmp_path / 'kit', rows, seed=3)
+    file = json.loads((folder / 'list.json').read_text())['groups']['network'][-1]
+    x = np.random.default_rng(0).standard_normal((1, 3, rows[0].size, rows[0].size), np.float32)
+    y, = onnxruntime.InferenceSession(folder / file).run(None, {'x': x})
+    np.testing.assert_allclose(y, to_torch(rows, seed=3)(torch.from_numpy(x)).numpy(), atol=1e-5)
 
 
 def test_what_is_no_results_file_is_refused(tmp_path):

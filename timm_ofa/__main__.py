@@ -449,24 +449,41 @@ def _specialize_named(args: argparse.Namespace) -> None:
 def _measure(args: argparse.Namespace) -> None:
     from safetensors.torch import load_file
 
-    from .finish import with_measured
+    from .finish import tighter_limit, with_measured
     from .folder import WEIGHTS, check_folder, update_folder
     from .hub import pull
-    from .profiler import measure_network
+    from .kit import export_network_kit, import_network_kit
+    from .profiler import measure_network, this_device
 
     is_remote = args.folder.startswith('hf-hub:')
     if is_remote and args.save:
         raise InputError(f'--save writes into a folder, not to {args.folder!r:.120}; fetch it with timm_ofa.pull first')
     folder = pull(*args.folder.removeprefix('hf-hub:').split('@', 1)) if is_remote else Path(args.folder)
     record = check_folder(folder)
-    measured = measure_network(
-        record.space.rows(record.arch, record.num_classes), args.runtime,
+    rows = record.space.rows(record.arch, record.num_classes)
+    how = dict(
         weights=load_file(folder / WEIGHTS), bn_eps=record.space.bn_eps, precision=args.precision,
-        threads=args.threads, batch_size=args.batch_size, processor=args.processor, seconds=args.seconds)
+        batch_size=args.batch_size)
+    if args.export_kit:
+        kit = export_network_kit(args.export_kit, rows, **how)
+        _show(args, ['kit'], [dict(kit=str(kit))])
+        return say('on the device, with numpy and onnxruntime: python run_kit.py; then bring back results.json')
+    if args.import_kit:
+        measured = import_network_kit(args.import_kit, rows)
+        if not (args.device or record.device):
+            raise InputError('--device is missing; give the slug of the device on which the kit ran, like my-phone')
+        device = (args.device, args.device) if args.device else (record.device, record.device_name)
+    else:
+        measured = measure_network(
+            rows, args.runtime, threads=args.threads, processor=args.processor, seconds=args.seconds, **how)
+        device = this_device(args.processor)
     if args.save:
-        update_folder(folder, measurements=with_measured(record, measured, args.processor))
+        update_folder(folder, measurements=with_measured(record, measured, *device))
     _show(args, ['name', 'runtime', 'threads', 'latency_ms', 'p50_ms', 'p90_ms', 'predicted_ms', 'limit_ms'], [dict(
         name=record.name, predicted_ms=record.predicted_ms, limit_ms=record.limit_ms, **measured)])
+    if record.limit_ms and record.predicted_ms and measured['latency_ms'] > record.limit_ms:
+        bound_ms = tighter_limit(record.predicted_ms, measured['latency_ms'], record.limit_ms)
+        say(f'over the limit of {record.limit_ms:g} ms; search again with --max-latency-ms {bound_ms:.4g}')
 
 
 def _publish(args: argparse.Namespace) -> None:

@@ -23,7 +23,7 @@ from .configs import NamedSubnet
 from .data import Augment, Data, ImageSet
 from .engine import finetune, load_teacher
 from .errors import InputError
-from .fields import slug
+from .fields import check_slug, slug
 from .files import write_text
 from .latency import DeviceProfile, load_profile, profile_names
 from .predictor import AccuracyPredictor
@@ -66,9 +66,14 @@ def meet_limit(
         measured_ms = attempts[-1].measured['latency_ms']
         if measured_ms <= max_latency_ms:
             return attempts
-        bound = best.latency_ms * min(0.999, max_latency_ms / measured_ms)
+        bound = tighter_limit(best.latency_ms, measured_ms, max_latency_ms)
     tried = f'; the last of {len(attempts)} tried takes {measured_ms:.4g} ms' if attempts else ''
     raise InputError(f'no network of the front is measured within {max_latency_ms:g} ms{tried}; raise the limit')
+
+
+def tighter_limit(predicted_ms: float, measured_ms: float, max_latency_ms: float) -> float:
+    """What to search under next, in predicted ms, when a network was measured over the limit."""
+    return predicted_ms * min(0.999, max_latency_ms / measured_ms)
 
 
 def arch_timer(space: SearchSpace, profile: DeviceProfile, seconds: float = 2.0) -> Callable[[Arch], dict]:
@@ -310,11 +315,11 @@ def _prediction(candidate: Candidate, profile: DeviceProfile) -> Measurement:
         date=profile.measured_on if DATE.fullmatch(profile.measured_on) else None)
 
 
-def with_measured(record: Record, measured: dict, processor: str = 'cpu') -> list[Measurement]:
-    """The latencies of a record with what `measure_network` gave here in place of the last one in the same setting."""
-    device, name = this_device(processor)
+def with_measured(record: Record, measured: dict, device: str, device_name: str) -> list[Measurement]:
+    """The latencies of a record with what `measure_network` or a kit gave in place of the last in the same setting."""
+    check_slug(device, 'device')
     new = Measurement(
-        device=device, device_name=name, resolution=record.arch.resolution, source='measured',
+        device=device, device_name=device_name, resolution=record.arch.resolution, source='measured',
         date=date.today().isoformat(), **{k: v for k, v in measured.items() if k != 'host'})
 
     def setting(m: Measurement) -> tuple:

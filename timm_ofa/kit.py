@@ -1,7 +1,7 @@
-"""A kit that measures a space on a device where this package is not: ONNX files, a list and a script.
+"""A kit that measures a space, or one network, where this package is not: ONNX files, a list and a script.
 
 The script needs numpy and ONNX Runtime (or OpenVINO). Its results come back as the same `DeviceProfile` that
-`profile_space` makes on its own machine, from the same graphs with the same statistic.
+`profile_space` makes on its own machine, or as what `measure_network` gives there: the same graphs, the same statistic.
 """
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .export import to_onnx
 from .fields import MAX_LONG_TEXT, check_slug, choice, number, plain, read, text
 from .files import write_text
 from .latency import MAX_COUNT, MAX_MS, DeviceProfile
-from .layers import random_input
-from .profiler import Graph, Plan, make_plan, make_profile
+from .layers import BN_EPS, random_input
+from .profiler import Graph, Plan, graphs_digest, is_warm, make_plan, make_profile, network_graphs, positive, statistic
 from .runtimes import load_runtime
-from .space import SearchSpace, load_space
+from .space import Row, SearchSpace, load_space
 
 if TYPE_CHECKING:
     import onnx
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 SCRIPT = Path(__file__).parent / 'templates' / 'run_kit.py'
 WEIGHTS = 'weights.bin'  # all large weights of all graphs, the same numbers
 WEIGHT_STD = 0.03  # keeps activations far from overflow and, with biases of 0.1, far from zero: both change the speed
+NETWORK = 'network'  # the one group of a kit of one network
 SMALL = 256  # numbers; so many stay in the ONNX file
 
 
@@ -41,40 +42,61 @@ def export_kit(folder: str | Path, space: str | SearchSpace, *, precision: str =
     """Write a kit into a new or empty folder; arguments as of `profiler.profile_space`."""
     folder, space = Path(folder), load_space(space)
     load_runtime('onnxruntime', precision)
-    for name, value in (('batch_size', batch_size), ('check_nets', check_nets), ('num_classes', num_classes)):
-        if value is not None and value < 1:
-            raise InputError(f'{name} {value} is too small; give 1 or more')
+    positive(batch_size=batch_size, check_nets=check_nets, num_classes=num_classes)
     plan = make_plan(space, resolutions, num_classes, check_nets, seed=seed)
+    return _write_kit(folder, plan.groups, plan.task(precision, batch_size), {})
+
+
+def export_network_kit(folder: str | Path, rows: Sequence[Row], *, weights: Mapping | None = None,
+                       bn_eps: float = BN_EPS, precision: str = 'fp32', batch_size: int = 1, seed: int = 0) -> Path:
+    """Write a kit of one network into a new or empty folder; arguments as of `profiler.measure_network`."""
+    load_runtime('onnxruntime', precision)
+    positive(batch_size=batch_size)
+    graphs, model = network_graphs(rows), to_onnx(rows, weights=weights, bn_eps=bn_eps, seed=seed,
+                                                  batch_size=batch_size)
+    task = _network_task(rows, precision, batch_size, seed)
+    return _write_kit(Path(folder), {NETWORK: (*graphs[1:], graphs[0])}, task, {graphs[0]: model})
+
+
+def _network_task(rows: Sequence[Row], precision: str, batch_size: int, seed: int) -> dict:
+    return {
+        'precision': precision, 'batch_size': batch_size, 'seed': seed, 'warm': is_warm(rows),
+        'graphs': graphs_digest([network_graphs(rows)])}
+
+
+def _write_kit(folder: Path, groups: Mapping[str, Sequence[Graph]], task: dict, models: Mapping[Graph, bytes]) -> Path:
+    """Files of all graphs, light ones but for those whose `models` are given."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f'{str(folder)!r:.120} is not an empty folder; give a new one')
-    networks = folder / 'networks'
+    networks, precision, batch_size = folder / 'networks', task['precision'], task['batch_size']
     networks.mkdir(parents=True, exist_ok=True)
     files: dict[Graph, str] = {}
     most = 0  # numbers in the largest tensor
-    for graph in dict.fromkeys(graph for graphs in plan.groups.values() for graph in graphs):
+    for graph in dict.fromkeys(itertools.chain(*groups.values())):
         files[graph] = f'networks/{len(files):04d}.onnx'
-        model, numbers = _light_model(graph, precision, batch_size, seed)
+        model, numbers = models.get(graph), 0
+        if model is None:
+            model = to_onnx(graph, seed=task['seed'], batch_size=batch_size)
+        if precision == 'int8':
+            from .runtimes.onnxruntime import to_int8
+            model = to_int8(model, random_input(graph, batch_size, task['seed']))
+        if graph not in models:
+            model, numbers = _light_model(model)
         (folder / files[graph]).write_bytes(model)
         most = max(most, numbers)
-    noise = WEIGHT_STD * np.random.default_rng(seed).standard_normal(most, np.float32)
+    noise = WEIGHT_STD * np.random.default_rng(task['seed']).standard_normal(most, np.float32)
     noise.astype(np.float32).tofile(networks / WEIGHTS)
-    listing = {
-        'task': plan.task(precision, batch_size),
-        'groups': {name: [files[graph] for graph in graphs] for name, graphs in plan.groups.items()}}
+    listing = {'task': task, 'groups': {name: [files[graph] for graph in graphs] for name, graphs in groups.items()}}
     write_text(folder / 'list.json', json.dumps(listing, indent=1))
     for source in (SCRIPT, Path(measuring.__file__)):
         shutil.copyfile(source, folder / source.name)
     return folder
 
 
-def _light_model(graph: Graph, precision: str, batch_size: int, seed: int) -> tuple[bytes, int]:
+def _light_model(model: bytes) -> tuple[bytes, int]:
     """An ONNX file without its large float weights, and how many numbers the largest of these has."""
     import onnx
 
-    model = to_onnx(graph, seed=seed, batch_size=batch_size)
-    if precision == 'int8':
-        from .runtimes.onnxruntime import to_int8
-        model = to_int8(model, random_input(graph, batch_size, seed))
     loaded = onnx.load_model_from_string(model)
     most = max((_externalize(tensor) for tensor in loaded.graph.initializer), default=0)
     return loaded.SerializeToString(), most
@@ -98,16 +120,12 @@ def _externalize(tensor: onnx.TensorProto) -> int:
 # ---- the way back -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """What was measured, and how: of the kit, then of the device."""
-    space: str
-    num_classes: int = number(1, MAX_COUNT)
-    resolutions: tuple[int, ...] = number(1, MAX_COUNT)
-    check_nets: int = number(1, 1000)
-    seed: int = number(0)
     precision: str
     batch_size: int = number(1, MAX_COUNT)
+    seed: int = number(0)
     warm: bool
     graphs: str = text('[0-9a-f]{64}')
     runtime: str = text(r'.*\S.*')
@@ -116,6 +134,15 @@ class Task:
     threads: int = number(1, 4096)
     wall: bool
     host: str = text(limit=MAX_LONG_TEXT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceTask(Task):
+    """Of a kit of a space."""
+    space: str
+    num_classes: int = number(1, MAX_COUNT)
+    resolutions: tuple[int, ...] = number(1, MAX_COUNT)
+    check_nets: int = number(1, 1000)
 
 
 @dataclass(frozen=True)
@@ -130,11 +157,53 @@ class Group:
 
 @dataclass(frozen=True)
 class Results:
-    """The file that a kit writes."""
+    """The file that a kit writes, that of one network."""
     format: int = choice(measuring.FORMAT)
     task: Task
-    measured_on: str
+    measured_on: str = text(r'\d{4}-\d\d-\d\d')
     groups: dict[str, Group]
+
+
+@dataclass(frozen=True)
+class SpaceResults(Results):
+    """That of a space."""
+    task: SpaceTask
+
+
+def _read_results(path: str | Path, kind: type) -> tuple[Any, str]:
+    """The results, and how errors name them."""
+    where = f'results {Path(path).name}'
+    try:
+        data: Any = json.loads(Path(path).read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError):
+        raise InputError(f'results {str(path)!r:.120} cannot be read; give the file that run_kit.py wrote') from None
+    return read(kind, data, where), where
+
+
+def import_network_kit(path: str | Path, rows: Sequence[Row]) -> dict:
+    """What `measure_network` gives, from the results of the kit of these rows; raises `InputError` for others."""
+    results, where = _read_results(path, Results)
+    task, graphs = results.task, network_graphs(rows)
+    for name, value in _network_task(rows, task.precision, task.batch_size, task.seed).items():
+        if getattr(task, name) != value:
+            raise InputError(f'{where}: {name} {getattr(task, name)!r:.60} is not that of this network, {value!r:.60}; '
+                             'give the folder of which the kit was made')
+    if NETWORK not in results.groups:
+        raise InputError(f'{where}: the network is not measured; run run_kit.py again, it goes on')
+    group = results.groups[NETWORK]
+    _refuse_other_lengths(NETWORK, group, graphs, where)
+    if not group.low_ms[-1] > 0:
+        raise InputError(f'{where}: the network takes no time; measure again')
+    return {
+        'latency_ms': group.low_ms[-1], 'p50_ms': group.p50_ms[-1], 'n': group.n,
+        'statistic': statistic(task.wall, task.warm), 'runtime': task.runtime, 'runtime_version': task.runtime_version,
+        'precision': task.precision, 'threads': task.threads, 'batch_size': task.batch_size, 'host': task.host}
+
+
+def _refuse_other_lengths(name: str, group: Group, graphs: Sequence, where: str) -> None:
+    if not len(group.low_ms) == len(group.p50_ms) == len(graphs):
+        raise InputError(f'{where}: group {name} has {len(group.low_ms)} times for {len(graphs)} graphs; '
+                         'give the file as run_kit.py wrote it')
 
 
 def import_kit(path: str | Path, *, device: str, device_name: str | None = None,
@@ -146,28 +215,21 @@ def import_kit(path: str | Path, *, device: str, device_name: str | None = None,
         space: Of the kit, where it is not on the shelf.
     """
     check_slug(device, 'device')
-    where = f'results {Path(path).name}'
-    try:
-        data: Any = json.loads(Path(path).read_text(encoding='utf-8'))
-    except (OSError, ValueError, RecursionError):
-        raise InputError(f'results {str(path)!r:.120} cannot be read; give the file that run_kit.py wrote') from None
-    results = read(Results, data, where)
+    results, where = _read_results(path, SpaceResults)
     plan = _same_plan(load_space(space or results.task.space), results.task, where)
     missing = [name for name in plan.groups if name not in results.groups]
     if missing:
         raise InputError(f'{where}: resolution {listed(missing)} is not measured; run run_kit.py again, it goes on')
     for name, graphs in plan.groups.items():
         group = results.groups[name]
-        if not len(group.low_ms) == len(group.p50_ms) == len(graphs):
-            raise InputError(f'{where}: group {name} has {len(group.low_ms)} times for {len(graphs)} graphs; '
-                             'give the file as run_kit.py wrote it')
+        _refuse_other_lengths(name, group, graphs, where)
         _refuse_zero(plan, name, group, where)
     return make_profile(
         plan, asdict(results), device=device, device_name=device_name or device,
         source='measured with a kit of timm-ofa profile')
 
 
-def _same_plan(space: SearchSpace, task: Task, where: str) -> Plan:
+def _same_plan(space: SearchSpace, task: SpaceTask, where: str) -> Plan:
     """The plan of the kit, made again."""
     plan = make_plan(space, task.resolutions, task.num_classes, task.check_nets, seed=task.seed)
     given: Mapping = plain(task)

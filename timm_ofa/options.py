@@ -225,6 +225,10 @@ def measure(sub: argparse.ArgumentParser) -> None:
     sub.add_argument('--batch-size', type=whole(1), default=1)
     sub.add_argument('--processor', default='cpu', help='cpu or cuda (default cpu)')
     sub.add_argument('--seconds', type=positive, default=3.0)
+    kit = sub.add_mutually_exclusive_group()
+    kit.add_argument('--export-kit', metavar='KIT', help='write what measures it on another device: files, script')
+    kit.add_argument('--import-kit', metavar='F', help='the results.json that came back from there')
+    sub.add_argument('--device', help='slug of where the kit ran; default: the device it was searched for')
 
 
 @_verb('networks or a supernet to the Hub (HF_ENDPOINT, HF_TOKEN)', 'out/net --repo acme/net --dry-run')

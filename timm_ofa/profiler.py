@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,11 @@ Graph = tuple[Row, ...]
 
 def is_warm(rows: Sequence[Row]) -> bool:
     """Whether a network is timed warm: its float32 weights stay in the caches between runs."""
-    return 4 * sum(row.params for row in rows) <= WARM_BYTES
+    return 4 * _params(rows) <= WARM_BYTES
+
+
+def _params(rows: Sequence[Row]) -> int:
+    return sum(row.params for row in rows)
 
 
 def profile_space(space: str | SearchSpace, runtime: str = DEFAULT, *, precision: str = 'fp32', threads: int = 1,
@@ -63,7 +67,7 @@ def profile_space(space: str | SearchSpace, runtime: str = DEFAULT, *, precision
     """
     kit = load_runtime(runtime, precision, processor)
     own_device, own_name = this_device(processor)
-    _positive(
+    positive(
         threads=threads, batch_size=batch_size, check_nets=check_nets, random_nets=random_nets, num_classes=num_classes,
         sweeps=sweeps)
     check_slug(device or own_device, 'device')
@@ -107,11 +111,16 @@ class Plan:
 
     def task(self, precision: str, batch_size: int) -> dict:
         """What decides the graphs, for a file of results."""
-        keys = '\n'.join(row.key for graphs in self.groups.values() for graph in graphs for row in graph)
         return {
             'space': self.space.name, 'num_classes': self.num_classes, 'resolutions': list(self.space.resolutions),
             'check_nets': self.check_nets, 'seed': self.seed, 'precision': precision, 'batch_size': batch_size,
-            'warm': self.is_warm(), 'graphs': hashlib.sha256(keys.encode()).hexdigest()}
+            'warm': self.is_warm(), 'graphs': graphs_digest(self.groups.values())}
+
+
+def graphs_digest(groups: Iterable[Sequence[Graph]]) -> str:
+    """SHA-256 of the keys of all rows."""
+    keys = '\n'.join(row.key for graphs in groups for graph in graphs for row in graph)
+    return hashlib.sha256(keys.encode()).hexdigest()
 
 
 def make_plan(space: SearchSpace, resolutions: Sequence[int] | None = None, num_classes: int | None = None,
@@ -128,7 +137,8 @@ def make_plan(space: SearchSpace, resolutions: Sequence[int] | None = None, num_
         here = [tuple(space.rows(net, num_classes)) for group in nets.values() for net in group
                 if net.resolution == resolution]
         graphs = dict.fromkeys([(START_ROW,), *(graph for row in rows for graph in _probes(row)), *here])
-        groups[str(resolution)] = (*(graph for graph in graphs if graph != reference), reference)
+        others = [graph for graph in graphs if graph != reference]
+        groups[str(resolution)] = (*sorted(others, key=_params, reverse=True), reference)
     return Plan(space, num_classes, check_nets, seed, nets, groups)
 
 
@@ -157,7 +167,7 @@ def make_profile(plan: Plan, results: Mapping, *, device: str, device_name: str,
         precision=precision, threads=threads, batch_size=batch_size, measured_on=results['measured_on'],
         num_classes=plan.num_classes, overhead_ms=round(float(np.median(starts_ms)), 6), scale=1.0, table=table,
         protocol={
-            'statistic': _statistic(task['wall'], task['warm']), 'sweeps': min(visits),
+            'statistic': statistic(task['wall'], task['warm']), 'sweeps': min(visits),
             'order': 'random over all graphs of a resolution', 'method': METHOD, 'calibration_nets': plan.check_nets,
             'processor': task['processor'], 'host': task['host'], **_steadiness(results['groups'])},
         check=None, source=source,
@@ -176,7 +186,8 @@ def _steadiness(groups: Mapping) -> dict:
         'drift_pct': round(100 * (max(reference_ms) / min(reference_ms) - 1), 2)}
 
 
-def _positive(**values: int | None) -> None:
+def positive(**values: int | None) -> None:
+    """Refuse what is given and below 1, by name."""
     for name, value in values.items():
         if value is not None and value < 1:
             raise InputError(f'{name} {value} is too small; give 1 or more')
@@ -214,7 +225,8 @@ def _calibrate(profile: DeviceProfile, space: SearchSpace, nets: Sequence[Arch],
     return replace(profile, scale=round(float(np.median(measured_ms / rows_ms)), 4))
 
 
-def _statistic(wall: bool, warm: bool) -> str:
+def statistic(wall: bool, warm: bool) -> str:
+    """What a latency is, for people."""
     clock = 'wall-clock time' if wall else 'process CPU time'
     return f'{LOW_PERCENT}th percentile of {clock}, {"warm" if warm else "cold"} runs'
 
@@ -231,26 +243,32 @@ def measure_network(rows: Sequence[Row], runtime: str = DEFAULT, *, weights: Map
     In an endless loop of nothing else a network gets up to 20 % faster still, as caches and branch predictors learn it
     by heart; so probes of its own rows run in between. Energy and peak memory are there where the platform tells them.
     """
-    _positive(threads=threads, batch_size=batch_size, sweeps=sweeps)
+    positive(threads=threads, batch_size=batch_size, sweeps=sweeps)
     kit, warm, wall = load_runtime(runtime, precision, processor), is_warm(rows), threads > 1 or processor != 'cpu'
     load = partial(
         kit.load, precision=precision, processor=processor, threads=threads, batch_size=batch_size, seed=seed)
-    network = load(rows, weights=weights, bn_eps=bn_eps)
-    company = [load(graph) for graph in dict.fromkeys(graph for row in rows for graph in _probes(row))]
+    network, *company = network_graphs(rows)
+    runners = [load(network, weights=weights, bn_eps=bn_eps), *map(load, company)]
     show = Progress(progress)
     timing = measure(
-        [network, *company], warm=warm, wall=wall, sweeps=sweeps, seconds=seconds, seed=seed,
+        runners, warm=warm, wall=wall, sweeps=sweeps, seconds=seconds, seed=seed,
         report=partial(show, 'measuring'))
-    told = {'energy_mj': energy_mj(network, processor)}
-    if hasattr(network, 'peak_memory_mb'):
-        told['peak_memory_mb'] = round(network.peak_memory_mb(), 3)
+    told = {'energy_mj': energy_mj(runners[0], processor)}
+    if hasattr(runners[0], 'peak_memory_mb'):
+        told['peak_memory_mb'] = round(runners[0].peak_memory_mb(), 3)
     return {
         'latency_ms': round(float(timing.low_ms()[0]), 6), 'p50_ms': round(float(timing.percentile_ms(50)[0]), 6),
         'p90_ms': round(float(timing.percentile_ms(90)[0]), 6), 'n': timing.samples_ms.shape[1],
-        'statistic': _statistic(wall, warm), 'runtime': kit.NAME, 'runtime_version': kit.version(),
+        'statistic': statistic(wall, warm), 'runtime': kit.NAME, 'runtime_version': kit.version(),
         'precision': precision, 'threads': threads, 'batch_size': batch_size,
         **{name: value for name, value in told.items() if value is not None}, 'host': host(processor),
     }
+
+
+def network_graphs(rows: Sequence[Row]) -> tuple[Graph, ...]:
+    """A network, and the probes of its rows that run in between."""
+    network = tuple(rows)
+    return network, *dict.fromkeys(graph for row in rows for graph in _probes(row) if graph != network)
 
 
 # ---- this machine -----------------------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ def measure_again(space: SearchSpace, profile: DeviceProfile, archs: dict[str, l
                   seconds: float) -> dict[Arch, float]:
     """All whole networks in sweeps of their own: arch -> ms."""
     kit, nets = load_runtime(profile.runtime, profile.precision, processor), [*itertools.chain(*archs.values())]
+    nets.sort(key=space.params, reverse=True)
     runners = [
         kit.load(space.rows(net), precision=profile.precision, processor=processor, threads=profile.threads,
                  batch_size=profile.batch_size) for net in nets]
@@ -99,7 +100,7 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--batch-size', type=int, default=1)
     parser.add_argument('--processor', default='cpu')
-    parser.add_argument('--resolutions', type=int, nargs='+', help='default: all of the space')
+    parser.add_argument('--resolutions', type=int, nargs='+', default=[*range(128, 225, 16)])
     parser.add_argument('--seconds', type=float, default=20.0)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--out', help='keep the profile')

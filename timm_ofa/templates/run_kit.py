@@ -2,9 +2,11 @@
 
     python run_kit.py --threads 1
 
-An interrupted run goes on where it stopped. results.json then goes back to where the kit was made:
+An interrupted run goes on where it stopped. results.json then goes back to where the kit was made, of a space or of one
+network:
 
     timm-ofa profile --import-kit results.json --device my-phone --out my-phone.json
+    timm-ofa measure DIR --import-kit results.json
 """
 import argparse
 import json
