@@ -326,6 +326,11 @@ def test_the_chain_from_a_config_to_a_published_folder(capsys, chain, monkeypatc
     assert timed['latency_ms'] > 0 and timed['predicted_ms'] == done['predicted_ms']
     told = json.loads((chain / 'net/perf.json').read_text())['measurements']
     assert [m['source'] for m in told] == ['predicted', 'measured'] and told[1]['latency_ms'] == timed['latency_ms']
+    rows('measure', 'net', '--export-kit', 'kit')
+    subprocess.run([sys.executable, 'kit/run_kit.py', '--seconds', '0.2'], check=True, capture_output=True)
+    phone, = rows('measure', 'net', '--import-kit', 'kit/results.json', '--device', 'my-phone', '--save')
+    told = json.loads((chain / 'net/perf.json').read_text())['measurements']
+    assert (told[2]['device'], told[2]['latency_ms']) == ('my-phone', phone['latency_ms'])
     family = rows('specialize', '--supernet', 'supernet', '--data', 'digits', '--front', 'front.jsonl', '--no-measure',
                   '--limits-ms', limit, limit * 1.01, limit * 0.6, '--out', 'family')
     assert len(family) == 2 and all(row['predicted_ms'] <= row['limit_ms'] * 1.0001 for row in family)

@@ -139,7 +139,7 @@ def test_a_measured_network_costs_what_the_fake_says(fake):
     rows = SPACE.rows(SPACE.max_arch(32))
     result = measure_network(rows, 'fake', sweeps=3)
     assert result['latency_ms'] == pytest.approx(fake.network_ms(rows), rel=1e-4)
-    assert result['p90_ms'] == pytest.approx(result['p50_ms']) and result['n'] == 3
+    assert result['p90_ms'] == pytest.approx(result['p50_ms']) and result['n'] == 9
 
 
 def test_random_sweeps_visit_every_runner_once_and_repeat_with_the_seed():

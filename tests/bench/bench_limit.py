@@ -1,0 +1,84 @@
+"""Limits that are honored: searches at many limits on this machine, each network measured whole before it is taken.
+
+    python tests/bench/bench_limit.py [--profile FILE_OR_NAME] [--searches 20] > tests/bench/results/limit.txt
+
+A network that is measured over its limit is not taken: the limit is tightened, and the front searched again
+(`finish.meet_limit`). In the end all networks that were taken are measured anew, in common sweeps and loaded anew, some
+times each: how many are over their limit, beside the noise, two standard deviations of a load. Accuracy is a formula
+here, as latency does not depend on it: it rises with MACs, not the same at each place.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import time
+
+import numpy as np
+
+from timm_ofa.finish import arch_timer, meet_limit
+from timm_ofa.latency import latency_error, load_profile
+from timm_ofa.measuring import measure
+from timm_ofa.predictor import AccuracyPredictor
+from timm_ofa.profiler import host, is_warm
+from timm_ofa.runtimes import load_runtime
+from timm_ofa.search import search
+from timm_ofa.space import SearchSpace, load_space
+
+LOADS = 3  # of each network in the last measurement
+
+
+def toy_predictor(space: SearchSpace, seed: int) -> AccuracyPredictor:
+    rng = np.random.default_rng(seed)
+    archs = space.sample(rng, 200)
+    strength = rng.uniform(0.5, 1.5, 400)
+    work = np.array([sum(strength[i] * row.macs**0.5 for i, row in enumerate(space.rows(arch))) for arch in archs])
+    return AccuracyPredictor.fit(space, archs, 70 + 3 * np.log2(work / work.min()), seed=seed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--profile', default='amd-epyc-onnxruntime-ofa-mbv3-w10')
+    parser.add_argument('--searches', type=int, default=20)
+    parser.add_argument('--seconds', type=float, default=2.0, help='of measuring a network (default 2)')
+    parser.add_argument('--seed', type=int, default=0)
+    args = parser.parse_args()
+    profile = load_profile(args.profile)
+    space = load_space(profile.space)
+    space = space.restrict(resolutions=profile.resolutions(space))
+    predictor, timer = toy_predictor(space, args.seed), arch_timer(space, profile, args.seconds)
+    low, high = profile.latency_ms(space, [space.min_arch(), space.max_arch()])
+    began = time.perf_counter()
+    print(f'{profile.name}, {profile.runtime} {profile.runtime_version}; {host()}, load {os.getloadavg()[0]:.1f}')
+    print(f'{"limit ms":>9} {"predicted":>10} {"measured":>9} {"measured":>9}')
+    taken = []
+    for limit_ms in np.linspace(1.1 * low, 0.9 * high, args.searches):
+        limit_ms = float(f'{limit_ms:.3g}')
+        front = search(space, predictor, profile, max_latency_ms=limit_ms, seed=args.seed).front
+        attempts = meet_limit(front, limit_ms, timer)
+        taken.append((limit_ms, attempts[-1].candidate, attempts[-1].measured['latency_ms']))
+        print(f'{limit_ms:9.3f} {attempts[-1].candidate.latency_ms:10.3f} {taken[-1][2]:9.3f}' + ''.join(
+            f'   before it {a.candidate.latency_ms:.3f}, measured {a.measured["latency_ms"]:.3f}: tightened'
+            for a in attempts[:-1]), flush=True)
+
+    rows = [space.rows(candidate.arch, profile.num_classes) for _, candidate, _ in taken] * LOADS
+    kit = load_runtime(profile.runtime, profile.precision)
+    runners = [kit.load(r, precision=profile.precision, threads=profile.threads, batch_size=profile.batch_size)
+               for r in rows]
+    timing = measure(runners, warm=is_warm(space.rows(space.max_arch())), wall=profile.threads > 1, sweeps=30)
+    loads_ms = timing.low_ms().reshape(LOADS, -1)
+    again_ms = loads_ms.mean(0)
+    noise_pct = float(200 * np.std(loads_ms / again_ms) * (LOADS / (LOADS - 1)) ** 0.5)
+    limits_ms, predicted_ms, measured_ms = (np.array(values) for values in zip(
+        *((limit, candidate.latency_ms, ms) for limit, candidate, ms in taken)))
+    over_pct = 100 * (again_ms / limits_ms - 1)
+    print(f'{time.perf_counter() - began:.0f} s; noise {noise_pct:.1f} % (two standard deviations of a load)')
+    print(f'predicted against measured: {latency_error(measured_ms, predicted_ms)}')
+    print(f'measured over the limit when taken: {(measured_ms > limits_ms).sum()} of {len(taken)}')
+    print(f'measured anew, all in the same sweeps: {again_ms.round(3).tolist()}')
+    far = (over_pct > noise_pct).sum()
+    print(f'over the limit then: {(over_pct > 0).sum()} of {len(taken)}, by at most {max(0.0, over_pct.max()):.1f} %; '
+          f'by more than the noise: {far} (bar 0: {"MISSED" if far else "kept"})')
+
+
+if __name__ == '__main__':
+    main()
