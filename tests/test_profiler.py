@@ -62,7 +62,7 @@ def test_an_interrupted_profile_goes_on_where_it_stopped(fake, tmp_path):
             SPACE, 'fake', sweeps=3, progress=False, partial_results=tmp_path / 'partial.json', **kwargs)
 
     def load_until_the_second_resolution(rows, **kwargs):
-        if rows[0].size == SPACE.resolutions[1]:
+        if rows[0].size == SPACE.resolutions[1] and len(rows) == 2:
             raise Stopped
         return load(rows, **kwargs)
 
@@ -100,6 +100,20 @@ def test_precision_threads_and_batch_size_make_another_profile(fake, kwargs, nam
     assert {field: getattr(profile, field) for field in wanted} == wanted
     assert all(wanted.items() <= given.items() for given in asked)
     assert ('wall' in profile.protocol['statistic']) == (profile.threads > 1)
+
+
+def test_a_machine_that_slows_down_between_resolutions_is_brought_to_one_pace(fake):
+    def slower_at_the_last(rows, **kwargs):
+        slow[0] = slow[0] or (rows[0].size == SPACE.resolutions[-1] and len(rows) == 2)
+        run = load(rows, **kwargs)
+        return lambda: [run() for _ in range(2 if slow[0] else 1)]
+
+    load, slow, fake.kit.load = fake.kit.load, [False], slower_at_the_last
+    profile = profile_space(SPACE, 'fake', sweeps=2, progress=False)
+    archs = [SPACE.min_arch(max(SPACE.resolutions)), SPACE.max_arch()]
+    found_ms, true_ms = profile.latency_ms(SPACE, archs), [fake.network_ms(SPACE.rows(arch)) for arch in archs]
+    np.testing.assert_allclose(found_ms, true_ms, rtol=0.01)
+    assert profile.check['mape_pct'] < 1 and profile.protocol['drift_pct'] > 50
 
 
 def test_a_drifting_machine_is_told_from_a_steady_one(fake):

@@ -30,6 +30,7 @@ from .runtimes import DEFAULT, load_runtime
 from .space import Arch, Row, SearchSpace, load_space
 
 WARM_BYTES = 4 * 2**20  # of weights; networks up to here are timed warm
+REFERENCES = 3  # networks that run at every resolution
 LOADS = 3  # of a network that is measured alone
 START_ROW = mean_row(1, 3)  # costs what every run costs, whatever the network
 METHOD = '[1x1 conv, row, mean] - [1x1 conv, mean], paired in the same sweeps'
@@ -102,7 +103,7 @@ class Plan:
     check_nets: int
     seed: int
     nets: dict[str, tuple[Arch, ...]]  # group -> whole networks, those to fit on among them
-    groups: dict[str, tuple[Graph, ...]]  # resolution -> graphs; the last one is the same everywhere
+    groups: dict[str, tuple[Graph, ...]]  # resolution -> graphs; the last REFERENCES are the same everywhere
 
     def rows_of(self, net: Arch) -> Graph:
         return tuple(self.space.rows(net, self.num_classes))
@@ -130,7 +131,7 @@ def make_plan(space: SearchSpace, resolutions: Sequence[int] | None = None, num_
     space = _at(space, resolutions)
     num_classes = num_classes or space.num_classes
     nets = check_networks(space, check_nets, random_nets, seed)
-    reference = tuple(space.rows(nets[FITTED][0], num_classes))
+    references = [tuple(space.rows(net, num_classes)) for net in reversed(nets[FITTED][:REFERENCES])]
     groups, seen = {}, set()
     for resolution in space.resolutions:
         rows = [row for row in dict.fromkeys(space.all_rows(resolution, num_classes)) if row.key not in seen]
@@ -138,8 +139,8 @@ def make_plan(space: SearchSpace, resolutions: Sequence[int] | None = None, num_
         here = [tuple(space.rows(net, num_classes)) for group in nets.values() for net in group
                 if net.resolution == resolution]
         graphs = dict.fromkeys([(START_ROW,), *(graph for row in rows for graph in _probes(row)), *here])
-        others = [graph for graph in graphs if graph != reference]
-        groups[str(resolution)] = (*sorted(others, key=_params, reverse=True), reference)
+        others = [graph for graph in graphs if graph not in references]
+        groups[str(resolution)] = (*sorted(others, key=_params, reverse=True), *references)
     return Plan(space, num_classes, check_nets, seed, nets, groups)
 
 
@@ -148,14 +149,15 @@ def make_profile(plan: Plan, results: Mapping, *, device: str, device_name: str,
     space, task = plan.space, results['task']
     table: dict[str, RowCost] = {}
     starts_ms, nets_ms, visits = [], {}, []
-    for resolution in space.resolutions:
+    paces = _paces([results['groups'][name] for name in plan.groups], len(plan.nets[FITTED][:REFERENCES]))
+    for resolution, pace in zip(space.resolutions, paces):
         group, graphs = results['groups'][str(resolution)], plan.groups[str(resolution)]
-        low, median = (dict(zip(graphs, group[name])) for name in ('low_ms', 'p50_ms'))
+        low, median = (dict(zip(graphs, pace * np.array(group[name]))) for name in ('low_ms', 'p50_ms'))
         for row in space.all_rows(resolution, plan.num_classes):
             if row.key not in table:
                 table[row.key] = RowCost(_added(row, low), _added(row, median), group['n'])
         starts_ms.append(low[START_ROW,])
-        nets_ms.update({net: low[plan.rows_of(net)] for net in itertools.chain(*plan.nets.values())
+        nets_ms.update({net: round(float(low[plan.rows_of(net)]), 6) for net in itertools.chain(*plan.nets.values())
                         if net.resolution == resolution})
         visits.append(group['n'])
     threads, precision, batch_size = task['threads'], task['precision'], task['batch_size']
@@ -169,7 +171,9 @@ def make_profile(plan: Plan, results: Mapping, *, device: str, device_name: str,
         num_classes=plan.num_classes, overhead_ms=round(float(np.median(starts_ms)), 6), scale=1.0, table=table,
         protocol={
             'statistic': statistic(task['wall'], task['warm']), 'sweeps': min(visits),
-            'order': 'random over all graphs of a resolution', 'method': METHOD, 'calibration_nets': plan.check_nets,
+            'order': 'random over all graphs of a resolution', 'method': METHOD,
+            'paced': f'each resolution to the median one, by {REFERENCES} networks that run at every one',
+            'calibration_nets': plan.check_nets,
             'processor': task['processor'], 'host': task['host'], **_steadiness(results['groups'])},
         check=None, source=source,
         networks={name: {str(net): nets_ms[net] for net in nets} for name, nets in plan.nets.items()})
@@ -177,6 +181,12 @@ def make_profile(plan: Plan, results: Mapping, *, device: str, device_name: str,
     held_out = [net for name, nets in plan.nets.items() if name != FITTED for net in nets]
     check = latency_error(np.array([nets_ms[net] for net in held_out]), profile.latency_ms(space, held_out))
     return DeviceProfile.from_dict(replace(profile, check=check).to_dict(), 'profile')
+
+
+def _paces(groups: Sequence[Mapping], references: int) -> np.ndarray:
+    """What brings the times of each group to the pace of the median one."""
+    log_ms = np.log([group['low_ms'][-references:] for group in groups])
+    return np.exp(np.median(np.median(log_ms, axis=0) - log_ms, axis=1))
 
 
 def _steadiness(groups: Mapping) -> dict:
@@ -215,7 +225,7 @@ def _probes(row: Row) -> tuple[Graph, Graph]:
 
 def _added(row: Row, times_ms: Mapping[Graph, float]) -> float:
     with_row, without = _probes(row)
-    return round(max(0.0, times_ms[with_row] - times_ms[without]), 6)
+    return round(max(0.0, float(times_ms[with_row] - times_ms[without])), 6)
 
 
 def _calibrate(profile: DeviceProfile, space: SearchSpace, nets: Sequence[Arch],

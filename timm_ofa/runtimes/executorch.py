@@ -1,0 +1,91 @@
+"""ExecuTorch on the CPU, by XNNPACK. A program takes seconds to lower: measure whole networks, and fit (`fewshot`).
+
+int8 is quantized after training by XNNPACK's own quantizer: symmetric, weights by channel.
+"""
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from ..export import to_torch
+from ..layers import BN_EPS, random_input
+from ..space import Row
+
+NAME = 'executorch'
+REQUIRES = 'executorch>=1.0'
+PRECISIONS = ('fp32', 'int8')
+PROCESSORS = ('cpu',)
+
+
+class _Pool:
+    """The threads of the process. Programs hold on to those of the time when they were loaded."""
+    number = 0  # of pools so far
+
+    @classmethod
+    def set(cls, threads: int) -> int:
+        """The number of the pool of so many threads."""
+        from executorch.extension.pybindings import portable_lib as library
+        if library._threadpool_get_thread_count() != threads:
+            library._unsafe_reset_threadpool(threads)
+            cls.number += 1
+        return cls.number
+
+
+class _Program:
+    """A program with the input on which it is timed."""
+
+    def __init__(self, program: bytes, x: np.ndarray, threads: int) -> None:
+        self._program, self._threads, self._pool = program, threads, -1
+        self._x = torch.from_numpy(x)
+
+    def _run(self, x: torch.Tensor) -> torch.Tensor:
+        pool = _Pool.set(self._threads)
+        if self._pool != pool:
+            from executorch.extension.pybindings import portable_lib as library
+            self._module, self._pool = library._load_for_executorch_from_buffer(self._program), pool
+        return self._module.run_method('forward', (x,))[0]
+
+    def __call__(self) -> None:
+        self._run(self._x)
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return self._run(torch.from_numpy(x)).numpy().copy()
+
+
+def version() -> str:
+    from importlib.metadata import version as installed
+
+    import executorch
+    return installed(executorch.__name__)
+
+
+def load(rows: Sequence[Row], *, weights: Mapping | None = None, bn_eps: float = BN_EPS, precision: str = 'fp32',
+         processor: str = 'cpu', threads: int = 1, batch_size: int = 1, seed: int = 0) -> _Program:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    logging.getLogger('executorch').setLevel(logging.ERROR)
+    x = random_input(rows, batch_size, seed)
+    example = torch.from_numpy(x),
+    exported = torch.export.export(to_torch(rows, weights=weights, bn_eps=bn_eps, seed=seed), example)
+    if precision == 'int8':
+        exported = torch.export.export(_quantized(exported.module(), example), example)
+    lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+    return _Program(lowered.to_executorch().buffer, x, threads)
+
+
+def _quantized(module: torch.nn.Module, example: tuple[torch.Tensor]) -> torch.nn.Module:
+    """Calibrated on noise: right in speed, not in accuracy."""
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    prepared = prepare_pt2e(module, quantizer)
+    prepared(*example)
+    return convert_pt2e(prepared)
