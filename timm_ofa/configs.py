@@ -19,6 +19,7 @@ import yaml
 
 from .errors import InputError, listed, one_line
 from .fields import choice, number, read, text
+from .files import read_yaml
 from .record import Search
 from .space import Arch, SearchSpace, shelf_space, space_names
 
@@ -161,7 +162,7 @@ def read_hub_config(path: str | Path) -> HubConfig:
     where = f'hub config {path.name}'
     name, _, tag = path.stem.partition('.')
     try:
-        data = yaml.load(path.read_text(encoding='utf-8'), Loader=getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
+        data = read_yaml(path.read_text(encoding='utf-8'))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f'{where} is not YAML ({one_line(error)}); mend the file') from None
     if not isinstance(data, dict):

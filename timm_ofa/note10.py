@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from .errors import InputError
+from .files import read_yaml
 from .latency import UNKNOWN, DeviceProfile, RowCost
 from .space import Row, SearchSpace, load_space
 
@@ -45,7 +46,7 @@ def import_note10_tables(folder: str | Path, space: str | SearchSpace = 'ofa_mbv
 def _read(path: Path, space: SearchSpace) -> list[tuple[int, Row, RowCost]]:
     try:
         resolution = int(path.name.removesuffix(SUFFIX))
-        entries = yaml.safe_load(path.read_text(encoding='utf-8'))
+        entries = read_yaml(path.read_text(encoding='utf-8'))
     except (ValueError, OSError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f'table {path.name} cannot be read ({str(error)!r:.60}); give a published one') from None
     if resolution not in (*space.resolutions, *space.extra_resolutions):

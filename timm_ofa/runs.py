@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from .errors import InputError, one_line
-from .files import replacing, save_tensors, sha256_of, write_text
+from .files import read_yaml, replacing, save_tensors, sha256_of, write_text
 from .shrink import TrainConfig
 from .supernet import Supernet
 from .weights import BLOCK, CONFIG, DIGEST, WEIGHTS, read_json
@@ -52,7 +52,7 @@ def open_run(config: TrainConfig, output: Path, resume: bool) -> None:
     if resume:
         if not file.exists():
             raise InputError(f'output {str(output)!r:.120} holds no run to resume; leave out --resume')
-        before = TrainConfig.from_dict(yaml.safe_load(file.read_text()), file.name)
+        before = TrainConfig.from_dict(read_yaml(file.read_text()), file.name)
         for name, value in asdict(config).items():
             if asdict(before)[name] != value:
                 raise InputError(

@@ -4,7 +4,6 @@ Source: arXiv:1908.09791, section 3.4 and appendix B; phases and hyper-parameter
 """
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 from .data import DECODE, Augment
 from .errors import InputError, listed
 from .fields import MAX_LONG_TEXT, choice, number, plain, read, text
+from .files import read_yaml
 from .recipes import RECIPES
 from .space import SearchSpace, load_space
 
@@ -117,14 +117,6 @@ class FinetuneConfig:
         return Phase('finetune', self.epochs, self.lr, self.warmup_epochs, kd_weight=kd_weight)
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number, as YAML 1.2 does."""
-
-
-_Loader.add_implicit_resolver(
-    'tag:yaml.org,2002:float', re.compile(r'[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$'), list('-+.0123456789'))
-
-
 def load_config(path: str | Path, overrides: Sequence[str] = (), **replacements) -> TrainConfig:
     """A training configuration from a YAML file.
 
@@ -151,7 +143,7 @@ def _read_yaml(path: str | Path, kind: str, what: str) -> tuple[Path, dict]:
     """The fields of a file of that kind, without the kind."""
     path = Path(path)
     try:
-        data = yaml.load(path.read_text(encoding='utf-8'), _Loader)
+        data = read_yaml(path.read_text(encoding='utf-8'))
     except OSError as error:
         raise InputError(
             f'config {str(path)!r:.120} cannot be read ({error.strerror}); give a hub_configs/*.yaml') from None
@@ -173,7 +165,7 @@ def _override(data: dict, text: str) -> None:
         last = int(path[-1]) if isinstance(target, list) else path[-1]
         if isinstance(target, list):
             target[last]  # must exist
-        target[last] = yaml.load(value, _Loader)
+        target[last] = read_yaml(value)
     except (KeyError, IndexError, ValueError, TypeError, AttributeError, yaml.YAMLError):
         raise InputError(
             f'--set {text!r:.120} cannot be applied; write it like batch_size=64 or phases.0.epochs=2') from None
