@@ -9,10 +9,10 @@ same limit is one more tag, whose architecture comes with it.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import os
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -30,8 +30,8 @@ from .convert import convert_upstream
 from .errors import InputError, one_line
 from .files import fetch, save_tensors, sha256_of
 from .models import ENTRY_POINTS, PAPER, data_cfg, model_args
-from .space import SearchSpace, load_space
-from .supernet import chosen_space, create_supernet, supernet_cfg
+from .space import SearchSpace, load_space, space_names
+from .supernet import create_supernet
 from .weights import checked, hub_weights
 
 __all__: list[str] = []  # the model registry adds each entry-point
@@ -104,10 +104,15 @@ def create_named_supernet(
         resolutions: Sequence[int] | None = None,
         **kwargs,
 ) -> nn.Module:
-    """Build the supernet of a training configuration, or one like it: of another space, at fewer resolutions."""
-    chosen = chosen_space(space, default_space, resolutions)
+    """Build the supernet of a name, or one like it: of another space (a name, or its JSON content), at fewer
+    resolutions (px). There are weights where a training configuration has that name."""
+    chosen = SearchSpace.from_dict(space) if isinstance(space, Mapping) else load_space(space or default_space)
+    chosen = chosen.restrict(resolutions=resolutions)
+    config = hub_configs().get(name)
+    if config is None:
+        return create_supernet(name, chosen, pretrained, **kwargs)
     weights_kwargs = _weights_kwargs(
-        hub_configs()[name], lambda *shape: _supernet_reference(name, chosen, *shape), pretrained,
+        config, lambda *shape: _supernet_reference(name, chosen, *shape), pretrained,
         _take_cfg(name, kwargs), kwargs)
     return create_supernet(name, chosen, pretrained, **{**kwargs, **weights_kwargs})
 
@@ -138,9 +143,10 @@ def _cfgs() -> dict[str, dict[str, Any]]:
         f'{name}.{tag}': subnet_cfg(config.subnet) for name, tags in named_tags().items()
         for tag, config in tags.items()}
     for name, space in _supernet_spaces.items():
-        weights = hub_configs()[name].weights
+        weights = hub_configs()[name].weights if name in hub_configs() else None
         key = f'{name}.{weights.tag}' if weights else name
-        cfgs[key] = {**supernet_cfg(space), **(_weights_cfg(weights) if weights else {})}
+        where = _weights_cfg(weights) if weights else dict(url='', license='apache-2.0', **PAPER)
+        cfgs[key] = dict(num_classes=space.num_classes, **data_cfg(space), **where)
     return cfgs
 
 
@@ -149,10 +155,8 @@ def _register(name: str, create: Callable[..., nn.Module], doc: str) -> None:
         return create(pretrained=pretrained, **kwargs)
 
     entry_point.__name__ = entry_point.__qualname__ = name
-    entry_point.__doc__ = doc
-    with warnings.catch_warnings():  # the supernet of every space on the shelf is registered without weights already
-        warnings.filterwarnings('ignore', rf'Overwriting {name} in registry with {__name__}')
-        globals()[name] = register_model(checked(entry_point))
+    entry_point.__doc__, entry_point.__signature__ = doc, inspect.signature(create)
+    globals()[name] = register_model(checked(entry_point))
 
 
 def _subnet_doc(subnet: NamedSubnet) -> str:
@@ -164,7 +168,9 @@ def _subnet_doc(subnet: NamedSubnet) -> str:
     return f'A subnet of `{subnet.space.name}` for {subnet.limit}: {accuracy}. Source: arXiv:1908.09791; {whose}.'
 
 
-_supernet_spaces = _configured_spaces()
+_supernet_spaces = {  # one for any space, one for each on the shelf; configurations may say more of these
+    'ofa_supernet': load_space('ofa_mbv3_tiny'), **{f'{name}_supernet': load_space(name) for name in space_names()},
+    **_configured_spaces()}
 default_cfgs = generate_default_cfgs(_cfgs())
 
 for _name, _tags in named_tags().items():
@@ -172,7 +178,8 @@ for _name, _tags in named_tags().items():
 for _name, _space in _supernet_spaces.items():
     _register(
         _name, partial(create_named_supernet, _name, _space),
-        f'The elastic supernet that hub_configs/{_name}.yaml trains. Source: arXiv:1908.09791.')
+        f'The elastic supernet of the search space `{_space.name}` (or of another), if wished at fewer resolutions '
+        '(px). Source: arXiv:1908.09791.')
 
 
 # ---- weights ------------------------------------------------------------------------------------------------------

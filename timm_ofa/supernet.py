@@ -5,13 +5,13 @@ Source: arXiv:1908.09791, section 3.3.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import timm
 import torch
 from timm.layers import ConvNormAct
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg
 from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import fx, nn
@@ -21,7 +21,6 @@ from .elastic import ElasticBottleneck, ElasticInvertedResidual, first_channels_
 from .errors import InputError, one_line
 from .models import (
     ENTRY_POINTS,
-    PAPER,
     OFAResNet,
     all_levels,
     byobnet_kwargs,
@@ -32,9 +31,6 @@ from .models import (
     set_stem_stride,
 )
 from .space import Arch, SearchSpace, load_space, space_names
-from .weights import checked
-
-__all__: list[str] = []  # the model registry adds each entry-point
 
 
 @fx.wrap
@@ -229,7 +225,7 @@ NETWORKS = {  # family -> class, its arguments
 
 
 def create_supernet(name: str, space: SearchSpace, pretrained: bool = False, **kwargs) -> Supernet:
-    """Build the supernet of a space through timm's builder, under a registered name."""
+    """Build the supernet of a space through timm's builder, under a name that `named` registers."""
     network, network_kwargs = NETWORKS[space.family]
     args = model_args(space, space.max_arch())
     stem_stride = args.pop('stem_stride')
@@ -240,45 +236,6 @@ def create_supernet(name: str, space: SearchSpace, pretrained: bool = False, **k
     return build_model_with_cfg(
         network, name, pretrained, space=space, feature_cfg=dict(feature_cls='getter'),
         **network_kwargs(**args, kwargs=kwargs))
-
-
-def chosen_space(space: str | Mapping | None, default: str | SearchSpace,
-                 resolutions: Sequence[int] | None) -> SearchSpace:
-    """The space that an entry-point is asked for: by name or JSON content, if wished at fewer resolutions (px)."""
-    chosen = SearchSpace.from_dict(space) if isinstance(space, Mapping) else load_space(space or default)
-    return chosen.restrict(resolutions=resolutions)
-
-
-def supernet_cfg(space: SearchSpace) -> dict:
-    """timm's pretrained cfg of a supernet without weights."""
-    return dict(url='', num_classes=space.num_classes, **data_cfg(space), license='apache-2.0', **PAPER)
-
-
-default_cfgs = generate_default_cfgs({
-    'ofa_supernet': supernet_cfg(load_space('ofa_mbv3_tiny')),
-    **{f'{name}_supernet': supernet_cfg(load_space(name)) for name in space_names()},
-})
-
-
-def _register(name: str, default_space: str) -> None:
-    def entry_point(
-            pretrained: bool = False,
-            space: str | Mapping | None = None,
-            resolutions: Sequence[int] | None = None,
-            **kwargs,
-    ) -> Supernet:
-        return create_supernet(name, chosen_space(space, default_space, resolutions), pretrained, **kwargs)
-
-    entry_point.__name__ = entry_point.__qualname__ = name
-    entry_point.__doc__ = (
-        f'The elastic supernet of the search space `{default_space}` (or another: a name, or its JSON content), if '
-        'wished at fewer resolutions (px). Source: arXiv:1908.09791.')
-    globals()[name] = register_model(checked(entry_point))
-
-
-_register('ofa_supernet', 'ofa_mbv3_tiny')
-for _space_name in space_names():
-    _register(f'{_space_name}_supernet', _space_name)
 
 
 def new_supernet(space: SearchSpace, **kwargs) -> Supernet:
