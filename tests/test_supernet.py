@@ -12,7 +12,13 @@ from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 
 from timm_ofa import InputError, load_space
-from timm_ofa.elastic import ElasticBottleneck, ElasticInvertedResidual, depthwise_conv
+from timm_ofa.elastic import (
+    ElasticBottleneck,
+    ElasticInvertedResidual,
+    dense_conv,
+    depthwise_conv,
+    first_channels,
+)
 from timm_ofa.models import ENTRY_POINTS, OFAResNet, model_args
 from timm_ofa.rows import make_divisible
 from timm_ofa.runs import save_supernet
@@ -115,6 +121,24 @@ def test_the_gradients_of_a_wide_depthwise_convolution_are_right(kernel_size, st
         expected = torch.autograd.grad(nn.functional.conv2d(*doubles, **settings), doubles, grad.double())
         for own, right in zip(torch.autograd.grad(y, inputs, grad), expected):
             assert own.dtype is torch.float32 and (own - right).abs().max() < tolerance * right.abs().max()
+
+
+@pytest.mark.parametrize('kernel_size, stride', [(1, 1), (3, 1), (3, 2)])
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 2e-6), (torch.float64, 1e-14)])
+@pytest.mark.parametrize('order', [torch.contiguous_format, torch.channels_last])
+def test_the_gradients_of_the_first_channels_are_right(kernel_size, stride, dtype, tolerance, order):
+    settings = (stride, stride), (kernel_size // 2, kernel_size // 2)
+    for out_chs, in_chs in [(24, 20), (48, 20), (24, 40), (48, 40)]:
+        doubles = [images(3, in_chs, 9, 12).double(), images(48, 40, kernel_size, kernel_size, seed=1).double()]
+        inputs = [t.to(dtype).contiguous(memory_format=order).requires_grad_() for t in doubles]
+        x, weight = (t.requires_grad_() for t in doubles)
+        y, stock = dense_conv(inputs[0], first_channels(inputs[1], out_chs, in_chs), *settings), nn.functional.conv2d(
+            x, weight[:out_chs, :in_chs], None, *settings)
+        grad = images(*y.shape, seed=2).double()
+        own = y, *torch.autograd.grad(y, inputs, grad.to(dtype))
+        assert own[2].stride() == inputs[1].stride() or kernel_size == 1
+        for mine, right in zip(own, (stock, *torch.autograd.grad(stock, doubles, grad))):
+            assert mine.dtype is dtype and (mine - right).abs().max() < tolerance * right.abs().max()
 
 
 @torch.no_grad()
@@ -419,8 +443,8 @@ def own_space():
 @torch.no_grad()
 @pytest.mark.parametrize('space', [
     own_space(), load_space('ofa_mbv3_tiny'), load_space('ofa_mbv3_tiny').restrict(resolutions=[20, 28]),
-    replace(load_space('ofa_mbv3_tiny'), bn_eps=1e-3)],
-    ids=['own', 'shelf', 'fewer resolutions', 'shelf name, changed'])
+    replace(load_space('ofa_mbv3_tiny'), bn_eps=1e-3), load_space('ofa_mbv3_w10').restrict(resolutions=[128])],
+    ids=['own', 'shelf', 'fewer resolutions', 'shelf name, changed', 'one with a config, fewer resolutions'])
 def test_a_saved_supernet_is_the_same_when_it_is_loaded(space, tmp_path, rng):
     supernet = randomize(new_supernet(space, num_classes=3))
     save_supernet(supernet, tmp_path, dict(data='none', class_names=['a', 'b', 'c']))

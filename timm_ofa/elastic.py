@@ -25,27 +25,24 @@ def first_channels_norm_act(norm: BatchNormAct2d, x: torch.Tensor, channels: int
     In training mode their running statistics are updated in place, as in the original's dynamic BatchNorm: they mix
     all subnets, and each subnet is recalibrated before it is used.
     """
-    if channels == norm.num_features:
+    synchronized = norm.training and isinstance(norm, SynchronizedBatchNormAct2d)
+    if channels == norm.num_features and not synchronized:
         return norm(x)
     if norm.training:
         norm.num_batches_tracked.add_(1)
     tensors = [t[:channels] for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias)]
-    if norm.training and isinstance(norm, SynchronizedBatchNormAct2d):
+    if synchronized:
         x = _synchronized_batch_norm(x, *tensors, norm.momentum, norm.eps)
     else:
         x = F.batch_norm(x, *tensors, norm.training, norm.momentum, norm.eps)
-    return norm.act(x)
+    return norm.act(norm.drop(x))
 
 
 class SynchronizedBatchNormAct2d(BatchNormAct2d):
     """BatchNorm over the batches of all processes, on any device; like the stock layer otherwise."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training:
-            return super().forward(x)
-        self.num_batches_tracked.add_(1)
-        tensors = self.running_mean, self.running_var, self.weight, self.bias
-        return self.act(self.drop(_synchronized_batch_norm(x, *tensors, self.momentum, self.eps)))
+        return first_channels_norm_act(self, x, self.num_features) if self.training else super().forward(x)
 
 
 def synchronize_batch_norm(model: nn.Module) -> None:
@@ -85,8 +82,49 @@ def first_channels_squeeze_excite(se: SqueezeExcite, x: torch.Tensor, hidden: in
 def first_channels_conv_norm_act(layer: ConvNormAct, x: torch.Tensor, out_chs: int) -> torch.Tensor:
     """Convolution from the C channels of x (N, C, H, W) to the first `out_chs`, BatchNorm and activation."""
     conv = layer.conv
-    x = F.conv2d(x, conv.weight[:out_chs, :x.shape[1]], stride=conv.stride, padding=conv.padding)
+    x = dense_conv(x, first_channels(conv.weight, out_chs, x.shape[1]), conv.stride, conv.padding)
     return first_channels_norm_act(layer.bn, x, out_chs)
+
+
+@fx.wrap
+def first_channels(weight: torch.Tensor, out_chs: int, in_chs: int) -> torch.Tensor:
+    """The weight (out_chs, in_chs, K, K) of the first channels of a convolution, weight (O, I, K, K)."""
+    if weight.shape[:2] == (out_chs, in_chs):
+        return weight
+    if torch.is_grad_enabled() and weight.requires_grad:
+        return _FirstChannels.apply(weight, out_chs, in_chs)
+    return weight[:out_chs, :in_chs]
+
+
+class _FirstChannels(torch.autograd.Function):
+    """The slice as a copy, which convolutions would make of it once forward and once backward; and its gradient in one
+    pass and in the order of the weight, where two slices take four passes and one more to reorder."""
+
+    @staticmethod
+    def forward(ctx, weight: torch.Tensor, out_chs: int, in_chs: int) -> torch.Tensor:
+        ctx.layout = weight.shape, weight.stride()
+        return weight[:out_chs, :in_chs].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        whole = torch.empty_strided(*ctx.layout, dtype=grad.dtype, device=grad.device).zero_()
+        whole[:grad.shape[0], :grad.shape[1]] = grad
+        return whole, None, None
+
+
+@fx.wrap
+def dense_conv(
+        x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int] = (1, 1),
+        padding: Sequence[int] = (0, 0)) -> torch.Tensor:
+    """Convolution of x (N, C, H, W) with weight (O, C, K, K).
+
+    To train on few images with one thread of a CPU, torch would choose its own 1x1 convolution; it takes oneDNN's,
+    which is an eighth faster, for a dilated one, and a single point has nothing to dilate.
+    """
+    pointwise = weight.shape[-1] == 1 and x.device.type == 'cpu' and x.dtype is torch.float32
+    dilation = 2 if pointwise and torch.is_grad_enabled() else 1
+    return F.conv2d(x, weight, stride=stride, padding=padding, dilation=dilation)
 
 
 @fx.wrap
@@ -191,14 +229,14 @@ class ElasticInvertedResidual(nn.Module):
         """x (N, C, H, W) at a kernel size and expand ratio; None: the largest."""
         shortcut = x
         mid = self.mid_chs(expand_ratio)
-        x = F.conv2d(x, self.conv_pw.weight[:mid])
+        x = dense_conv(x, first_channels(self.conv_pw.weight, mid, self.conv_pw.in_channels))
         x = first_channels_norm_act(self.bn1, x, mid)
         kernel = self.kernel(kernel_size, mid)
         x = depthwise_conv(x, kernel, self.conv_dw.stride)
         x = first_channels_norm_act(self.bn2, x, mid)
         if self.se_ratio:
             x = first_channels_squeeze_excite(self.se, x, self.hidden_chs(mid))
-        x = self.bn3(F.conv2d(x, self.conv_pwl.weight[:, :mid]))
+        x = self.bn3(dense_conv(x, first_channels(self.conv_pwl.weight, self.conv_pwl.out_channels, mid)))
         return self.drop_path(x) + shortcut if self.has_skip else x
 
     @torch.no_grad()
