@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -273,6 +274,18 @@ def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):
     monkeypatch.setitem(VERBS, 'spaces', stop)
     status, out, err = run(capsys, 'spaces')
     assert (status, out) == (130, '') and 'same command' in err
+
+
+def test_a_full_disk_is_one_line(capsys, files, monkeypatch, tmp_path):
+    monkeypatch.chdir(files)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # bytes of a file
+    try:
+        status, out, err = run(capsys, 'train', '--config', 'config.yaml', '--output', tmp_path / 'run')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (status, out) == (2, '') and 'File too large' in err and 'free space' in err, err
+    assert list((tmp_path / 'run').iterdir()) == []
 
 
 # ---- the whole chain -------------------------------------------------------------------------------------------------

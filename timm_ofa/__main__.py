@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import sys
@@ -10,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import InputError
+from .errors import InputError, one_line
 from .options import RELEASED, parser
 from .tables import say, table
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from .search import Candidate
     from .shrink import FinetuneConfig
     from .space import SearchSpace
+    from .supernet import Supernet
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what an error of a full disk, or of a limit on it, may be
 
 
 def _show(args: argparse.Namespace, header: Sequence[str], rows: Sequence[dict]) -> None:
@@ -43,9 +47,9 @@ def _quickstart(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from .accuracy import SubnetJudge
+    from .accuracy import SubnetJudge, launched
     from .data import load_data, stored_side
-    from .engine import is_main_process, subnet_table, train_supernet
+    from .engine import subnet_table, train_supernet
     from .shrink import load_config
 
     config = load_config(args.config, args.set, data=args.data)
@@ -53,10 +57,14 @@ def _train(args: argparse.Namespace) -> None:
     data = load_data(
         config.data, stored_side(config.load_space()), holdout=config.holdout, limit=config.limit, seed=config.seed,
         decode=config.decode, images_per_epoch=config.images_per_epoch)
-    supernet = train_supernet(config, data, output, resume=args.resume, tensorboard=args.tensorboard)
-    if is_main_process():
+    rows = []
+
+    def judge_some(supernet: Supernet) -> None:
         judge = SubnetJudge(supernet, data.train, data.test, augment=config.augment, seed=config.seed)
-        rows = subnet_table(judge, output / 'log.jsonl')
+        rows.extend(subnet_table(judge, output / 'log.jsonl'))
+
+    train_supernet(config, data, output, resume=args.resume, tensorboard=args.tensorboard, at_end=judge_some)
+    if launched().is_main_process:
         _show(args, ['subnet', 'top1_pct', 'macs_m', 'params_k', 'arch'], rows)
         say(f'supernet: {output}')
 
@@ -598,13 +606,19 @@ VERBS: dict[str, Callable[[argparse.Namespace], None]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb; returns the exit status: 0, 2 for a wrong input, 130 after Ctrl-C."""
+    """Run a verb; returns the exit status: 0, 2 for a wrong input or a full disk, 130 after Ctrl-C."""
     logging.basicConfig(level=logging.WARNING, format='%(message)s')
     try:
         args = parser().parse_args(argv)
         VERBS[args.verb](args)
     except InputError as error:
         say(f'timm-ofa: {error}')
+        return 2
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        say(f'timm-ofa: the disk takes no more ({one_line(error)}); free space, then run the same command again, train '
+            'with --resume')
         return 2
     except KeyboardInterrupt as stop:
         say(f'\ntimm-ofa: {str(stop) or "stopped; run the same command again to go on"}')

@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 
-from .data import Augment, ImageSet, StreamSet
+from .data import Augment, ImageSet, Share, StreamSet, places_of
 from .errors import InputError
 
 READ_AHEAD = 512  # encoded images that wait for the loader
@@ -39,14 +39,16 @@ class EpochBatches:
             workers: int,
             accelerator: Accelerator,
             augment: Augment | None = None,
+            pieces: int = 1,
     ):
-        """`batch_size`: of all processes together; `workers`: loader processes, 0 to decode in this one."""
+        """`batch_size`: of all processes together, `pieces` that it is trained in; `workers`: loader processes, 0 to
+        decode in this one."""
         if len(images) < batch_size:
             raise InputError(f'batch_size {batch_size} is more than the {len(images)} training images; lower it')
         self.images, self.batch_size, self.device = images, batch_size, accelerator.device
         crops = augment is not None and augment.crop == 'area' and not images.in_memory
         self.augment = replace(augment, crop='none') if crops else augment
-        self._plan = _Plan(images, batch_size, seed, accelerator.process_index, accelerator.num_processes)
+        self._plan = _Plan(images, batch_size, seed, (accelerator.process_index, accelerator.num_processes, pieces))
         self._loader = DataLoader(
             _Decoder(images.decode(), augment if crops else None, seed), batch_sampler=self._plan, collate_fn=_as_is,
             num_workers=workers, persistent_workers=workers > 0, pin_memory=self.device.type == 'cuda',
@@ -69,10 +71,9 @@ class _Plan:
     """What loader workers are asked for: (epoch, items) of each batch, this process's part."""
     epoch = skip = 0
 
-    def __init__(self, images: ImageSet | StreamSet, batch_size: int, seed: int, rank: int, world: int):
+    def __init__(self, images: ImageSet | StreamSet, batch_size: int, seed: int, part: Share):
         self.images, self.batch_size, self.seed = images, batch_size, seed
-        share = batch_size // world
-        self.part = slice(rank * share, (rank + 1) * share)
+        self.places = places_of(part, batch_size)
 
     def __len__(self) -> int:
         return len(self.images) // self.batch_size
@@ -88,7 +89,8 @@ class _Plan:
 
     def _batches(self, items: Iterator) -> Iterator[tuple[int, list]]:
         for _ in range(self.skip, len(self)):
-            yield self.epoch, list(itertools.islice(items, self.batch_size))[self.part]
+            batch = list(itertools.islice(items, self.batch_size))
+            yield self.epoch, [batch[place] for place in self.places]
 
 
 class _Decoder(Dataset):

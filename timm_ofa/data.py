@@ -307,6 +307,16 @@ def eval_batch(pixels: torch.Tensor, space: SearchSpace, resolution: int) -> tor
     return x[..., margin:margin + resolution, margin:margin + resolution].contiguous(memory_format=torch.channels_last)
 
 
+Share = tuple[int, int, int]  # (i, n, pieces): of each of the equal pieces of a batch, the i-th of n equal parts
+
+
+def places_of(part: Share, batch_size: int) -> np.ndarray:
+    """The places (batch_size / n,) of a part in the whole batch: a process that takes gradients piece by piece has its
+    share of each piece, so that a piece holds the same images for any number of processes."""
+    i, n, pieces = part
+    return np.arange(batch_size).reshape(pieces, n, -1)[:, i].ravel()
+
+
 @dataclass(frozen=True)
 class Augment:
     """What training does to images. Every batch draws from its own generator."""
@@ -324,16 +334,16 @@ class Augment:
             space: SearchSpace,
             resolution: int,
             rng: np.random.Generator,
-            part: tuple[int, int] = (0, 1),
+            part: Share = (0, 1, 1),
     ) -> torch.Tensor:
         """Bytes (B, 3, S, S) -> floats (B, 3, resolution, resolution).
 
-        `part` (i, n): these images are the i-th of n equal parts of a batch. What is drawn belongs to a place in the
-        whole batch, so that n processes do together what one does alone.
+        `part`: these images are that part of a batch. What is drawn belongs to a place in the whole batch, so that n
+        processes do together what one does alone.
         """
         batch, side = len(pixels), pixels.shape[-1]
-        i, n = part
-        drawn = {name: values[i * batch:(i + 1) * batch] for name, values in self._draw(n * batch, side, rng).items()}
+        places = places_of(part, batch * part[1])
+        drawn = {name: values[places] for name, values in self._draw(batch * part[1], side, rng).items()}
         x = normalize(pixels, space)
         if self.brightness or self.saturation:
             zero = -torch.tensor(space.mean, device=x.device).view(1, 3, 1, 1) / torch.tensor(

@@ -11,13 +11,13 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
-import accelerate
 import numpy as np
 import timm
 import torch
@@ -29,7 +29,7 @@ from timm.scheduler import CosineLRScheduler
 from torch import nn
 from tqdm import tqdm
 
-from .accuracy import SubnetJudge, judge_together
+from .accuracy import SubnetJudge, judge_together, launched
 from .batches import EpochBatches
 from .data import Data
 from .elastic import synchronize_batch_norm
@@ -99,7 +99,7 @@ class Loop:
                 own network at whatever `prepare` makes.
         """
         if not (start.epoch or start.step):
-            self.optimizer.state.clear()
+            forget_momentum(self.optimizer)
         scheduler = self._scheduler(phase)
         epochs, progress = phase.warmup_epochs + phase.epochs, start
         for epoch in range(start.epoch, epochs):
@@ -133,10 +133,10 @@ class Loop:
         archs = draw(self._rng(progress, 1), done)  # equal on all ranks
         resolution = None if archs[0] is None else archs[0].resolution
         torch.manual_seed(int(self._rng(progress, 3 + rank).integers(2**62)))
-        x = self.prepare(pixels, self._rng(progress, 2), resolution, (rank, world))
+        x = self.prepare(pixels, self._rng(progress, 2), resolution, (rank, world, self.accumulate))
         parts = list(zip(x.chunk(self.accumulate), labels.chunk(self.accumulate)))
         for i, (images, truth) in enumerate(parts):
-            soft_targets = self._ask(teacher, phase, images)
+            soft_targets = self._ask(teacher, phase, images, progress)
             targets = Targets(truth, self.label_smoothing, soft_targets, phase.kd_weight, None, done)
             self._subnets(phase, archs, images, targets, progress, last=i == len(parts) - 1)
         if self.clip_grad:
@@ -148,11 +148,12 @@ class Loop:
         """Numbers of their own for each step and purpose; 0 would be no purpose: seeds ignore zeros at their end."""
         return np.random.default_rng([self.seed, progress.total_steps, purpose])
 
-    def _ask(self, teacher: nn.Module | None, phase: Phase, images: torch.Tensor) -> torch.Tensor | None:
+    def _ask(self, teacher: nn.Module | None, phase: Phase, images: torch.Tensor,
+             progress: Progress) -> torch.Tensor | None:
         """The teacher's probabilities (B, K), where this phase wants them."""
         if teacher is None or not phase.learns_from_teacher:
             return None
-        with torch.inference_mode(), self.accelerator.autocast():
+        with torch.inference_mode(), self.accelerator.autocast(), _memory_for('its teacher', phase, progress, images):
             soft_targets = teacher(images).float().softmax(1)
         return soft_targets.clone()  # may be kept for the backward pass
 
@@ -161,18 +162,11 @@ class Loop:
         recipe = RECIPES[phase.recipe]
         for i, arch in enumerate(archs):
             exchange = last and i == len(archs) - 1
-            try:
-                with nullcontext() if exchange else self.accelerator.no_sync(self.model):
-                    logits = self.model(images) if arch is None else self.model(images, arch)
-                    loss = recipe.loss(logits, targets) / self.accumulate
-                    self.accelerator.backward(loss)
-            except RuntimeError as error:
-                if not _is_out_of_memory(error):
-                    raise
-                raise InputError(
-                    f'out of memory in phase {phase.name!r} at step {progress.total_steps} with subnet {arch} on '
-                    f'{len(images)} images; lower batch_size, raise accumulate, or leave out the largest resolutions'
-                ) from None
+            apart = nullcontext() if exchange else self.accelerator.no_sync(self.model)
+            with apart, _memory_for(f'subnet {arch}', phase, progress, images):
+                logits = self.model(images) if arch is None else self.model(images, arch)
+                loss = recipe.loss(logits, targets) / self.accumulate
+                self.accelerator.backward(loss)
             if targets.largest is None:
                 targets = replace(targets, largest=logits.detach().float())
             self.unseen.append((progress.total_steps, arch, loss.detach()))
@@ -200,8 +194,32 @@ class Loop:
         return replace(progress, losses=())
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def make_optimizer(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum that goes over the parameters once; no decay on BatchNorm and biases."""
+    optimizer = create_optimizer_v2(model, opt='sgd', lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
+    forget_momentum(optimizer)
+    return optimizer
+
+
+def forget_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Back to the start, where momentum is 0. None at all would be the same, but a fused optimizer then needs a
+    gradient of every parameter in its first step, which a subnet does not give."""
+    for group in optimizer.param_groups:
+        for parameter in group['params']:
+            optimizer.state[parameter] = {'momentum_buffer': torch.zeros_like(parameter)}
+
+
+@contextmanager
+def _memory_for(network: str, phase: Phase, progress: Progress, images: torch.Tensor) -> Iterator[None]:
+    """Says which network takes too much memory, and what to lower."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not (isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)):
+            raise
+        raise InputError(
+            f'out of memory in phase {phase.name!r} at step {progress.total_steps} with {network} on {len(images)} '
+            'images; lower batch_size, raise accumulate, or leave out the largest resolutions') from None
 
 
 def keep_freed_memory() -> None:
@@ -219,11 +237,15 @@ def train_supernet(
         *,
         resume: bool = False,
         tensorboard: bool = False,
+        at_end: Callable[[Supernet], None] = lambda supernet: None,
 ) -> Supernet:
     """Progressive shrinking from the first phase to the last, into the folder `output`.
 
     Writes `train.yaml`, `log.jsonl`, `checkpoints/`, and at the end a folder that `load_supernet` and
     `timm.create_model('local-dir:...')` load: `config.json`, `model.safetensors`.
+
+    Args:
+        at_end: Called with the trained supernet while the processes of a launch still are together.
 
     Raises:
         InputError: a wrong value, or a loss that is no longer finite.
@@ -231,54 +253,28 @@ def train_supernet(
     """
     output = Path(output)
     accelerator = make_accelerator(config, output if tensorboard else None)
-    if accelerator.device.type == 'cpu':
-        keep_freed_memory()
-    if accelerator.is_main_process:
-        open_run(config, output, resume)
-        n = accelerator.num_processes
-        say(f'{n} {"process" if n == 1 else "processes"} on {accelerator.device}, {config.batch_size // n} images each')
-    accelerator.wait_for_everyone()
+    _open(config, output, resume, accelerator)
     if tensorboard:
         accelerator.init_trackers('tensorboard')
-    space = config.load_space()
-    data.train.decode()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        supernet = new_supernet(space, num_classes=data.num_classes, drop_rate=config.drop_rate)
-    synchronize = config.sync_bn and accelerator.num_processes > 1
-    if synchronize:
-        synchronize_batch_norm(supernet)
-    supernet = supernet.to(device=accelerator.device, memory_format=torch.channels_last)
-    batches = EpochBatches(
-        data.train, config.batch_size, config.seed, config.workers, accelerator, config.augment)
-    optimizer = create_optimizer_v2(
-        supernet, opt='sgd', lr=config.phases[0].lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    supernet, batches = _build(config, data, accelerator)
+    optimizer = make_optimizer(supernet, config.phases[0].lr, config.momentum, config.weight_decay)
     model, optimizer = accelerator.prepare(supernet, optimizer)
 
     checkpoints = Checkpoints(output / 'checkpoints', accelerator, config.checkpoint_minutes * 60)
     start = checkpoints.load() if resume else Progress()
-    taught = any(phase.learns_from_teacher for phase in config.phases)
-    own_teacher = output / 'teacher.safetensors' if taught and config.teacher is None else None
-    teacher = load_teacher(config.teacher, supernet) if taught and config.teacher else None
-    if own_teacher and start.phase:
-        teacher = _own_teacher(own_teacher, supernet, synchronize)
+    teachers = _Teachers(config, supernet, output / 'teacher.safetensors', accelerator)
+    teacher = teachers.of_phase(start.phase)
     total = sum(len(batches) * (p.warmup_epochs + p.epochs) for p in config.phases)
     log = RunLog(output, accelerator, start.log_bytes)
-    log.time(dict(
-        event='resume' if resume else 'start', at_step=start.total_steps, processes=accelerator.num_processes,
-        device=str(accelerator.device), versions=versions()))
-    if not start.total_steps:
-        log(dict(
-            event='start', config=config.to_dict(), processes=accelerator.num_processes, data=data.name,
-            images=len(data.train), steps=total))
+    _log_start(log, config, data, accelerator, start, resume, total)
     judge = SubnetJudge(supernet, data.train, data.holdout, augment=config.augment, seed=config.seed)
     bar = tqdm(
         total=total, initial=start.total_steps, desc='train', unit='step', smoothing=0.05,
         disable=not accelerator.is_main_process)
     loop = Loop(
         accelerator, model, optimizer, batches, len(batches),
-        lambda pixels, rng, resolution, part: batches.augment(pixels, space, resolution, rng, part), config.seed,
-        config.label_smoothing, config.clip_grad, config.accumulate, log, bar)
+        lambda pixels, rng, resolution, part: batches.augment(pixels, supernet.space, resolution, rng, part),
+        config.seed, config.label_smoothing, config.clip_grad, config.accumulate, log, bar)
     with bar, graceful_stop() as stopped:
         def save(progress: Progress, why: int) -> None:
             checkpoints.save(replace(progress, log_bytes=log.size()))
@@ -287,23 +283,18 @@ def train_supernet(
 
         here = start
         for i, phase in enumerate(config.phases[start.phase:], start.phase):
-            subspace, recipe = phase.subspace(space), RECIPES[phase.recipe]
+            subspace, recipe = phase.subspace(supernet.space), RECIPES[phase.recipe]
             if phase.sort_channels and not (here.epoch or here.step):
                 supernet.sort_channels(kept_ratios(config.phases, i))
             began = time.perf_counter()
             here = loop.run_phase(
                 phase, partial(recipe.draw, subspace, phase.subnets_per_step), teacher, here,
                 lambda: checkpoints.due(stopped()), save)
-            ends = subspace.max_arch(), subspace.min_arch(max(subspace.resolutions))
-            largest_pct, smallest_pct = (round(top1_pct, 2) for top1_pct in judge_together(judge, ends))
-            log(dict(
-                event='phase', phase=phase.name, largest_top1_pct=largest_pct, smallest_top1_pct=smallest_pct))
+            _judge_ends(phase, subspace, judge, log)
             log.time(dict(event='phase', phase=phase.name, seconds=round(time.perf_counter() - began, 1)))
-            if own_teacher and i == 0 and len(config.phases) > 1:
-                if accelerator.is_main_process:
-                    save_tensors(own_teacher, supernet.extract(space.max_arch()).state_dict())
-                accelerator.wait_for_everyone()
-                teacher = _own_teacher(own_teacher, supernet, synchronize)
+            if i == 0:
+                teachers.keep()
+                teacher = teachers.of_phase(1)
             here = Progress(phase=i + 1, total_steps=here.total_steps)
             save(here, 0)
     if accelerator.is_main_process:
@@ -312,8 +303,80 @@ def train_supernet(
             dict(data=data.name, class_names=list(data.class_names), training=config.to_dict()))
     log.time(dict(event='end', seconds=round(log.seconds(), 1)))
     accelerator.wait_for_everyone()
+    at_end(supernet)
     accelerator.end_training()
     return supernet
+
+
+def _open(config: TrainConfig, output: Path, resume: bool, accelerator: Accelerator) -> None:
+    """The folder of the run, and what the user is told first."""
+    if accelerator.device.type == 'cpu':
+        keep_freed_memory()
+    if accelerator.is_main_process:
+        open_run(config, output, resume)
+        n = accelerator.num_processes
+        each = f'on {accelerator.device.type}, {config.batch_size // n} images each'
+        say(f'{n} {"process" if n == 1 else "processes"} {each}')
+    accelerator.wait_for_everyone()
+
+
+def _build(config: TrainConfig, data: Data, accelerator: Accelerator) -> tuple[Supernet, EpochBatches]:
+    """The supernet with fresh weights and its batches, on the device."""
+    data.train.decode()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        supernet = new_supernet(config.load_space(), num_classes=data.num_classes, drop_rate=config.drop_rate)
+    if _synchronizes(config, accelerator):
+        synchronize_batch_norm(supernet)
+    supernet = supernet.to(device=accelerator.device, memory_format=torch.channels_last)
+    batches = EpochBatches(
+        data.train, config.batch_size, config.seed, config.workers, accelerator, config.augment, config.accumulate)
+    return supernet, batches
+
+
+def _synchronizes(config: TrainConfig, accelerator: Accelerator) -> bool:
+    return config.sync_bn and accelerator.num_processes > 1
+
+
+def _log_start(log: RunLog, config: TrainConfig, data: Data, accelerator: Accelerator, start: Progress, resume: bool,
+               total: int) -> None:
+    """The settings, at the start of the log; when and where, each time."""
+    log.time(dict(
+        event='resume' if resume else 'start', at_step=start.total_steps, processes=accelerator.num_processes,
+        device=str(accelerator.device), versions=versions()))
+    if not start.total_steps:
+        log(dict(
+            event='start', config=config.to_dict(), processes=accelerator.num_processes, data=data.name,
+            images=len(data.train), steps=total))
+
+
+def _judge_ends(phase: Phase, space: SearchSpace, judge: SubnetJudge, log: RunLog) -> None:
+    """Accuracies of the largest and the smallest subnet of a phase's space, into the log."""
+    ends = space.max_arch(), space.min_arch(max(space.resolutions))
+    largest_pct, smallest_pct = (round(top1_pct, 2) for top1_pct in judge_together(judge, ends))
+    log(dict(event='phase', phase=phase.name, largest_top1_pct=largest_pct, smallest_top1_pct=smallest_pct))
+
+
+class _Teachers:
+    """Who teaches in which phase: the network that the configuration names, in all; else the largest net, as the first
+    phase left it, from the second on."""
+
+    def __init__(self, config: TrainConfig, supernet: Supernet, file: Path, accelerator: Accelerator):
+        taught = any(phase.learns_from_teacher for phase in config.phases)
+        self.supernet, self.file, self.accelerator = supernet, file, accelerator
+        self.named = load_teacher(config.teacher, supernet) if taught and config.teacher else None
+        self.keeps_own = taught and config.teacher is None and len(config.phases) > 1
+        self.synchronize = _synchronizes(config, accelerator)
+
+    def keep(self) -> None:
+        """Write the largest net, if it is to teach."""
+        if self.keeps_own and self.accelerator.is_main_process:
+            save_tensors(self.file, self.supernet.extract(self.supernet.space.max_arch()).state_dict())
+        self.accelerator.wait_for_everyone()
+
+    def of_phase(self, i: int) -> nn.Module | None:
+        """The teacher of the i-th phase."""
+        return _own_teacher(self.file, self.supernet, self.synchronize) if self.keeps_own and i else self.named
 
 
 def finetune(
@@ -340,7 +403,7 @@ def finetune(
         precision: Mixed precision: 'no', 'bf16' or 'fp16'; None: as `accelerate launch` says.
     """
     accelerator = Accelerator(mixed_precision=precision)
-    optimizer = create_optimizer_v2(model, opt='sgd', lr=phase.lr, momentum=momentum, weight_decay=weight_decay)
+    optimizer = make_optimizer(model, phase.lr, momentum, weight_decay)
     model = model.to(accelerator.device, memory_format=torch.channels_last).train()
     prepared, optimizer = accelerator.prepare(model, optimizer)
     bar = tqdm(total=(phase.warmup_epochs + phase.epochs) * steps_per_epoch, desc='fine-tune', unit='step')
@@ -400,24 +463,27 @@ def load_teacher(source: str, supernet: Supernet) -> nn.Module:
 
 
 def subnet_table(judge: SubnetJudge, log: Path, n: int = 8, seed: int = 0) -> list[dict]:
-    """Accuracy of the largest, the smallest and `n` random subnets with inherited weights, also into the log."""
-    space = judge.supernet.space
+    """Accuracy of the largest, the smallest and `n` random subnets with inherited weights, also into the log.
+
+    The processes of a launch share the subnets, the main one writes.
+    """
+    space, state = judge.supernet.space, launched()
     largest = space.max_arch()
     archs = {
         'largest': largest, 'smallest': space.min_arch(largest.resolution),
         'smallest, small images': space.min_arch()}
     archs |= {f'random {i}': arch for i, arch in enumerate(space.sample(np.random.default_rng(seed), n), 1)}
-    rows = []
-    for name, arch in tqdm(archs.items(), desc='evaluate', unit='subnet', leave=False):
-        rows.append(dict(
-            subnet=name, top1_pct=round(judge.top1_pct(arch), 2),
-            macs_m=round(space.macs(arch, judge.supernet.num_classes) / 1e6, 2),
-            params_k=round(space.params(arch, judge.supernet.num_classes) / 1e3, 1), arch=str(arch)))
+    rows, left = [], iter(archs.items())
+    with tqdm(total=len(archs), desc='evaluate', unit='subnet', leave=False, disable=not state.is_main_process) as bar:
+        while part := dict(islice(left, state.num_processes)):
+            for (name, arch), top1_pct in zip(part.items(), judge_together(judge, list(part.values()))):
+                rows.append(dict(
+                    subnet=name, top1_pct=round(top1_pct, 2),
+                    macs_m=round(space.macs(arch, judge.supernet.num_classes) / 1e6, 2),
+                    params_k=round(space.params(arch, judge.supernet.num_classes) / 1e3, 1), arch=str(arch)))
+                bar.update()
+    if state.is_main_process:
         with log.open('a') as file:
-            file.write(json.dumps(dict(event='subnet', images=judge.images.title, **rows[-1])) + '\n')
+            file.writelines(
+                json.dumps(dict(event='subnet', images=judge.images.title, **row)) + '\n' for row in rows)
     return rows
-
-
-def is_main_process() -> bool:
-    """Whether this process is the one that reports."""
-    return accelerate.PartialState().is_main_process
