@@ -21,8 +21,9 @@ JUMPS = 2  # pairs of changes drawn when a network leaves a peak
 HOT, COLD = 0.3, 0.02  # points of accuracy by which promises are shaken: to jump, to climb
 LENIENT = 0.03  # points of accuracy, temperature for moving home to a lower peak
 JOINING = 0.5  # chance to move home to a better network, of another one drawn
-FRAMED = 0.3  # chance that a jump changes a part of the frame where widths vary, a depth where depths have gaps
+FRAMED = 0.3  # chance that a jump changes a part of the frame, where widths vary
 RESIZED = 0.05  # chance that it changes the resolution, where nothing else of the frame varies
+RESTAGED = 0.1  # chance that it draws a whole stage anew
 DEARER = 4  # times the price of cost while limits are broken
 TINY = np.float32(1e-30)  # keeps logarithms finite
 RECORDED = 5  # steps between two points of the history
@@ -146,8 +147,8 @@ def _largest(values: np.ndarray, n: int) -> np.ndarray:
 
 
 def _leapt(pool: Pool, codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The codes, in a share of which is drawn anew what changes of blocks cannot reach: a part of the frame, or the
-    blocks of a stage whose depths have a gap. What breaks the limits by that is mended on the way up."""
+    """The codes, in a share of which is drawn anew what changes of blocks hardly reach: a part of the frame, and the
+    depth and the blocks of a stage. What breaks the limits by that is mended on the way up."""
     problem, codes = pool.problem, codes.copy()
     share = FRAMED / len(problem.parts) if len(problem.parts) > 1 else RESIZED
     for part in problem.parts:
@@ -155,10 +156,9 @@ def _leapt(pool: Pool, codes: np.ndarray, rng: np.random.Generator) -> np.ndarra
         frames = problem.moved_frames(codes[chosen], part)
         codes[chosen, 0] = frames[np.arange(len(chosen)), rng.integers(0, frames.shape[1], len(chosen))]
     for s, stage in enumerate(problem.space.stages):
-        if max(np.diff(stage.depths), default=1) > 1:
-            chosen = np.flatnonzero(rng.random(len(codes)) < FRAMED)[:, None]
-            positions = np.flatnonzero(problem.stage == s)
-            depth = rng.choice(stage.depths, (len(chosen), 1))
-            new = rng.integers(1, 1 + len(problem.space.choices(s)), (len(chosen), len(positions)))
-            codes[chosen, 1 + positions] = np.where(np.arange(len(positions)) < depth, new, 0)
+        chosen = np.flatnonzero(rng.random(len(codes)) < RESTAGED / len(problem.space.stages))[:, None]
+        positions = np.flatnonzero(problem.stage == s)
+        depth = rng.choice(stage.depths, (len(chosen), 1))
+        new = rng.integers(1, 1 + len(problem.space.choices(s)), (len(chosen), len(positions)))
+        codes[chosen, 1 + positions] = np.where(np.arange(len(positions)) < depth, new, 0)
     return codes

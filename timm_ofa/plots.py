@@ -64,7 +64,7 @@ def plot_search(front: Sequence[tuple[float, float]], history: Sequence[tuple[in
         left.plot(*zip(front[-1]), '*', color=ORANGE, markersize=16, label=f'best, {front[-1][1]:.2f} %')
         if limit is not None:
             left.axvline(limit, color=ORANGE, linestyle='--', linewidth=1, label=f'limit, {limit:g}')
-        _dress(left, _ascii(cost), 'predicted top-1 (%)')
+        _dress(left, _ascii(cost), 'predicted top-1 (%)', legend='upper left')
         right.step(*zip(*history), where='post', color=BLUE, linewidth=1.4, label='this search')
         _dress(right, 'networks judged', 'best so far, predicted top-1 (%)')
         return _save(figure, path)
@@ -143,13 +143,13 @@ def _draw(axes, record: Record) -> None:
     _dress(axes, f'predicted latency on {_ascii(device)} (ms)', 'predicted top-1 (%)')
 
 
-def _dress(axes, across: str, up: str) -> None:
+def _dress(axes, across: str, up: str, legend: str = 'lower right') -> None:
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     axes.grid(color='#e5e7eb', linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[['top', 'right']].set_visible(False)
-    axes.legend(frameon=False, loc='lower right')
+    axes.legend(frameon=False, loc=legend)
 
 
 def _columns(points: list[FrontPoint]) -> tuple[list[float], list[float]]:

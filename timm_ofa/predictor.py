@@ -206,6 +206,11 @@ class AccuracyPredictor(Predictor):
         """`spread_codes` of archs, (N,) points."""
         return self.spread_codes(self.space.encode(archs), self.space)
 
+    @property
+    def noise_pct(self) -> float:
+        """The most likely noise of an evaluation, a standard deviation in points."""
+        return self._scale_pct * math.sqrt(self.strengths.ridge)
+
     @cached_property
     def _covariance(self) -> np.ndarray:
         """Of the evaluations (M, M), noise included, in units of the process."""

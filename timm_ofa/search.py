@@ -34,7 +34,7 @@ INITIAL = 1000  # random networks to begin with
 STEPS = 100  # of hopping
 HOPPING = 128  # networks under the limit itself
 CAPPED = 48  # networks under lower caps
-FRONT_STEPS = 12  # of the networks of the front, each under its own cost
+FRONT_STEPS = 12  # of the networks of the front, each under the cost of the next one
 FRONT_HOPPING = 256  # at most so many of them
 
 
@@ -132,8 +132,10 @@ def _explore(pool: Pool, rng: np.random.Generator, steps: int) -> None:
     starts = [best[:HOPPING], *(best[pool.cost[best] <= cap][:1] for cap in caps)]
     caps = np.concatenate([np.full(len(starts[0]), problem.top), caps])
     hop(pool, pool.codes[np.concatenate(starts)], caps, steps, rng)
-    front = rng.permutation(pool.front())[:FRONT_HOPPING]
-    hop(pool, pool.codes[front], pool.cost[front], FRONT_STEPS, rng)
+    front = pool.front()
+    caps = np.append(np.nextafter(pool.cost[front][1:], 0), problem.top)  # just below the next one
+    chosen = rng.permutation(len(front))[:FRONT_HOPPING]
+    hop(pool, pool.codes[front[chosen]], caps[chosen], FRONT_STEPS, rng)
 
 
 def _result(pool: Pool, proven: bool) -> SearchResult:
