@@ -16,7 +16,7 @@ from .pool import Pool
 
 JUDGED = 8  # changes of each network, of one block or of two, judged a step
 JUDGED_MOVED = 4  # and so many with a part of the frame moved as well, where widths vary
-PROMISING = 32  # changes of one block whose pairs are looked at
+PROMISING = 24  # changes of one block whose pairs are looked at
 JUMPS = 2  # pairs of changes drawn when a network leaves a peak
 HOT, COLD = 0.3, 0.02  # points of accuracy by which promises are shaken: to jump, to climb
 LENIENT = 0.03  # points of accuracy, temperature for moving home to a lower peak
@@ -44,6 +44,7 @@ def hop(pool: Pool, codes: np.ndarray, caps: np.ndarray, steps: int, rng: np.ran
             jumps[jumping] -= 1
         if climbing.size:
             changed, fits = _candidates(pool, codes[climbing], caps[climbing], rng)
+            fits[np.isinf(top1[climbing]), JUDGED // 2:] = False  # right behind a jump fewer will do
             found = np.full(fits.shape, -np.inf)
             found[fits] = pool.judge(changed[fits])
             best = found.argmax(1)

@@ -32,8 +32,8 @@ from .space import Arch, SearchSpace
 
 INITIAL = 1000  # random networks to begin with
 STEPS = 100  # of hopping
-HOPPING = 128  # networks under the limit itself
-CAPPED = 48  # networks under lower caps
+HOPPING = 144  # networks under the limit itself
+CAPPED = 24  # networks under lower caps
 FRONT_STEPS = 12  # of the networks of the front, each under the cost of the next one
 FRONT_HOPPING = 256  # at most so many of them
 
