@@ -1,7 +1,7 @@
 """A small Hub on localhost, for the real huggingface_hub client: enough of the API to publish, list and load models
 and to keep collections of them. And a process with such a client.
 
-Files above 10 KiB and safetensors travel as LFS, so clients need HF_HUB_DISABLE_XET=1 (see `env`).
+Files above 10 KiB and safetensors travel as LFS; from a client with `xet=True` by Xet, whose storage is then a folder.
 """
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -56,7 +60,7 @@ class Repo:
 
 
 def is_lfs(path: str, size: int) -> bool:
-    return path.endswith('.safetensors') or size > 10 * 1024
+    return path.endswith('.safetensors') or (size > 10 * 1024 and not path.endswith('.md'))
 
 
 @functools.cache
@@ -87,6 +91,7 @@ class HubServer:
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
         self.blobs: dict[str, bytes] = {}
+        self.xet_files: list[Path] = []
         self.collections: dict[str, dict] = {}  # by slug
         self.requests: list[str] = []
         self.authorized: list[str] = []  # paths of requests that came with a token
@@ -106,10 +111,11 @@ class HubServer:
         self.server.shutdown()
         self.server.server_close()
 
-    def env(self, home: Path, token: str = 'hf_write') -> dict[str, str]:
+    def env(self, home: Path, token: str = 'hf_write', xet: bool = False) -> dict[str, str]:
         """The variables of a client process."""
+        self.cas = home / 'cas'
         return {
-            'HF_ENDPOINT': self.url, 'HF_HOME': str(home), 'HF_TOKEN': token, 'HF_HUB_DISABLE_XET': '1',
+            'HF_ENDPOINT': self.url, 'HF_HOME': str(home), 'HF_TOKEN': token, 'HF_HUB_DISABLE_XET': str(int(not xet)),
             'HF_HUB_DISABLE_PROGRESS_BARS': '1', 'HF_HUB_DISABLE_TELEMETRY': '1'}
 
     def reset(self) -> None:
@@ -121,6 +127,26 @@ class HubServer:
         self.authorized.clear()
         self.lose_answers, self.tamper, self.forbid = 0, lambda path, data: data, '(?!)'
         self.fault, self.fault_at = None, -1
+
+    def blob(self, oid: str) -> bytes:
+        """What was uploaded with this SHA-256. From Xet's storage it is put together by the hash of one of `xet_files`,
+        of which copies here are known; the storage is in use, so a copy of it is read."""
+        if oid not in self.blobs:
+            import hf_xet
+
+            source = next(p for p in self.xet_files if hashlib.sha256(p.read_bytes()).hexdigest() == oid)
+            with tempfile.TemporaryDirectory() as copy:
+                shutil.copytree(self.cas, f'{copy}/cas')
+                target = f'{copy}/file'
+                known, = hf_xet.hash_files([str(source)])
+                wanted = hf_xet.PyXetDownloadInfo(target, known.hash, known.file_size)
+                with warnings.catch_warnings():
+                    warnings.simplefilter('ignore')  # the newer way wants a session
+                    hf_xet.download_files([wanted], f'local://{copy}/cas', None, None, None)
+                data = Path(target).read_bytes()
+            assert hashlib.sha256(data).hexdigest() == oid
+            self.blobs[oid] = data
+        return self.blobs[oid]
 
     def info(self, repo_id: str, revision: str = 'main') -> dict:
         repo = self.repos[repo_id]
@@ -238,6 +264,11 @@ class _Handler(BaseHTTPRequestHandler):
             found.append({'path': path, 'uploadMode': mode, 'shouldIgnore': False, 'oid': oid})
         self.reply({'files': found})
 
+    def xet_token(self, repo: str, revision: str) -> None:
+        address, expires = f'local://{self.hub.cas}', int(time.time()) + 3600
+        self.reply({'casUrl': address, 'accessToken': 'none', 'exp': expires}, headers={
+            'X-Xet-Cas-Url': address, 'X-Xet-Access-Token': 'none', 'X-Xet-Token-Expiration': expires})
+
     def lfs_batch(self, repo: str) -> None:
         objects = []
         for wanted in json.loads(self.body)['objects']:
@@ -270,7 +301,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif key == 'file':
                 files[value['path']] = base64.b64decode(value['content'])
             elif key == 'lfsFile':
-                files[value['path']] = self.hub.blobs[value['oid']]
+                files[value['path']] = self.hub.blob(value['oid'])
             elif key == 'deletedFile':
                 del files[value['path']]
         sha = found.commit(files, message)
@@ -375,6 +406,7 @@ ROUTES = [
     ('POST', '/api/repos/create', _Handler.create),
     ('POST', '/api/validate-yaml', _Handler.validate),
     ('POST', f'/api/{KIND}/{REPO}/preupload/(?P<revision>[^/]+)', _Handler.preupload),
+    ('GET', f'/api/{KIND}/{REPO}/xet-write-token/(?P<revision>[^/]+)', _Handler.xet_token),
     ('POST', f'/{MAYBE}{REPO}.git/info/lfs/objects/batch', _Handler.lfs_batch),
     ('PUT', '/lfs/(?P<oid>[0-9a-f]{64})', _Handler.lfs_put),
     ('POST', '/lfs/(?P<oid>[0-9a-f]{64})/verify', _Handler.lfs_verify),
@@ -412,11 +444,11 @@ for line in sys.stdin:
         print(json.dumps(f'{type(error).__name__}: {error}'), flush=True)
 '''
 
-    def __init__(self, server: HubServer, home: Path) -> None:
+    def __init__(self, server: HubServer, home: Path, xet: bool = False) -> None:
         path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get('PYTHONPATH', '')])
         self.process = subprocess.Popen(
             [sys.executable, '-c', self.LOOP], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, **server.env(home), 'PYTHONPATH': path})
+            env={**os.environ, **server.env(home, xet=xet), 'PYTHONPATH': path})
 
     def __call__(self, code: str, token: str = 'hf_write') -> str:
         """What the code printed, or its error."""

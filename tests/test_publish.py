@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 import yaml
-from hub_server import Repo
+from hub_server import Client, Repo
 from test_hub import SPACE, edit, items_of, make_model, make_record
 
 from timm_ofa import hub
@@ -300,6 +300,19 @@ print(os.WTERMSIG(os.waitpid(child, 0)[1]))''')
                 assert 'is not complete, it holds no config.json' in client('hub.pull("acme/steps")')
         assert client(f'print({publish}["version"])') == 'v1' and complete(server, 'acme/steps'), step
     assert unfinished > 3
+
+
+def test_by_xet_as_the_client_does_by_default_a_lost_answer_makes_no_second_commit(server, template, tmp_path):
+    pytest.importorskip('hf_xet', reason='needs hf_xet')
+    folder = like(template, tmp_path / 'net', 'net', (measured('amd-epyc', 3),))
+    server.xet_files, server.lose_answers = list(folder.iterdir()), 1
+    client = Client(server, tmp_path / 'home', xet=True)
+    done = json.loads(client(f'print(json.dumps([hub.publish({str(folder)!r}) for _ in range(2)]))'))
+    client.close()
+    assert [d['changed'] for d in done] == [True, False] and complete(server, 'acme/net')
+    assert [r for r in server.requests if 'xet-write-token' in r] and not [r for r in server.requests if 'lfs' in r]
+    files = server.repos['acme/net'].files('main')
+    assert all(files[p.name] == p.read_bytes() for p in folder.iterdir() if p.name != CARD)
 
 
 # ---- what others did ----------------------------------------------------------------------------------------------

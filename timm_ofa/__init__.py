@@ -6,6 +6,7 @@ from .accuracy import recalibrate_bn as recalibrate_bn
 from .convert import convert_upstream as convert_upstream
 from .errors import InputError as InputError
 from .hub import publish as publish
+from .hub import publish_family as publish_family
 from .hub import pull as pull
 from .latency import DeviceProfile as DeviceProfile
 from .latency import load_profile as load_profile
