@@ -3,6 +3,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,13 +12,16 @@ import torch
 import yaml
 from hub_server import Client, Repo
 from test_hub import SPACE, edit, items_of, make_model, make_record
+from test_specialize import toy_profile
 
 from timm_ofa import hub
 from timm_ofa.card import render_card, tags
 from timm_ofa.errors import InputError
+from timm_ofa.finish import save_front
 from timm_ofa.folder import CARD, PERF, save_folder, update_folder
 from timm_ofa.record import Measurement
 from timm_ofa.runs import save_supernet
+from timm_ofa.search import Candidate, SearchResult
 from timm_ofa.supernet import new_supernet
 from timm_ofa.supernets import check_supernet
 
@@ -123,6 +127,30 @@ print(main(['publish', '--format', 'json', '--owner', 'acme-lab', '--collection'
     assert client(code).count('"changed": false') == 3
     assert client(f'print(hub.publish({str(family[0])!r}, "acme-lab/{family[0].name}")["changed"])') == 'False'
     assert [f.id for f in hub.find(str(family[0].parent))] == [str(f) for f in family]
+
+
+def test_one_command_takes_five_networks_of_a_front_to_the_hub(server, client, tmp_path):
+    space, profile = SPACE.restrict(resolutions=[20]), toy_profile(SPACE, 'toy-phone')
+    save_supernet(new_supernet(space, num_classes=10), tmp_path / 'supernet', {})
+    profile.save(tmp_path / 'toy.json')
+    by_ms = {profile.latency_ms(space, [arch])[0]: arch for arch in space.sample(np.random.default_rng(0), 60)}
+    front = [Candidate(by_ms[ms], 70 + i, float(ms)) for i, ms in enumerate(sorted(by_ms))][-5:]
+    result = SearchResult(best=front[-1], front=tuple(front), history=(), evaluated=5)
+    limits = [c.latency_ms for c in front]
+    save_front(tmp_path / 'front.jsonl', result, space, SimpleNamespace(check={}), profile, str(tmp_path / 'toy.json'),
+               limits[-1], 0)
+    out = client(f'''
+from timm_ofa.__main__ import main
+print(main(['specialize', '--supernet', {str(tmp_path / 'supernet')!r}, '--front', {str(tmp_path / 'front.jsonl')!r},
+            '--data', 'digits', '--num-calibration', '64', '--no-measure', '--out', {str(tmp_path / 'family')!r},
+            '--publish', 'acme', '--limits-ms', *map(str, {limits!r})]))''')
+    assert out.endswith('\n0'), out
+    names = [f'acme/ofa_mbv3_toy_phone_lat{ms:g}ms' for ms in limits]
+    assert sorted(server.repos) == sorted(names) and all(complete(server, name) for name in names)
+    for name in names:
+        card = server.repos[name].files('main')[CARD].decode()
+        assert card.count('](https://huggingface.co/acme/') == 4 and 'latency is predicted' in card
+    assert client(f'print(*[f.id for f in hub.find("acme", "toy-phone", {limits[1]})])').split() == sorted(names[:2])
 
 
 def test_what_is_of_another_search_is_no_family(family, template, tmp_path):
