@@ -129,6 +129,16 @@ print(main(['publish', '--format', 'json', '--owner', 'acme-lab', '--collection'
     assert [f.id for f in hub.find(str(family[0].parent))] == [str(f) for f in family]
 
 
+@pytest.mark.parametrize(('token', 'owner', 'message'), [
+    ('hf_read', None, 'may only read'), ('hf_write', 'google', "namespace 'google' is not open"),
+    ('', 'acme', 'no Hub token'), ('hf_write', '../x y', "namespace '..' is not open")])
+def test_a_token_that_cannot_publish_a_family_changes_nothing(server, client, family, token, owner, message):
+    before = {path: path.read_bytes() for folder in family for path in folder.iterdir()}
+    line = client(f'hub.publish_family({[str(f) for f in family]!r}, {owner!r})', token)
+    assert line.startswith('InputError: ') and message in line and '\n' not in line and not server.repos
+    assert {path: path.read_bytes() for folder in family for path in folder.iterdir()} == before
+
+
 def test_one_command_takes_five_networks_of_a_front_to_the_hub(server, client, tmp_path):
     space, profile = SPACE.restrict(resolutions=[20]), toy_profile(SPACE, 'toy-phone')
     save_supernet(new_supernet(space, num_classes=10), tmp_path / 'supernet', {})

@@ -69,7 +69,7 @@ def _row(found: Found, m: Measurement) -> dict[str, Any]:
     return dict(
         name=found.id, device=m.device, latency_ms=m.typical_ms, p90_ms=m.p90_ms, latency_source=m.source,
         runtime=m.runtime, precision=m.precision, threads=m.threads, top1_pct=record.top1_pct,
-        predicted_top1_pct=record.predicted_top1_pct, resolution=record.arch.resolution,
+        predicted_top1_pct=record.predicted_top1_pct, data=_data(record), resolution=record.arch.resolution,
         macs_m=round(record.macs / 1e6, 1), params_m=round(record.params / 1e6, 2), space=record.space.name,
         arch=str(record.arch), load=found.load_line)
 

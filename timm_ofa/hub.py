@@ -64,6 +64,7 @@ def publish(folder: str | Path, repo_id: str | None = None, *, private: bool = F
         record, render = _stage(Path(folder), Path(stage))
         _check_repo_id(repo_id or f'{OWNER}/{record.name}')
         found = {'tags': tags(record), 'files': sorted({path.name for path in Path(stage).iterdir()} | {CARD})}
+        write_text(Path(stage) / CARD, render(repo_id))
         if dry_run:
             return {'repo_id': repo_id or f'{OWNER}/{record.name}', **found, 'dry_run': True}
         with _one_line(repo_id or record.name):
@@ -102,9 +103,10 @@ def publish_family(folders: Sequence[str | Path], owner: str | None = None, *, d
     """
     records = [check_folder(folder) for folder in folders]
     _check_family(folders, records)
-    if owner is None and not dry_run:
+    if not dry_run:
         with _one_line('your account'):
-            owner = _api().whoami()['name']
+            name = records[0].name
+            owner = _writable_id(_api(), owner and f'{owner}/{name}', name).split('/')[0]
     ids = {str(record.arch): f'{owner or OWNER}/{record.name}' for record in records}
     for repo_id in ids.values():
         _check_repo_id(repo_id)
@@ -129,7 +131,7 @@ def _check_family(folders: Sequence[str | Path], records: Sequence[Record]) -> N
             raise InputError(f'two of the folders hold the {what} {str(twice)!r:.160}; leave one out')
 
 
-def _stage(folder: Path, stage: Path) -> tuple[Record | SupernetRecord, Callable[[str], str]]:
+def _stage(folder: Path, stage: Path) -> tuple[Record | SupernetRecord, Callable[[str | None], str]]:
     """Copy what is to be published but the card, all of it checked; the record, and what writes the card."""
     from .supernets import is_supernet, stage_supernet  # they import what trains
 
