@@ -418,14 +418,15 @@ import time
 from unittest import mock
 with mock.patch('huggingface_hub.constants.ENDPOINT', 'http://127.0.0.1:9'):
     for run in (lambda: hub.publish({str(template)!r}), lambda: hub.pull('acme/net'), lambda: hub.find('acme'),
-                lambda: hub.publish_page({str(template / CARD)!r}, 'acme/page')):
+                lambda: hub.publish_page({str(template / CARD)!r}, 'acme/page'),
+                lambda: timm_ofa.supernet.load_supernet('hf-hub:acme/supernet')):
         start = time.monotonic()
         try:
             run()
         except timm_ofa.InputError as error:
             print(time.monotonic() - start < 5, error)'''
     lines = client(code).splitlines()
-    assert len(lines) == 4 and all(line.startswith('True the Hub at') and 'cannot be reached' in line for line in lines)
+    assert len(lines) == 5 and all(line.startswith('True ') and 'cannot be reached' in line for line in lines)
 
 
 def test_the_tags_of_a_card_are_those_that_are_looked_for():

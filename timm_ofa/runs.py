@@ -207,9 +207,13 @@ def supernet_folder(source: str) -> Path:
     if not source.startswith('hf-hub:'):
         return Path(source)
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError
 
     repo_id, _, revision = source.removeprefix('hf-hub:').partition('@')
-    return Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=[CONFIG, *RUN_FILES]))
+    try:
+        return Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=[CONFIG, *RUN_FILES]))
+    except (HTTPError, OSError, ValueError) as error:
+        raise InputError(f'files of {source!r:.120} cannot be fetched ({one_line(error)}); try again') from None
 
 
 def supernet_config(folder: str | Path) -> TrainConfig | None:

@@ -31,6 +31,7 @@ from .models import (
     set_stem_stride,
 )
 from .space import Arch, SearchSpace, load_space, space_names
+from .weights import known_config
 
 
 @fx.wrap
@@ -251,6 +252,8 @@ def load_supernet(source: str, **kwargs) -> Supernet:
     """A trained supernet: a folder that training wrote, or `hf-hub:ORG/NAME`."""
     name = source if ':' in source else f'local-dir:{source}'
     try:
+        if name.startswith('hf-hub:'):
+            known_config(name.removeprefix('hf-hub:'))
         model = timm.create_model(name, pretrained=True, **kwargs)
     except Exception as error:  # a folder of another make may hold anything
         raise InputError(

@@ -63,16 +63,13 @@ def hub_weights(repo_id: str, cache_dir: str | Path | None = None) -> Path:
 
     They are of the commit whose `config.json` was fetched last, and have the hashes that the Hub and that file list.
     """
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HTTPError, RemoteEntryNotFoundError
 
     name, _, revision = repo_id.partition('@')
     fetch = functools.partial(hf_hub_download, name, cache_dir=cache_dir, library_name='timm_ofa')
     try:
-        config = try_to_load_from_cache(name, CONFIG, cache_dir=cache_dir, revision=revision or 'main')
-        if not isinstance(config, str):
-            refuse_unreachable()
-            config = fetch(CONFIG, revision=revision or None)
+        config = known_config(repo_id, cache_dir) or fetch(CONFIG, revision=revision or None)
         path = Path(fetch(WEIGHTS, revision=Path(config).parent.name))
     except InputError:
         raise
@@ -153,6 +150,18 @@ def check_shapes(path: Path, network: nn.Module, where: str) -> None:
         raise InputError(
             f'{path.name} of {where!r:.200}: {wrong[0]!r:.80} has the shape {found.get(wrong[0])}, the network needs '
             f'{expected.get(wrong[0])}; save it again')
+
+
+def known_config(repo_id: str, cache_dir: str | Path | None = None) -> str | None:
+    """The `config.json` of a repository in the cache of the Hub's client; if there is none, the Hub must be there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    name, _, revision = repo_id.partition('@')
+    config = try_to_load_from_cache(name, CONFIG, cache_dir=cache_dir, revision=revision or 'main')
+    if isinstance(config, str):
+        return config
+    refuse_unreachable()
+    return None
 
 
 def refuse_unreachable() -> None:
