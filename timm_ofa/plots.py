@@ -11,7 +11,7 @@ from .record import FrontPoint, Record
 from .rows import Row
 
 STYLE = {'svg.hashsalt': 'timm_ofa', 'text.parse_math': False, 'font.size': 10}
-SHADES = ('#dbe7f5', '#9dc0e6', '#5a93d0', '#2f6db5', '#1d4373')  # by kernel size
+SHADES = ('#c3d8ef', '#8ab4e2', '#4a87c9', '#2a5f9e', '#1d4373')  # of kernel sizes 1, 3, 5, 7, 9
 BLUE, ORANGE, GRAY = '#2f6db5', '#d9541e', '#6b7280'
 SUFFIXES = ('.svg', '.png')
 
@@ -105,7 +105,7 @@ def _save(figure: Any, path: str | Path) -> Path:
 def _draw_blocks(axes, rows: Sequence[Row]) -> None:
     channels = [row.mid_chs or row.out_chs for row in rows]
     kernels = sorted({row.kernel_size for row in rows if row.kind != 'head'})
-    shade = dict(zip(kernels, SHADES[-len(kernels):]))
+    shade = {kernel: SHADES[kernel // 2] for kernel in kernels}
     starts = [i for i, row in enumerate(rows) if row.kind == 'head' or row.stride > 1 or i == 0]
     for i, (row, height) in enumerate(zip(rows, channels)):
         color = '#d1d5db' if row.kind == 'head' else shade[row.kernel_size]
