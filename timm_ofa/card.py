@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,15 @@ def render_card(record: Record | SupernetRecord, repo_id: str | None = None, pha
         repo_id: Where it will be; a placeholder if not given.
         phases: Of a supernet's training.
     """
+    known = _supernet_words(record, phases) if isinstance(record, SupernetRecord) else _subnet_words(record)
+    body = _environment().get_template(TEMPLATE_OF[record.kind]).render(
+        record=record, repo_id=repo_id or f'{OWNER}/{record.name}', **known)
+    return f'---\n{card_data(record).to_yaml()}\n---\n\n{body}'
+
+
+@cache
+def _environment() -> Any:
+    """Of the templates, which are compiled once."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -145,10 +154,7 @@ def render_card(record: Record | SupernetRecord, repo_id: str | None = None, pha
     environment.filters['ms'] = _ms
     environment.filters['cost'] = _cost
     environment.filters['list'] = lambda values: ', '.join(f'{v:g}' for v in values)
-    known = _supernet_words(record, phases) if isinstance(record, SupernetRecord) else _subnet_words(record)
-    body = environment.get_template(TEMPLATE_OF[record.kind]).render(
-        record=record, repo_id=repo_id or f'{OWNER}/{record.name}', **known)
-    return f'---\n{card_data(record).to_yaml()}\n---\n\n{body}'
+    return environment
 
 
 def _subnet_words(record: Record) -> dict[str, Any]:

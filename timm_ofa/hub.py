@@ -74,10 +74,12 @@ def publish(folder: str | Path, repo_id: str | None = None, *, private: bool = F
             api.create_repo(repo_id, private=private, exist_ok=True)
             before = api.model_info(repo_id)
             _check_ours(api, before, record.kind, private, force)
-            if not (force or _equals_remote(api, 'model', repo_id, stage)):
-                _refuse_changed(api, repo_id)
-            message = f'{record.name} {_signature(record.code_version)}'
-            commit = _upload(api, 'model', repo_id, stage, before.sha, message)
+            commit = before.sha
+            if not _equals_remote(api, 'model', repo_id, stage):
+                if not force:
+                    _refuse_changed(api, repo_id)
+                message = f'{record.name} (timm_ofa {record.code_version})'
+                commit = _upload(api, 'model', repo_id, stage, before.sha, message)
             _check_tags(api, repo_id, found['tags'])
             version = _tag_version(api, repo_id, commit)
     done = {'repo_id': repo_id, **found, 'url': f'{constants.ENDPOINT}/{repo_id}', 'commit': commit,
@@ -196,7 +198,8 @@ def publish_page(page: str | Path, space_id: str, *, private: bool = False, forc
         card = f'---\n{data.to_yaml()}\n---\n\nNetworks by device and latency, written by `timm-ofa catalog`.\n'
         (Path(stage) / CARD).write_text(card, encoding='utf-8')
         shutil.copyfile(page, Path(stage) / 'index.html')
-        _upload(api, 'space', space_id, stage, before.sha, 'Catalog')
+        if not _equals_remote(api, 'space', space_id, stage):
+            _upload(api, 'space', space_id, stage, before.sha, 'Catalog')
     return f'{constants.ENDPOINT}/spaces/{space_id}'
 
 
@@ -352,11 +355,6 @@ def _kind_on_hub(api: Any, info: Any) -> str | None:
     return str(block.get('kind', 'subnet')) if isinstance(block, dict) else None
 
 
-def _signature(version: str) -> str:
-    """The end of the title of a commit of ours."""
-    return f'(timm_ofa {version})'
-
-
 def _refuse_changed(api: Any, repo_id: str) -> None:
     """Raise where the last commit is not of ours, nor the Hub's first one."""
     commits = api.list_repo_commits(repo_id)
@@ -376,10 +374,6 @@ def _upload(api: Any, kind: str, repo_id: str, stage: str, parent: str, message:
 
     error: Exception | None = None
     for _ in range(ATTEMPTS):
-        if _equals_remote(api, kind, repo_id, stage):
-            return api.repo_info(repo_id, repo_type=kind).sha
-        if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
-            break
         try:
             api.upload_folder(
                 repo_id=repo_id, repo_type=kind, folder_path=stage, delete_patterns='*', parent_commit=parent,
@@ -387,8 +381,10 @@ def _upload(api: Any, kind: str, repo_id: str, stage: str, parent: str, message:
             error = None
         except (HTTPError, RuntimeError) as problem:  # RuntimeError: how a failed transfer of a large file is reported
             error = problem
-    if _equals_remote(api, kind, repo_id, stage):
-        return api.repo_info(repo_id, repo_type=kind).sha
+        if _equals_remote(api, kind, repo_id, stage):
+            return api.repo_info(repo_id, repo_type=kind).sha
+        if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
+            break
     if error:
         raise error
     raise InputError(f'{repo_id} does not hold the files that were sent; publish again')
