@@ -1,7 +1,13 @@
 """A measured profile against whole networks that it never saw: random ones, corners, and stage-skewed at equal MACs.
 
     python tests/bench/bench_profile.py [--runtime onnxruntime] [--precision fp32] [--threads 1] [--resolutions PX ...]
-        [--processor cpu] [--batch-size 1] [--out profile.json]
+        [--processor cpu] [--batch-size 1] [--out profile.json | --shelf]
+
+The profiles of this machine on the shelf, and tests/bench/results/profiles/, all anew (about 20 minutes, each its own):
+
+    for options in "" "--precision int8 --resolutions 160 192 224" "--runtime openvino" "--runtime litert" \
+        "--runtime ncnn" "--space ofa_mbv3_tiny" "--space ofa_mbv3_tiny --precision int8" \
+        "--space ofa_mbv3_tiny --runtime openvino"; do python tests/bench/bench_profile.py --shelf $options; done
 
 Random networks flatter every method, so judge by the others. All run in the same sweeps as the rows. Beside the profile
 stand MACs alone, as a straight line fitted on the networks that gave the profile its constant. 'Measured again' is in
@@ -13,17 +19,21 @@ import argparse
 import itertools
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 
 from timm_ofa.errors import listed
+from timm_ofa.files import write_text
 from timm_ofa.heldout import FITTED
-from timm_ofa.latency import DeviceProfile, latency_error
+from timm_ofa.latency import PROFILES_DIR, DeviceProfile, latency_error
 from timm_ofa.measuring import measure
 from timm_ofa.profiler import is_warm, profile_space
 from timm_ofa.runtimes import load_runtime
 from timm_ofa.space import Arch, SearchSpace, load_space
 
+RESULTS = Path(__file__).resolve().parent / 'results' / 'profiles'
+STEP_16 = [*range(128, 225, 16)]  # px
 RANDOM_NETS = 50
 MAX_SECONDS = {'onnxruntime': 60, 'openvino': 180}  # to measure the whole space
 MAX_MAPE_PCT = {('onnxruntime', 'fp32', 1): 2}
@@ -100,17 +110,25 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--batch-size', type=int, default=1)
     parser.add_argument('--processor', default='cpu')
-    parser.add_argument('--resolutions', type=int, nargs='+', default=[*range(128, 225, 16)])
+    parser.add_argument(
+        '--resolutions', type=int, nargs='+', metavar='PX',
+        help='default: of ofa_mbv3_w10 128 to 224 in steps of 16, else all')
     parser.add_argument('--seconds', type=float, default=20.0)
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--out', help='keep the profile')
+    parser.add_argument('--out', metavar='F', help='keep the profile')
+    parser.add_argument('--shelf', action='store_true', help='keep it among those of the package, and what is printed')
     args = parser.parse_args()
+    space = load_space(args.space)
+    resolutions = args.resolutions or (STEP_16 if set(STEP_16) <= set(space.resolutions) else None)
     profile, lines = build_and_judge(
-        load_space(args.space), args.runtime, args.resolutions, precision=args.precision, threads=args.threads,
+        space, args.runtime, resolutions, precision=args.precision, threads=args.threads,
         batch_size=args.batch_size, processor=args.processor, seconds=args.seconds, seed=args.seed)
     print('\n'.join(lines))
     if args.out:
         profile.save(args.out)
+    if args.shelf:
+        profile.save(PROFILES_DIR / f'{profile.name}.json')
+        write_text(RESULTS / f'{profile.name}.txt', '\n'.join([*lines, '']))
 
 
 if __name__ == '__main__':
