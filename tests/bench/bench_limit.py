@@ -3,9 +3,9 @@
     python tests/bench/bench_limit.py [--profile FILE_OR_NAME] [--searches 20] > tests/bench/results/limit.txt
 
 A network that is measured over its limit is not taken: the limit is tightened, and the front searched again
-(`finish.meet_limit`). In the end all networks that were taken are measured anew, in common sweeps and loaded anew, some
-times each: how many are over their limit, beside the noise, two standard deviations of a load. Accuracy is a formula
-here, as latency does not depend on it: it rises with MACs, not the same at each place.
+(`finish.meet_limit`). In the end all that were taken are loaded and measured anew: how many are over their limit,
+beside the noise, two standard deviations of a measurement, from the pairs. Accuracy is a formula here, as latency does
+not depend on it: it rises with MACs, not the same at each place.
 """
 from __future__ import annotations
 
@@ -17,14 +17,10 @@ import numpy as np
 
 from timm_ofa.finish import arch_timer, meet_limit
 from timm_ofa.latency import latency_error, load_profile
-from timm_ofa.measuring import measure
 from timm_ofa.predictor import AccuracyPredictor
-from timm_ofa.profiler import host, is_warm
-from timm_ofa.runtimes import load_runtime
+from timm_ofa.profiler import host
 from timm_ofa.search import search
 from timm_ofa.space import SearchSpace, load_space
-
-LOADS = 3  # of each network in the last measurement
 
 
 def toy_predictor(space: SearchSpace, seed: int) -> AccuracyPredictor:
@@ -60,21 +56,15 @@ def main() -> None:
             f'   before it {a.candidate.latency_ms:.3f}, measured {a.measured["latency_ms"]:.3f}: tightened'
             for a in attempts[:-1]), flush=True)
 
-    rows = [space.rows(candidate.arch, profile.num_classes) for _, candidate, _ in taken] * LOADS
-    kit = load_runtime(profile.runtime, profile.precision)
-    runners = [kit.load(r, precision=profile.precision, threads=profile.threads, batch_size=profile.batch_size)
-               for r in rows]
-    timing = measure(runners, warm=is_warm(space.rows(space.max_arch())), wall=profile.threads > 1, sweeps=30)
-    loads_ms = timing.low_ms().reshape(LOADS, -1)
-    again_ms = loads_ms.mean(0)
-    noise_pct = float(200 * np.std(loads_ms / again_ms) * (LOADS / (LOADS - 1)) ** 0.5)
     limits_ms, predicted_ms, measured_ms = (np.array(values) for values in zip(
         *((limit, candidate.latency_ms, ms) for limit, candidate, ms in taken)))
+    again_ms = np.array([timer(candidate.arch)['latency_ms'] for _, candidate, _ in taken])
+    noise_pct = float(200 * np.sqrt(np.mean((again_ms / measured_ms - 1) ** 2) / 2))
     over_pct = 100 * (again_ms / limits_ms - 1)
-    print(f'{time.perf_counter() - began:.0f} s; noise {noise_pct:.1f} % (two standard deviations of a load)')
+    print(f'{time.perf_counter() - began:.0f} s; noise {noise_pct:.1f} % (two standard deviations of a measurement)')
     print(f'predicted against measured: {latency_error(measured_ms, predicted_ms)}')
     print(f'measured over the limit when taken: {(measured_ms > limits_ms).sum()} of {len(taken)}')
-    print(f'measured anew, all in the same sweeps: {again_ms.round(3).tolist()}')
+    print(f'measured anew: {again_ms.round(3).tolist()}')
     far = (over_pct > noise_pct).sum()
     print(f'over the limit then: {(over_pct > 0).sum()} of {len(taken)}, by at most {max(0.0, over_pct.max()):.1f} %; '
           f'by more than the noise: {far} (bar 0: {"MISSED" if far else "kept"})')
