@@ -227,6 +227,23 @@ print(supernet_config(supernet_folder('hf-hub:{repo_id}')).phases[1].lr, hub.pul
     assert logits[1] == f'0.05 {server.repos[repo_id].commits[-1][0]} []'
 
 
+def test_supernets_are_listed_from_a_folder_and_from_the_hub(server, client, supernet, template, tmp_path):
+    client(f'hub.publish({str(supernet)!r}); hub.publish({str(template)!r})')
+    bad = {'config.json': b'{"timm_ofa": {"kind": "supernet"}}', CARD: b'---\ntags: [timm_ofa, supernet]\n---\n'}
+    server.repos['acme/bad'] = Repo(private=False)
+    server.repos['acme/bad'].commit(bad, 'a gift')
+    rows = json.loads(client('''
+from timm_ofa.__main__ import main
+main(['models', '--source', 'acme', '--supernets', '--format', 'json'])''', token=''))
+    assert [(r['name'], r['largest_top1_pct'], r['data']) for r in rows] == [
+        ('acme/ofa_mbv3_flowers_supernet', 81.5, 'flowers')]
+    assert rows[0]['load'].endswith("timm.create_model('hf-hub:acme/ofa_mbv3_flowers_supernet', pretrained=True)")
+    assert not [r for r in server.requests if r.startswith('GET') and r.endswith('model.safetensors')]
+    assert [r['name'] for r in hub.find_supernets(str(supernet.parent))] == [str(supernet)]
+    with pytest.raises(InputError, match='holds no supernet'):
+        hub.find_supernets(str(tmp_path))
+
+
 def test_a_supernet_and_a_network_do_not_overwrite_each_other(server, client, supernet, template):
     client(f'hub.publish({str(supernet)!r}, "acme/one")')
     assert 'holds a supernet, not a subnet' in client(f'hub.publish({str(template)!r}, "acme/one")')
@@ -239,7 +256,8 @@ def test_a_supernet_and_a_network_do_not_overwrite_each_other(server, client, su
     (lambda d: d['model_args'].update(checkpoint_path='/x'), "hold 'checkpoint_path'"),
     (lambda d: d['model_args'].update(resolutions=[7]), 'resolutions'),
     (lambda d: d['model_args'].update(num_classes='x'), 'cannot be built'),
-    (lambda d: d['model_args'].update(num_classes=4), 'has the shape'),
+    (lambda d: (d['model_args'].update(num_classes=4), d['timm_ofa'].pop('class_names')), 'has the shape'),
+    (lambda d: d['model_args'].update(num_classes=10**9), 'num_classes'),
     (lambda d: d['timm_ofa'].update(model_sha256='0' * 64), 'not that which config.json was written for'),
     (lambda d: d['timm_ofa'].update(space='../x'), "space '../x' is not"),
     (lambda d: d['timm_ofa'].update(class_names=['a']), 'class_names has 1'),

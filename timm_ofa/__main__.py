@@ -106,6 +106,8 @@ def _models(args: argparse.Namespace) -> None:
     from .configs import hub_configs, named_subnets
     from .space import load_space
 
+    if args.supernets:
+        return _published_supernets(args)
     if args.source:
         return _published_models(args)
     subnets = {
@@ -126,6 +128,15 @@ def _models(args: argparse.Namespace) -> None:
             **row, 'top-1 %': _shown_top1(row), 'limit': row['limit'] or row['kind'],
             'data': row['data'].split('/')[-1]} for row in rows]
     _show(args, ['name', 'family', 'limit', 'top-1 %', 'data', 'resolution', 'macs_m', 'params_m'], rows)
+
+
+def _published_supernets(args: argparse.Namespace) -> None:
+    from .hub import find_supernets
+
+    if not args.source or args.device or args.max_latency_ms:
+        raise InputError('--supernets goes with --source alone: a supernet is of no device')
+    header = ['name', 'space', 'networks', 'resolutions', 'data', 'largest_top1_pct']
+    _show(args, header, find_supernets(args.source))
 
 
 def _published_models(args: argparse.Namespace) -> None:

@@ -248,6 +248,36 @@ def find(source: str, device: str | None = None, max_latency_ms: float | None = 
     return sorted(filter(fits, found), key=lambda f: f.id)
 
 
+def find_supernets(source: str) -> list[dict[str, Any]]:
+    """The supernets of an organization on the Hub, or of the folders in a folder, as rows, by name.
+
+    What is not valid is left out with a warning. Weights are neither fetched nor read.
+    """
+    from .runs import supernet_folder
+    from .supernets import is_supernet, read_supernet
+
+    rows, folder = [], Path(source)
+    if folder.is_dir():
+        places = [(str(path), 'local-dir') for path in _folders_with(folder, CONFIG) if is_supernet(path)]
+    else:
+        places = [(f'{info.id}@{info.sha}', 'hf-hub') for info in _listed(source, ['timm_ofa', SUPERNET_TAG])]
+    for place, kind in places:
+        try:
+            record, *_ = read_supernet(supernet_folder(f'hf-hub:{place}') if kind == 'hf-hub' else Path(place))
+        except InputError as error:
+            _logger.warning('left out: %.200r: %s', place, error)
+            continue
+        name = place.split('@')[0] if kind == 'hf-hub' else place
+        rows.append(dict(
+            name=name, space=record.space.name, networks=float(record.space.size()), data=record.data,
+            resolutions=f'{min(record.space.resolutions)}..{max(record.space.resolutions)}',
+            largest_top1_pct=next((j.top1_pct for j in record.judged if j.subnet == 'largest'), None),
+            load=f'import timm, timm_ofa; timm.create_model({f"{kind}:{name}"!r}, pretrained=True)'))
+    if not rows:
+        raise InputError(f'{source!r:.120} holds no supernet; publish one, or give another source')
+    return sorted(rows, key=lambda row: row['name'])
+
+
 def _fits(found: Found, device: str | None, max_latency_ms: float | None) -> bool:
     if device is None and max_latency_ms is None:
         return True
@@ -257,42 +287,51 @@ def _fits(found: Found, device: str | None, max_latency_ms: float | None) -> boo
 
 
 def _in_folder(folder: Path) -> Iterator[tuple[str, None, Path]]:
-    """Published folders down to two levels; those in the making are hidden ones."""
-    for pattern in (PERF, f'*/{PERF}', f'*/*/{PERF}'):
+    """Published folders."""
+    for path in _folders_with(folder, PERF):
+        yield str(path), None, path
+
+
+def _folders_with(folder: Path, name: str) -> Iterator[Path]:
+    """Folders that hold a file, down to two levels; those in the making are hidden ones."""
+    for pattern in (name, f'*/{name}', f'*/*/{name}'):
         for path in sorted(folder.glob(pattern)):
-            parts = path.relative_to(folder).parts
-            if not any(part.startswith('.') for part in parts):
-                yield str(path.parent), None, path.parent
+            if not any(part.startswith('.') for part in path.relative_to(folder).parts):
+                yield path.parent
+
+
+def _listed(org: str, wanted: list[str]) -> list[Any]:
+    """Repositories of an organization that have all of these tags."""
+    if not re.fullmatch(r'[\w-][\w.-]*', org, re.ASCII):
+        raise InputError(f'source {org!r:.120} is neither a folder nor a name on the Hub; give one of these')
+    with _one_line(org):
+        return list(_api().list_models(author=org, filter=wanted, expand=['sha', 'tags']))
 
 
 def _on_hub(org: str, device: str | None, max_latency_ms: float | None) -> Iterator[tuple[str, str, Path | None]]:
     """Repositories of an organization that have the right tags: id, address, and a folder with the record if any."""
     from huggingface_hub import constants
 
-    if not re.fullmatch(r'[\w-][\w.-]*', org, re.ASCII):
-        raise InputError(f'source {org!r:.120} is neither a folder nor a name on the Hub; give one of these')
     wanted = ['timm_ofa']
     if device:
         wanted.append(f'device:{device}')
         rung = next((r for r in RUNGS_MS if max_latency_ms is not None and max_latency_ms <= r), None)
         wanted += [f'latency:{device}:le-{rung}ms'] if rung else []
-    with _one_line(org):
-        api = _api()
-        infos = list(api.list_models(author=org, filter=wanted, expand=['sha', 'tags']))
-    infos = [info for info in infos if SUPERNET_TAG not in (info.tags or [])]
+    infos = [info for info in _listed(org, wanted) if SUPERNET_TAG not in (info.tags or [])]
     with ThreadPoolExecutor(READERS) as pool:
-        paths = pool.map(partial(_fetch_record, api), infos)
+        paths = pool.map(_fetch_record, infos)
         for info, path in zip(infos, paths):
             yield info.id, f'{constants.ENDPOINT}/{info.id}', path
 
 
-def _fetch_record(api: Any, info: Any) -> Path | None:
+def _fetch_record(info: Any) -> Path | None:
     """The folder of the two files that make a record; None if the repository does not give them."""
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError, RepositoryNotFoundError
 
     with _one_line(info.id):
         try:
-            paths = [Path(api.hf_hub_download(info.id, name, revision=info.sha)) for name in (CONFIG, PERF)]
+            paths = [Path(hf_hub_download(info.id, name, revision=info.sha)) for name in (CONFIG, PERF)]
         except (HFValidationError, RemoteEntryNotFoundError, RepositoryNotFoundError):
             return None
     return paths[0].parent

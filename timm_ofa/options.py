@@ -128,6 +128,7 @@ def devices(sub: argparse.ArgumentParser) -> None:
 @_verb('named networks, or published ones', '--device samsung-note10 --max-latency-ms 25')
 def models(sub: argparse.ArgumentParser) -> None:
     sub.add_argument('--source', metavar='ORG|DIR', help='those of an organization on the Hub, or of a folder')
+    sub.add_argument('--supernets', action='store_true', help='of the source its supernets, to be searched')
     sub.add_argument('--device', help='slug of a device')
     sub.add_argument('--max-latency-ms', type=positive, metavar='N')
 

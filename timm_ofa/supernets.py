@@ -42,19 +42,26 @@ def check_supernet(folder: str | Path) -> tuple[SupernetRecord, TrainConfig | No
 
     Raises `InputError`; gives what is known of it.
     """
+    folder = Path(folder)
+    record, training, network = read_supernet(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(f'folder {str(folder)!r:.200} has no {WEIGHTS}; train it to the end')
+    check_shapes(folder / WEIGHTS, network, str(folder))
+    digest = sha256_of(folder / WEIGHTS)
+    if read_json(folder / CONFIG)[BLOCK].get(DIGEST, digest) != digest:
+        raise InputError(f'{WEIGHTS} in {str(folder)!r:.200} is not that which {CONFIG} was written for; get it anew')
+    return record, training
+
+
+def read_supernet(folder: Path) -> tuple[SupernetRecord, TrainConfig | None, Supernet]:
+    """What the files beside a supernet's weights say, checked, and the network without storage."""
     from . import __version__
 
-    folder = Path(folder)
     if not is_supernet(folder):
         raise InputError(f'folder {str(folder)!r:.200} is not of a supernet; give one that training wrote')
     config = read_json(folder / CONFIG)
     block = config[BLOCK]
     network = _network(config)
-    if not (folder / WEIGHTS).is_file():
-        raise InputError(f'folder {str(folder)!r:.200} has no {WEIGHTS}; train it to the end')
-    check_shapes(folder / WEIGHTS, network, str(folder))
-    if block.get(DIGEST, sha256_of(folder / WEIGHTS)) != sha256_of(folder / WEIGHTS):
-        raise InputError(f'{WEIGHTS} in {str(folder)!r:.200} is not that which {CONFIG} was written for; get it anew')
     if block.get('space') != network.space.name:
         raise InputError(f'{CONFIG}: space {block.get("space")!r:.60} is not {network.space.name!r}; save it again')
     training = block.get('training')
@@ -67,7 +74,7 @@ def check_supernet(folder: str | Path) -> tuple[SupernetRecord, TrainConfig | No
         judged=[{k: v for k, v in event.items() if k != 'event'} for event in run_events(folder, LOG)
                 if event.get('event') == 'subnet'],
         source=block.get('source'), code_version=__version__))
-    return replace(record, training=training_cost(folder)), training
+    return replace(record, training=training_cost(folder)), training, network
 
 
 def stage_supernet(folder: str | Path, stage: Path) -> tuple[SupernetRecord, TrainConfig | None]:
