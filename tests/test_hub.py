@@ -197,7 +197,7 @@ def test_tags_name_every_rung_from_the_measured_latency():
     found = tags(make_record())
     assert {'timm_ofa', 'device:my-cpu', 'runtime:onnxruntime-cpu', 'supernet:ofa-mbv3-tiny'} <= set(found)
     rungs = [int(t.split('le-')[1][:-2]) for t in found if t.startswith('latency:my-cpu:')]
-    assert rungs == [2, 5, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200, 500, 1000]
+    assert rungs == [2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 500, 1000]
     assert len(found) == len(set(found)) and not [t for t in found if ',' in t or ' ' in t]
 
 

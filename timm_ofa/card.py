@@ -17,7 +17,8 @@ from .record import HUB_ID, FrontPoint, Measurement, Record, SupernetRecord, Tra
 from .shrink import Phase
 from .space import Arch, space_names
 
-RUNGS_MS = (1, 2, 5, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200, 500, 1000)
+RUNGS_MS = (1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 500, 1000)
+UNKNOWN = 'unknown'  # what a profile that somebody else published does not say
 OWNER = 'OWNER'  # stands for the namespace in a card that is not published yet
 HUB = 'https://huggingface.co'
 SUPERNET_TAG = 'supernet'  # of a supernet; what was taken out of one has 'supernet:NAME'
@@ -46,7 +47,7 @@ def tags(record: Record | SupernetRecord) -> list[str]:
     found = ['timm', 'timm_ofa', 'once-for-all']
     found += [f'device:{device}' for device in devices]
     found += sorted({f'runtime:{m.runtime}' for m in record.measurements})
-    found += sorted({f'precision:{m.precision}' for m in record.measurements})
+    found += sorted({f'precision:{m.precision}' for m in record.measurements if m.precision != UNKNOWN})
     found += [f'resolution:{record.arch.resolution}']
     for device in devices:
         fastest = min((m.typical_ms for m in evidence(record, device)), default=float('inf'))
@@ -114,7 +115,12 @@ def _judged_results(record: SupernetRecord) -> list[Any]:
 def _setting(m: Measurement) -> str:
     threads = [f'{m.threads} thread{"s" * (m.threads > 1)}'] if m.threads else []
     size = f'{m.resolution}x{m.resolution}'
-    return ', '.join([f'{m.runtime} {m.runtime_version}', m.precision, *threads, size, f'batch {m.batch_size}'])
+    known = [_runtime(m), *([m.precision] if m.precision != UNKNOWN else [])]
+    return ', '.join([*known, *threads, size, f'batch {m.batch_size}'])
+
+
+def _runtime(m: Measurement) -> str:
+    return m.runtime if m.runtime_version == UNKNOWN else f'{m.runtime} {m.runtime_version}'
 
 
 class _Verbatim(str):
@@ -159,7 +165,8 @@ def _environment() -> Any:
 
 def _subnet_words(record: Record) -> dict[str, Any]:
     return dict(
-        headline=headline(record), setting=_setting, neighbors=_neighbors(record), measured_how=_how(record),
+        headline=headline(record), setting=_setting, runtime=_runtime, unknown=UNKNOWN, neighbors=_neighbors(record),
+        measured_how=_how(record),
         has_peak=any(m.peak_memory_mb is not None for m in record.measurements),
         arch_json=',\n '.join(f'"{k}": {json.dumps(v)}' for k, v in record.arch.to_dict().items()))
 
@@ -200,7 +207,7 @@ def _how(record: Record) -> list[str]:
             threads = f' on {m.threads} thread{"s" * (m.threads > 1)}' if m.threads else ''
             told.append(
                 f'On {m.device_name}: {m.statistic}{runs} of {m.batch_size} image{"s" * (m.batch_size > 1)}{threads}, '
-                f'{m.runtime} {m.runtime_version}{f" ({versions})" if versions else ""}; median and 90th percentile '
+                f'{_runtime(m)}{f" ({versions})" if versions else ""}; median and 90th percentile '
                 'beside it.')
     return list(dict.fromkeys(told))
 
