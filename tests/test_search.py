@@ -20,7 +20,7 @@ from timm_ofa.memory import MemoryTable, peak_memory_mb
 from timm_ofa.pool import Pool
 from timm_ofa.released import load_upstream_predictor
 from timm_ofa.search import InfeasibleError, Limit, MaxMacs, MaxMemory, MaxParams, search
-from timm_ofa.space import CostTable, SearchSpace, load_space
+from timm_ofa.space import CostTable, SearchSpace, load_space, space_names
 
 
 @dataclass
@@ -257,6 +257,42 @@ def test_with_more_limits_than_dynamic_programming_takes_nothing_is_claimed(spac
     limits = [MaxParams(1.5 * space.params(space.min_arch()))]
     result = search(space, AdditivePredictor(), ToyProfile(), limits=limits, steps=5)
     assert not result.proven and max(space.params(c.arch) for c in result.front) <= limits[0].maximum
+
+
+def random_restriction(rng):
+    """One of the spaces of the shelf with few of its choices left, now and then so few that all are judged."""
+    space = load_space(str(rng.choice(space_names())))
+    kernels = sorted({k for stage in space.stages for k in stage.kernel_sizes})
+    ratios = sorted({e for stage in space.stages for e in stage.expand_ratios})
+    few = rng.random() < 0.4
+    return space.restrict(
+        resolutions=rng.choice(space.resolutions, 2, replace=False).tolist(), widths=1 + int(not few),
+        kernel_sizes=rng.choice(kernels, 1 if few else 2 if len(kernels) > 1 else 1, replace=False).tolist(),
+        expand_ratios=rng.choice(ratios, 1 if few else 2, replace=False).tolist(), deepest=1 + int(rng.integers(2)))
+
+
+@pytest.mark.parametrize('seed', range(10))
+def test_in_any_space_under_any_limits_the_front_is_feasible_sorted_and_repeatable(seed):
+    rng = np.random.default_rng(seed)
+    space = random_restriction(rng)
+    predictor, profile = ToyPredictor(seed, space.resolutions), ToyProfile(known=space.resolutions)
+    table = profile.cost_table(space)
+    costs = {
+        Limit: lambda a: table(space.encode([a]))[0], MaxMacs: space.macs, MaxParams: space.params,
+        MaxMemory: lambda a: peak_memory_mb(space, a)}
+    some = space.sample(rng)  # keeps all limits
+    kinds = [kind for kind in costs if rng.random() < 0.6]
+    limits = [kind(*([profile] if kind is Limit else []), 1.02 * costs[kind](some)) for kind in kinds]
+    result, again = (search(space, predictor, profile, limits=limits, seed=seed, steps=6) for _ in range(2))
+    assert result == again and result.best == result.front[-1]
+    for kind, limit in zip(kinds, limits):
+        assert max(costs[kind](c.arch) for c in result.front) <= limit.maximum * (1 + 1e-12)
+    assert all(np.diff([c.latency_ms for c in result.front]) > 0)
+    assert all(np.diff([c.top1_pct for c in result.front]) > 0)
+    if result.proven:
+        archs = [arch for arch in space.decode(every_network(space)) if all(
+            costs[kind](arch) <= limit.maximum for kind, limit in zip(kinds, limits))]
+        assert result.best.top1_pct == predictor.predict_codes(space.encode(archs), space).max()
 
 
 def test_memory_of_many_networks_is_that_of_each(space, resnet, rng):
