@@ -68,14 +68,13 @@ def _front_of_frame(problem: Problem, accuracy: CostTable, frame: int):
         for j, p in enumerate(np.flatnonzero(problem.stage == s)):
             choices = slice(1, 1 + len(problem.space.choices(s)))
             more, worth = (table.table[frame, p, choices] for table in (problem.axis, accuracy))
-            before = len(open_[0])
             cost, value = ((a[:, None] + b).ravel() for a, b in zip(open_, (more, worth)))
             kept = _leading(cost, value)
             kept = kept[cost[kept] <= top]
             if len(kept) > MAX_LABELS:
                 return None
             label, choice = np.divmod(kept, len(more))
-            codes = open_[2][label] if before else open_[2]
+            codes = open_[2][label]
             codes[:, p] = 1 + choice
             open_ = cost[kept], value[kept], codes
             if j + 1 in stage.depths:
