@@ -384,7 +384,7 @@ def test_changes_are_networks_of_one_or_two_other_blocks_within_all_limits(reque
     caps = rng.uniform(0.3, 0.6, 40) * pool.problem.axis(space.encode([space.max_arch()]))
     codes = pool.problem.repair(pool.problem.random_genes(40, rng), rng, caps)
     pool.judge(codes)
-    changed, fits = changes(pool, codes, caps, 8, 0.1, rng)
+    changed, fits = changes(pool, codes, caps, pool.slopes(codes), 8, 0.1, rng)
     assert changed.shape == (40, 8, codes.shape[1]) and fits.mean() > 0.5
     for code, cap, some in zip(codes, caps, (c[f] for c, f in zip(changed, fits))):
         np.testing.assert_array_equal(space.encode(space.decode(some)), some)

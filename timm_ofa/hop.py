@@ -20,7 +20,8 @@ PROMISING = 24  # changes of one block whose pairs are looked at
 JUMPS = 2  # pairs of changes drawn when a network leaves a peak
 HOT, COLD = 0.3, 0.02  # points of accuracy by which promises are shaken: to jump, to climb
 LENIENT = 0.03  # points of accuracy, temperature for moving home to a lower peak
-JOINING = 0.5  # chance to move home to a better network, of another one drawn
+JOINING = 0.2  # chance to move home to a better network, of another one drawn
+APART = 0.5  # share of the steps in which they only move to homes of the same resolution
 FRAMED = 0.3  # chance that a jump changes a part of the frame, where widths vary
 RESIZED = 0.05  # chance that it changes the resolution, where nothing else of the frame varies
 RESTAGED = 0.1  # chance that it draws a whole stage anew
@@ -35,15 +36,17 @@ def hop(pool: Pool, codes: np.ndarray, caps: np.ndarray, steps: int, rng: np.ran
     top1 = pool.judge(codes)
     home_top1, home_cost = top1.copy(), pool.problem.axis(codes)
     jumps = np.zeros(len(codes), dtype=np.int64)  # still to do
+    resolution = pool.problem.space.frames[:, 0]
     for step in range(steps):
         jumping, climbing = np.flatnonzero(jumps > 0), np.flatnonzero(jumps == 0)
+        slopes = pool.slopes(codes)
         if jumping.size:
-            changed, fits = changes(pool, codes[jumping], caps[jumping], 1, HOT, rng)
+            changed, fits = changes(pool, codes[jumping], caps[jumping], slopes[jumping], 1, HOT, rng)
             codes[jumping] = np.where(fits, changed[:, 0], codes[jumping])
             top1[jumping] = -np.inf
             jumps[jumping] -= 1
         if climbing.size:
-            changed, fits = _candidates(pool, codes[climbing], caps[climbing], rng)
+            changed, fits = _candidates(pool, codes[climbing], caps[climbing], slopes[climbing], rng)
             fits[np.isinf(top1[climbing]), JUDGED // 2:] = False  # right behind a jump fewer will do
             found = np.full(fits.shape, -np.inf)
             found[fits] = pool.judge(changed[fits])
@@ -58,6 +61,8 @@ def hop(pool: Pool, codes: np.ndarray, caps: np.ndarray, steps: int, rng: np.ran
             other = rng.integers(0, len(codes), len(peaks))
             joins = (home_top1[other] > home_top1[peaks]) & (home_cost[other] <= caps[peaks])
             joins &= rng.random(len(peaks)) < JOINING
+            if step < APART * steps:
+                joins &= resolution[homes[other, 0]] == resolution[homes[peaks, 0]]
             for array in (homes, home_top1, home_cost):
                 array[peaks[joins]] = array[other[joins]]
             codes[peaks], top1[peaks], jumps[peaks] = homes[peaks], home_top1[peaks], JUMPS
@@ -66,10 +71,10 @@ def hop(pool: Pool, codes: np.ndarray, caps: np.ndarray, steps: int, rng: np.ran
             pool.record()
 
 
-def _candidates(pool: Pool, codes: np.ndarray, caps: np.ndarray, rng: np.random.Generator,
+def _candidates(pool: Pool, codes: np.ndarray, caps: np.ndarray, slopes: np.ndarray, rng: np.random.Generator,
                 ) -> tuple[np.ndarray, np.ndarray]:
     """What climbing networks may become, as `changes`; where widths vary, also with one part of the frame moved."""
-    changed, fits = changes(pool, codes, caps, JUDGED, COLD, rng)
+    changed, fits = changes(pool, codes, caps, slopes, JUDGED, COLD, rng)
     if len(pool.problem.parts) == 1:
         return changed, fits
     part = rng.choice(pool.problem.parts, len(codes))
@@ -78,20 +83,19 @@ def _candidates(pool: Pool, codes: np.ndarray, caps: np.ndarray, rng: np.random.
     step = rng.choice((-1, 1), len(codes))
     moved = codes.copy()
     moved[:, 0] += ((place + step).clip(0, sizes - 1) - place) * pool.problem.strides[part]
-    also, fit = changes(pool, moved, caps, JUDGED_MOVED, COLD, rng)
+    also, fit = changes(pool, moved, caps, pool.slopes(moved), JUDGED_MOVED, COLD, rng)
     alone = pool.problem.excess(moved, caps) <= 0
     return np.concatenate([changed, also, moved[:, None]], 1), np.concatenate([fits, fit, alone[:, None]], 1)
 
 
-def changes(pool: Pool, codes: np.ndarray, caps: np.ndarray, n: int, temperature: float, rng: np.random.Generator,
-            ) -> tuple[np.ndarray, np.ndarray]:
+def changes(pool: Pool, codes: np.ndarray, caps: np.ndarray, slopes: np.ndarray, n: int, temperature: float,
+            rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Networks (N, K, 1 + P), K = n, with one or two blocks changed, those that promise most; and which fit (N, K).
 
     Promises are shaken by noise of a temperature in points (Gumbel's: the larger, the more often, as Boltzmann has it).
     """
     problem, row = pool.problem, np.arange(len(codes))[:, None]
     choices = problem.axis.table.shape[2]
-    slopes = pool.slopes(codes)
     rise = (slopes - np.take_along_axis(slopes, codes[:, 1:, None], 2)).reshape(len(codes), -1).astype(np.float32)
     limits = [(problem.axis, caps), *problem.others]
     dearer, slack = [], []

@@ -6,7 +6,7 @@ import numpy as np
 from .additive import fit_additive
 from .limits import Problem
 
-KEPT = 4000  # networks, the nearest to the front
+KEPT = 2000  # networks, the nearest to the front
 PRICED = 0.85  # share of a cost from which on the rise of the front gives the price of cost
 RIDGE = 0.3  # of the additive model, in networks
 GROWN = 1.3  # times as many networks judged, until it is fitted again

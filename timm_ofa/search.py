@@ -31,7 +31,7 @@ from .pool import Pool
 from .space import Arch, SearchSpace
 
 INITIAL = 1000  # random networks to begin with
-STEPS = 100  # of hopping
+STEPS = 110  # of hopping
 HOPPING = 144  # networks under the limit itself
 CAPPED = 24  # networks under lower caps
 FRONT_STEPS = 12  # of the networks of the front, each under the cost of the next one
