@@ -4,7 +4,7 @@ int8 is quantized after training by XNNPACK's own quantizer: symmetric, weights 
 """
 from __future__ import annotations
 
-import logging
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -64,20 +64,24 @@ def version() -> str:
 
 def load(rows: Sequence[Row], *, weights: Mapping | None = None, bn_eps: float = BN_EPS, precision: str = 'fp32',
          processor: str = 'cpu', threads: int = 1, batch_size: int = 1, seed: int = 0) -> _Program:
+    x = random_input(rows, batch_size, seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # dozens, about its own code
+        program = _lower(to_torch(rows, weights=weights, bn_eps=bn_eps, seed=seed), torch.from_numpy(x), precision)
+    return _Program(program, x, threads)
+
+
+def _lower(module: torch.nn.Module, x: torch.Tensor, precision: str) -> bytes:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
-    logging.getLogger('executorch').setLevel(logging.ERROR)
-    x = random_input(rows, batch_size, seed)
-    example = torch.from_numpy(x),
-    exported = torch.export.export(to_torch(rows, weights=weights, bn_eps=bn_eps, seed=seed), example)
+    exported = torch.export.export(module, (x,))
     if precision == 'int8':
-        exported = torch.export.export(_quantized(exported.module(), example), example)
-    lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
-    return _Program(lowered.to_executorch().buffer, x, threads)
+        exported = torch.export.export(_quantized(exported.module(), x), (x,))
+    return to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch().buffer
 
 
-def _quantized(module: torch.nn.Module, example: tuple[torch.Tensor]) -> torch.nn.Module:
+def _quantized(module: torch.nn.Module, x: torch.Tensor) -> torch.nn.Module:
     """Calibrated on noise: right in speed, not in accuracy."""
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
@@ -87,5 +91,5 @@ def _quantized(module: torch.nn.Module, example: tuple[torch.Tensor]) -> torch.n
 
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
     prepared = prepare_pt2e(module, quantizer)
-    prepared(*example)
+    prepared(x)
     return convert_pt2e(prepared)
