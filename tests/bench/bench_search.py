@@ -265,7 +265,10 @@ def main() -> None:
                     'its finder with our prices': lambda s: run_original(finder_of, limit_ms, s)}.items():  # noqa: B023
                 theirs, seconds = np.mean([run(seed) for seed in range(args.original_seeds)], 0)
                 times = seconds / np.median(cpu)
-                print(f'       {name}: {theirs:.3f} in {seconds:.1f} s: ours is {times:.1f} times as fast', flush=True)
+                shares = [next((n for n, top1 in r.history if top1 >= theirs), r.evaluated) / r.evaluated for r in kept]
+                equal = np.median(shares) * np.median(cpu)
+                print(f'       {name}: {theirs:.3f} in {seconds:.1f} s: ours is {times:.1f} times as fast, and about '
+                      f'{seconds / equal:.0f} times to its accuracy (by the share of networks judged)', flush=True)
                 baselines[name] = [(limit_ms, theirs)]
         with contextlib.suppress(ImportError):
             runs = [nsga2(space, predictor, profile, limit_ms, judged, seed) for seed in range(3)]
