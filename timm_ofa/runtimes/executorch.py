@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -20,6 +22,14 @@ PRECISIONS = ('fp32', 'int8')
 PROCESSORS = ('cpu',)
 
 
+@cache
+def _library() -> ModuleType:
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # it calls itself experimental
+        from executorch.extension.pybindings import portable_lib
+    return portable_lib
+
+
 class _Pool:
     """The threads of the process. Programs hold on to those of the time when they were loaded."""
     number = 0  # of pools so far
@@ -27,9 +37,8 @@ class _Pool:
     @classmethod
     def set(cls, threads: int) -> int:
         """The number of the pool of so many threads."""
-        from executorch.extension.pybindings import portable_lib as library
-        if library._threadpool_get_thread_count() != threads:
-            library._unsafe_reset_threadpool(threads)
+        if _library()._threadpool_get_thread_count() != threads:
+            _library()._unsafe_reset_threadpool(threads)
             cls.number += 1
         return cls.number
 
@@ -44,8 +53,7 @@ class _Program:
     def _run(self, x: torch.Tensor) -> torch.Tensor:
         pool = _Pool.set(self._threads)
         if self._pool != pool:
-            from executorch.extension.pybindings import portable_lib as library
-            self._module, self._pool = library._load_for_executorch_from_buffer(self._program), pool
+            self._module, self._pool = _library()._load_for_executorch_from_buffer(self._program), pool
         return self._module.run_method('forward', (x,))[0]
 
     def __call__(self) -> None:
