@@ -24,8 +24,8 @@ ORDER = [  # a room imports only rooms above it
     'quickstart', 'options', '__main__']
 EXCEPTIONS: dict[tuple[str, str], str] = {}  # (room, what it imports against the order): why
 HEAVY = {
-    'onnx', 'onnxruntime', 'openvino', 'ai_edge_litert', 'ncnn', 'executorch', 'matplotlib', 'jinja2', 'datasets', 'accelerate',
-    'sklearn', 'pandas', 'scipy'}
+    'onnx', 'onnxruntime', 'openvino', 'ai_edge_litert', 'ncnn', 'executorch', 'matplotlib', 'jinja2', 'datasets',
+    'accelerate', 'sklearn', 'pandas', 'scipy'}
 ROOMS = sorted([*PACKAGE.glob('*.py'), *(PACKAGE / 'runtimes').glob('*.py')])
 
 
