@@ -13,24 +13,21 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from accelerate import Accelerator
+from bench_alone import SUBNETS, WEIGHT_DECAY, load_images, read_results, some_archs, subnet_archs, train_alone
 
-from timm_ofa.accuracy import SubnetJudge, evaluate, recalibrate_bn
-from timm_ofa.data import Augment, load_data, stored_side
-from timm_ofa.engine import EpochBatches, finetune, train_supernet
+from timm_ofa.accuracy import SubnetJudge
+from timm_ofa.data import Augment, Data
+from timm_ofa.engine import train_supernet
 from timm_ofa.recipes import RECIPES
 from timm_ofa.shrink import Phase, TrainConfig
-from timm_ofa.space import Arch, SearchSpace, load_space
-from timm_ofa.supernet import load_supernet, new_supernet
+from timm_ofa.space import SearchSpace, load_space
+from timm_ofa.supernet import load_supernet
 from timm_ofa.tables import table
 
-LR, DECAY = 0.08, 5e-4  # at batches of 64; the rate rises with the root of the batch
-RANDOM = 20  # subnets, the same for all recipes
+LR = 0.08  # at batches of 64; the rate rises with the root of the batch
 
 
 def phases_of(recipe: str, space: SearchSpace, lr: float, length: float) -> tuple[Phase, ...]:
@@ -57,42 +54,20 @@ def phases_of(recipe: str, space: SearchSpace, lr: float, length: float) -> tupl
     return phases[recipe]
 
 
-def run(recipe: str, seed: int, args: argparse.Namespace, data) -> dict:
+def run(recipe: str, seed: int, args: argparse.Namespace, data: Data) -> dict:
     """Train with one recipe and judge on the test images."""
     folder = args.out / f'{recipe}-{seed}'
     config = TrainConfig(
         f'{recipe}-{seed}', args.space, args.data, phases_of(recipe, load_space(args.space), rate(args), args.length),
-        resolutions=(args.resolution,), batch_size=args.batch_size, seed=seed, weight_decay=DECAY, limit=args.images,
-        precision=args.precision, augment=Augment(crop='shift', flip=True))
+        resolutions=(args.resolution,), batch_size=args.batch_size, seed=seed, weight_decay=WEIGHT_DECAY,
+        limit=args.images, precision=args.precision, augment=Augment(crop='shift', flip=True))
     began = time.perf_counter()
     if not (folder / 'model.safetensors').exists():
         train_supernet(config, data, folder, resume=(folder / 'train.yaml').exists())
     supernet = load_supernet(str(folder))
     judge = SubnetJudge(supernet, data.train, data.test, augment=config.augment, calibration_images=1000)
-    top1 = [round(judge.top1_pct(arch), 2) for arch in archs(supernet.space)]
+    top1 = [round(judge.top1_pct(arch), 2) for arch in some_archs(supernet.space)]
     return dict(what=recipe, seed=seed, top1_pct=top1, seconds=round(time.perf_counter() - began))
-
-
-def alone(place: int, seed: int, args: argparse.Namespace, data) -> dict:
-    """Train one of the networks by itself, from the same kind of start."""
-    space = load_space(args.space).restrict(resolutions=[args.resolution])
-    arch, augment = archs(space)[place], Augment(crop='shift', flip=True)
-    began = time.perf_counter()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = new_supernet(space, num_classes=data.num_classes).extract(arch)
-    batches = EpochBatches(data.train, args.batch_size, seed, 0, Accelerator(mixed_precision=args.precision))
-    model = finetune(
-        model, batches, steps_per_epoch=len(batches),
-        phase=Phase('alone', max(1, round(7 * args.length)), rate(args), warmup_epochs=1, kd_weight=0),
-        weight_decay=DECAY,
-        label_smoothing=0.1, seed=seed, precision=args.precision,
-        prepare=lambda pixels, rng, _, part: augment(pixels, space, arch.resolution, rng, part))
-    judge = SubnetJudge(new_supernet(space), data.train, data.test, augment=augment, calibration_images=1000)
-    model = recalibrate_bn(model, judge.batches(arch.resolution)).eval()
-    top1 = evaluate(model, data.test, space, arch.resolution)
-    return dict(what='alone', place=place, seed=seed, top1_pct=[round(top1, 2)],
-                seconds=round(time.perf_counter() - began))
 
 
 def rate(args: argparse.Namespace) -> float:
@@ -100,32 +75,38 @@ def rate(args: argparse.Namespace) -> float:
     return LR * (args.batch_size / 64)**0.5
 
 
-def archs(space: SearchSpace) -> list[Arch]:
-    """The smallest, the random and the largest networks, by MACs."""
-    some = [space.min_arch(), *space.sample(np.random.default_rng(7), RANDOM), space.max_arch()]
-    return sorted(some, key=space.macs)
+def alone(name: str, seed: int, args: argparse.Namespace, data: Data) -> dict:
+    """Train one of the networks by itself, as long as the sandwich."""
+    space = load_space(args.space).restrict(resolutions=[args.resolution])
+    result = train_alone(
+        name, space, data, epochs=max(1, round(7 * args.length)), lr=rate(args), batch_size=args.batch_size, seed=seed,
+        precision=args.precision)
+    return dict(what=name, seed=seed, top1_pct=[result['top1_pct']], seconds=round(result['seconds']))
 
 
-def show(results: list[dict], space) -> str:
-    """The table for people."""
-    order = archs(space)
-    middle = [len(order) // 3, 2 * len(order) // 3]
-    kept = [0, *middle, len(order) - 1]
-    rows = []
-    for result in results:
-        if result['what'] != 'alone':
-            top1 = result['top1_pct']
+def show(results: list[dict], space: SearchSpace) -> str:
+    """The table for people: means over the seeds, and their standard deviation."""
+    order, archs = some_archs(space), subnet_archs(space)
+    places = [order.index(arch) for arch in archs.values()]
+
+    def cell(values: list[float]) -> str:
+        spread = f' ± {np.std(values, ddof=1):.2f}' if len(values) > 1 else ''
+        return f'{np.mean(values):.2f}{spread}' if values else ''
+    rows = [['MACs', '', *(f'{space.macs(arch) / 1e6:.1f} M' for arch in archs.values()), '', '']]
+    for recipe in RECIPES:
+        own = [r for r in results if r['what'] == recipe]
+        if own:
             rows.append([
-                result['what'], str(result['seed']), *(f'{top1[i]:.2f}' for i in kept),
-                f'{np.median(top1[1:-1]):.2f}', f'{result["seconds"] / 60:.0f}'])
-    for seed in sorted({r['seed'] for r in results if r['what'] == 'alone'}):
-        own = {r['place']: r for r in results if r['what'] == 'alone' and r['seed'] == seed}
+                recipe, str(len(own)), *(cell([r['top1_pct'][i] for r in own]) for i in places),
+                cell([float(np.median(r['top1_pct'][1:-1])) for r in own]),
+                f'{np.mean([r["seconds"] for r in own]) / 60:.1f}'])
+    own = [r for r in results if r['what'] in SUBNETS]
+    if own:
+        seeds = {r['seed'] for r in own}
         rows.append([
-            'each alone', str(seed), *(f'{own[i]["top1_pct"][0]:.2f}' if i in own else '' for i in kept), '',
-            f'{sum(r["seconds"] for r in own.values()) / 60:.0f}'])
-    macs = [f'{space.macs(order[i]) / 1e6:.1f} M' for i in kept]
-    header = ['recipe', 'seed', 'smallest', 'one third', 'two thirds', 'largest', f'median of {RANDOM}', 'minutes']
-    return table(header, [['MACs', '', *macs, '', ''], *rows])
+            'each alone', str(len(seeds)), *(cell([r['top1_pct'][0] for r in own if r['what'] == n]) for n in SUBNETS),
+            '', f'{sum(r["seconds"] for r in own) / len(seeds) / 60:.1f}'])
+    return table(['recipe', 'seeds', *SUBNETS, f'median of {len(order) - 2}', 'minutes'], rows)
 
 
 def main() -> None:
@@ -135,7 +116,7 @@ def main() -> None:
     parser.add_argument('--length', type=float, default=1.0, help='times 24 passes of each image')
     parser.add_argument('--batch-size', type=int, default=64)
     parser.add_argument('--precision', choices=['no', 'bf16'], default='no')
-    parser.add_argument('--recipes', nargs='+', choices=[*RECIPES, 'alone'], default=[*RECIPES, 'alone'])
+    parser.add_argument('--recipes', nargs='+', choices=[*RECIPES, *SUBNETS], default=[*RECIPES, *SUBNETS])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0])
     parser.add_argument('--images', type=int, default=16667, help='of the training set, a tenth of them held out')
     parser.add_argument('--test-images', type=int, default=4000)
@@ -143,25 +124,17 @@ def main() -> None:
     parser.add_argument('--out', type=Path, default=Path('out/recipes'))
     args = parser.parse_args()
     space = load_space(args.space).restrict(resolutions=[args.resolution])
-    data = load_data(args.data, stored_side(space), limit=args.images)
-    data = replace(data, test=data.test.subset(range(min(args.test_images, len(data.test))), data.test.title))
-    file = args.out / 'results.jsonl'
+    data, file = load_images(args.data, space, args.images, args.test_images), args.out / 'results.jsonl'
     args.out.mkdir(parents=True, exist_ok=True)
-    results = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    done = {(r['what'], r.get('place'), r['seed']) for r in results}
-    order = archs(space)
     for seed in args.seeds:
         for what in args.recipes:
-            places = [0, len(order) // 3, 2 * len(order) // 3, len(order) - 1] if what == 'alone' else [None]
-            for place in places:
-                if (what, place, seed) in done:
-                    continue
-                result = run(what, seed, args, data) if place is None else alone(place, seed, args, data)
-                results.append(result)
-                with file.open('a') as opened:
-                    opened.write(json.dumps(result) + '\n')
-                print(show(results, space), file=sys.stderr, flush=True)
-    print(show(results, space))
+            if (what, seed) in {(r['what'], r['seed']) for r in read_results(file)}:
+                continue
+            result = (alone if what in SUBNETS else run)(what, seed, args, data)
+            with file.open('a') as opened:
+                opened.write(json.dumps(result) + '\n')
+            print(show(read_results(file), space), file=sys.stderr, flush=True)
+    print(show(read_results(file), space))
 
 
 if __name__ == '__main__':
