@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from timm_ofa.heldout import FITTED, check_networks, corners, skewed
+from timm_ofa.latency import kendall_tau, load_profile
 from timm_ofa.space import load_space, space_names
 
 
@@ -24,10 +25,19 @@ def test_corners_hold_the_smallest_and_the_largest_network():
     assert len(set(found)) == 12 and {space.min_arch(192), space.max_arch(192)} <= set(found)
 
 
-def test_skewed_networks_have_equal_macs_in_other_places(rng):
-    space = load_space('ofa_mbv3_w10')
-    found = skewed(space, 192, 12, rng)
-    macs = np.array([space.macs(arch) for arch in found])
-    early = [sum(row.macs for row in space.rows(arch) if row.size > 24) / space.macs(arch) for arch in found]
-    assert np.abs(macs / np.median(macs) - 1).max() < 0.02
-    assert np.mean(early[:6]) > np.mean(early[6:]) + 0.05
+@pytest.mark.parametrize('name', space_names())
+def test_skewed_networks_have_equal_macs_and_differ_in_the_rest(name, rng):
+    space = load_space(name)
+    found = skewed(space, 12, rng)
+    macs, params = (np.array([cost(arch) for arch in found], float) for cost in (space.macs, space.params))
+    operators = [sum(map(len, arch.kernel_size)) for arch in found]
+    assert macs.max() / macs.min() < 1.01 and params[6:].mean() > 1.15 * params[:6].mean()
+    assert np.mean(operators[6:]) > np.mean(operators[:6])
+    assert len({arch.resolution for arch in found}) > 2
+
+
+def test_skewed_networks_differ_in_latency_where_random_ones_of_equal_macs_hardly_do(rng):
+    profile, space = load_profile('amd-epyc-onnxruntime-ofa-mbv3-w10'), load_space('ofa_mbv3_w10')
+    space = space.restrict(resolutions=profile.resolutions(space))
+    latency_ms = profile.latency_ms(space, skewed(space, 12, rng))
+    assert latency_ms.max() / latency_ms.min() > 1.2 and kendall_tau(latency_ms, np.arange(12)) > 0.6

@@ -9,7 +9,14 @@ from timm_ofa import measuring, profiler
 from timm_ofa.errors import InputError
 from timm_ofa.latency import SLUG, load_profile
 from timm_ofa.measuring import measure
-from timm_ofa.profiler import is_warm, make_plan, measure_network, profile_space, this_device
+from timm_ofa.profiler import (
+    is_warm,
+    make_plan,
+    measure_network,
+    profile_by_networks,
+    profile_space,
+    this_device,
+)
 from timm_ofa.space import load_space
 
 SPACE = load_space('ofa_mbv3_tiny')
@@ -49,6 +56,19 @@ def test_on_an_additive_device_the_profile_is_exact(fake, name, rng):
     assert profile.check['mape_pct'] < 0.1
     assert profile.check['n'] == sum(e['n'] for group, e in profile.errors(space).items() if group != 'fitted') >= 30
     assert profile.resolutions(load_space(name)) == space.resolutions
+
+
+def test_twenty_whole_networks_make_a_profile_that_prices_others(fake):
+    space = load_space('ofa_mbv3_w10')
+    profile = profile_by_networks(
+        space, 20, 'fake', device='toy', resolutions=[160, 192], batch_size=8, sweeps=2, random_nets=30, progress=False)
+    assert profile.name == 'toy-fake-ofa-mbv3-w10-b8' and profile.resolutions(space) == (160, 192)
+    assert {name: len(group) for name, group in profile.networks.items()} == {
+        'fitted': 20, 'random': 30, 'corners': 12, 'skewed': 12}
+    assert profile.check['n'] == 54 and profile.check['mape_pct'] < 0.5 and profile.check['kendall_tau'] > 0.98
+    assert profile.protocol['sweeps'] == 2 and 'ms per operator' in profile.protocol
+    with pytest.raises(InputError, match='fitted_nets 9 is too small; give 10 or more'):
+        profile_by_networks(space, 9, 'fake')
 
 
 class Stopped(Exception):

@@ -179,7 +179,7 @@ def _shown_top1(row: dict) -> str:
 
 
 def _profile(args: argparse.Namespace) -> None:
-    from .profiler import profile_space
+    from .profiler import profile_by_networks, profile_space
     from .space import load_space
 
     if args.export_kit:
@@ -200,10 +200,13 @@ def _profile(args: argparse.Namespace) -> None:
     else:
         if args.space is None:
             raise InputError('--space is missing; see timm-ofa spaces')
-        profile = profile_space(
-            load_space(args.space), args.runtime, precision=args.precision, threads=args.threads,
-            batch_size=args.batch_size, processor=args.processor, device=args.device, num_classes=args.num_classes,
-            resolutions=args.resolutions, seconds=args.seconds, partial_results=f'{args.out}.partial', seed=args.seed)
+        options = dict(
+            runtime=args.runtime, precision=args.precision, threads=args.threads, batch_size=args.batch_size,
+            processor=args.processor, device=args.device, num_classes=args.num_classes, resolutions=args.resolutions,
+            seconds=args.seconds, seed=args.seed)
+        profile = (
+            profile_by_networks(args.space, args.few_shot, **options) if args.few_shot else
+            profile_space(args.space, partial_results=f'{args.out}.partial', **options))
     profile.save(args.out)
     check = profile.check or {}
     header = ['profile', 'device', 'runtime', 'precision', 'threads', 'batch_size', 'rows', 'mape_pct', 'kendall_tau']

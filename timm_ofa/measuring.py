@@ -128,7 +128,7 @@ def measure_groups(groups: Mapping[str, Sequence], load: Callable[..., Callable[
     show = Progress(progress)
     for number, (name, graphs) in enumerate(groups.items()):
         def report(share: float, label: str = name, number: int = number) -> None:
-            show(f'resolution {label}', (number + share) / len(groups))
+            show(f'measuring {label}', (number + share) / len(groups))
 
         if name in results['groups']:
             continue

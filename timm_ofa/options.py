@@ -149,6 +149,8 @@ def profile(sub: argparse.ArgumentParser) -> None:
     kit = sub.add_mutually_exclusive_group()
     kit.add_argument('--export-kit', metavar='DIR', help='write what measures another device: files and a script')
     kit.add_argument('--import-kit', metavar='F', help='the results.json that came back from it')
+    kit.add_argument('--few-shot', type=whole(1), metavar='N', help='measure N whole networks, and some to check, '
+                     'not every row: less exact, for what takes long to load a network (a GPU, executorch)')
     kit.add_argument('--fit', metavar='F', help='instead: whole networks measured anywhere, 10 to 50 of them; a CSV of '
                      'arch,latency_ms, or JSON lines')
     kit.add_argument('--import-csv', metavar='F', help='instead: every row measured anywhere; a CSV of row,ms')

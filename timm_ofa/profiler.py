@@ -21,6 +21,7 @@ import torch
 
 from .energy import energy_mj
 from .errors import InputError, listed
+from .fewshot import MIN_NETWORKS
 from .fields import check_slug, slug
 from .heldout import FITTED, check_networks
 from .latency import DeviceProfile, RowCost, latency_error
@@ -92,6 +93,47 @@ def profile_space(space: str | SearchSpace, runtime: str = DEFAULT, *, precision
     return profile
 
 
+def profile_by_networks(space: str | SearchSpace, fitted_nets: int, runtime: str = DEFAULT, *, precision: str = 'fp32',
+                        threads: int = 1, batch_size: int = 1, processor: str = 'cpu', device: str | None = None,
+                        num_classes: int | None = None, resolutions: Sequence[int] | None = None,
+                        sweeps: int | None = None, seconds: float = 10.0, check_nets: int = 12,
+                        random_nets: int | None = None, seed: int = 0, progress: bool = True) -> DeviceProfile:
+    """Measure whole networks of a space on this machine, and fit what a unit of work costs (`DeviceProfile.fit`).
+
+    For where a graph takes long to load, on a GPU say: 60 networks are fewer than the hundreds of rows. It is less
+    exact than `profile_space`, whose arguments these are. `fitted_nets` random networks give the prices; `check_nets`
+    of each kind and `random_nets` say how good they are.
+    """
+    kit = load_runtime(runtime, precision, processor)
+    own_device, own_name = this_device(processor)
+    positive(MIN_NETWORKS, fitted_nets=fitted_nets)
+    positive(
+        threads=threads, batch_size=batch_size, check_nets=check_nets, random_nets=random_nets, num_classes=num_classes,
+        sweeps=sweeps)
+    check_slug(device or own_device, 'device')
+    space = replace(_at(load_space(space), resolutions), extra_resolutions=())
+    nets = check_networks(space, check_nets, random_nets, seed, fitted_nets)
+    order = sorted(itertools.chain(*nets.values()), key=space.params, reverse=True)
+    wall, warm = threads > 1 or processor != 'cpu', is_warm(space.rows(space.max_arch(), num_classes))
+    load = partial(
+        kit.load, precision=precision, processor=processor, threads=threads, batch_size=batch_size, seed=seed)
+    found = measure_groups(
+        {'networks': [tuple(space.rows(net, num_classes)) for net in order]}, load,
+        {'warm': warm, 'wall': wall, 'seed': seed}, sweeps=sweeps, seconds=seconds, progress=progress)
+    group = found['groups']['networks']
+    nets_ms = dict(zip(order, group['low_ms']))
+    profile = DeviceProfile.fit(
+        space, nets[FITTED], [nets_ms[net] for net in nets[FITTED]], device=device or own_device,
+        device_name=device or own_name, runtime=kit.NAME, runtime_version=kit.version(), precision=precision,
+        threads=threads, batch_size=batch_size, measured_on=found['measured_on'], num_classes=num_classes,
+        statistic=statistic(wall, warm), source='measured with timm-ofa profile --few-shot', seed=seed)
+    profile = replace(
+        profile, name=_name(profile), protocol={
+            **profile.protocol, 'sweeps': group['n'], 'order': 'random over all networks', 'processor': processor,
+            'host': host(processor), **_steadiness(found['groups'])})
+    return _checked(profile, space, nets, nets_ms)
+
+
 # ---- what is measured, and what follows from it ---------------------------------------------------------------------
 
 
@@ -160,27 +202,38 @@ def make_profile(plan: Plan, results: Mapping, *, device: str, device_name: str,
         nets_ms.update({net: round(float(low[plan.rows_of(net)]), 6) for net in itertools.chain(*plan.nets.values())
                         if net.resolution == resolution})
         visits.append(group['n'])
-    threads, precision, batch_size = task['threads'], task['precision'], task['batch_size']
-    variant = [
-        *([] if precision == 'fp32' else [precision]), *([] if threads == 1 else [f'{threads}t']),
-        *([] if batch_size == 1 else [f'b{batch_size}'])]
     profile = DeviceProfile(
-        name=slug(' '.join([device, task['runtime'], space.name, *variant])), space=space.name, device=device,
-        device_name=device_name, runtime=task['runtime'], runtime_version=task['runtime_version'],
-        precision=precision, threads=threads, batch_size=batch_size, measured_on=results['measured_on'],
-        num_classes=plan.num_classes, overhead_ms=round(float(np.median(starts_ms)), 6), scale=1.0, table=table,
+        name=device, space=space.name, device=device, device_name=device_name, runtime=task['runtime'],
+        runtime_version=task['runtime_version'], precision=task['precision'], threads=task['threads'],
+        batch_size=task['batch_size'], measured_on=results['measured_on'], num_classes=plan.num_classes,
+        overhead_ms=round(float(np.median(starts_ms)), 6), scale=1.0, table=table,
         protocol={
             'statistic': statistic(task['wall'], task['warm']), 'sweeps': min(visits),
             'order': 'random over all graphs of a resolution', 'method': METHOD,
             'paced': f'each resolution to the median one, by {REFERENCES} networks that run at every one',
             'calibration_nets': plan.check_nets,
             'processor': task['processor'], 'host': task['host'], **_steadiness(results['groups'])},
-        check=None, source=source,
-        networks={name: {str(net): nets_ms[net] for net in nets} for name, nets in plan.nets.items()})
-    profile = _calibrate(profile, space, plan.nets[FITTED], nets_ms)
-    held_out = [net for name, nets in plan.nets.items() if name != FITTED for net in nets]
+        check=None, source=source)
+    profile = _calibrate(replace(profile, name=_name(profile)), space, plan.nets[FITTED], nets_ms)
+    return _checked(profile, space, plan.nets, nets_ms)
+
+
+def _name(profile: DeviceProfile) -> str:
+    """Device, runtime, space, and what is not usual."""
+    variant = [
+        *([] if profile.precision == 'fp32' else [profile.precision]),
+        *([] if profile.threads == 1 else [f'{profile.threads}t']),
+        *([] if profile.batch_size == 1 else [f'b{profile.batch_size}'])]
+    return slug(' '.join([profile.device, profile.runtime, profile.space, *variant]))
+
+
+def _checked(profile: DeviceProfile, space: SearchSpace, nets: Mapping[str, Sequence[Arch]],
+             nets_ms: Mapping[Arch, float]) -> DeviceProfile:
+    """The profile with all whole networks, and its error on those that it was not fitted on."""
+    held_out = [net for name, group in nets.items() if name != FITTED for net in group]
     check = latency_error(np.array([nets_ms[net] for net in held_out]), profile.latency_ms(space, held_out))
-    return DeviceProfile.from_dict(replace(profile, check=check).to_dict(), 'profile')
+    networks = {name: {str(net): nets_ms[net] for net in group} for name, group in nets.items()}
+    return DeviceProfile.from_dict(replace(profile, check=check, networks=networks).to_dict(), 'profile')
 
 
 def _paces(groups: Sequence[Mapping], references: int) -> np.ndarray:
@@ -197,11 +250,11 @@ def _steadiness(groups: Mapping) -> dict:
         'drift_pct': round(100 * (max(reference_ms) / min(reference_ms) - 1), 2)}
 
 
-def positive(**values: int | None) -> None:
-    """Refuse what is given and below 1, by name."""
+def positive(least: int = 1, /, **values: int | None) -> None:
+    """Refuse what is given and below the least, by name."""
     for name, value in values.items():
-        if value is not None and value < 1:
-            raise InputError(f'{name} {value} is too small; give 1 or more')
+        if value is not None and value < least:
+            raise InputError(f'{name} {value} is too small; give {least} or more')
 
 
 def _at(space: SearchSpace, resolutions: Sequence[int] | None) -> SearchSpace:

@@ -1,58 +1,54 @@
 """Device profiles of this machine's GPU, each checked on networks that it never saw, and what a GPU tells besides.
 
-    python tests/bench/bench_gpu_profile.py --out DIR [--seconds 10] [--resolutions 160 192 224]
+    python tests/bench/bench_gpu_profile.py --out DIR [--budget 60] [--steps fp16x64 besides fp16x1 ...]
 
-One step after the other; a step that fails is written down with its traceback, and the next one begins. DIR gets
-report.txt, written line by line, and a profile a step. PyTorch runs as CUDA graphs; batch 64 in bfloat16, float16 and
-float32, and single images.
+Steps: 'machine'; 'levers': what CUDA graphs, layout and cuDNN's benchmark are worth; PRECISIONxBATCH: a profile, fitted
+on whole networks at three resolutions; 'besides': energy and peak memory. One after the other, each as large as the
+seconds allow; one that fails is written down with its traceback, and the next one begins. DIR gets report.txt, written
+line by line, and a profile each. With --processor cpu it is a rehearsal.
 """
 from __future__ import annotations
 
 import argparse
+import os
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import timm
 import torch
-from bench_profile import build_and_judge
+from bench_profile import judge
 
-from timm_ofa.energy import cuda_counter
-from timm_ofa.export import to_torch
-from timm_ofa.layers import random_input
+from timm_ofa.energy import cuda_counter, energy_mj
+from timm_ofa.heldout import skewed
+from timm_ofa.latency import kendall_tau
 from timm_ofa.measuring import measure
-from timm_ofa.profiler import host, measure_network
+from timm_ofa.memory import peak_memory_mb
+from timm_ofa.profiler import host, profile_by_networks
 from timm_ofa.runtimes import load_runtime, pytorch
-from timm_ofa.space import load_space
+from timm_ofa.space import Arch, load_space
 
-SPACE = load_space('ofa_mbv3_w10')
-STEPS = (('bf16', 64), ('fp16', 1), ('fp16', 64), ('fp32', 1), ('fp32', 64), ('bf16', 1))  # precision, batch size
+RESOLUTIONS = [160, 192, 224]
+SPACE = load_space('ofa_mbv3_w10').restrict(resolutions=RESOLUTIONS)
 NETS = {'smallest': SPACE.min_arch(160), 'largest': SPACE.max_arch(224)}
+STEPS = ['machine', 'fp16x64', 'besides', 'fp16x1']
+SIZES = ((50, 12, 30), (40, 12, 24), (30, 12, 16), (24, 8, 12), (16, 6, 8))  # networks to fit, of each kind, random
+PROBED = 9  # networks that tell how long loading takes
+RUNS_S = 0.08  # about how long a network runs in all its sweeps
+BESIDES_S = 13.0  # kept for energy and memory
+BYTES = {'fp32': 4, 'bf16': 2, 'fp16': 2}
 Say = Callable[[str], None]
 
 
-def machine(say: Say) -> None:
-    say(f'{host("cuda")}; torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}, timm {timm.__version__}, '
-        f'energy counter: {"yes" if cuda_counter() else "no"}')
+def machine(say: Say, processor: str, left_s: float) -> None:
+    say(f'{host(processor)}; torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}, timm '
+        f'{timm.__version__}, energy counter: {"yes" if cuda_counter() else "no"}')
 
 
-def agreement(say: Say) -> None:
-    """Relative to the largest output of torch in float32 on the CPU."""
-    kit = load_runtime('pytorch', 'fp32', 'cuda')
-    rows = SPACE.rows(NETS['smallest'])
-    x = random_input(rows, 2, seed=5)
-    wanted = to_torch(rows)(torch.from_numpy(x)).numpy()
-    for precision in kit.PRECISIONS:
-        runner = kit.load(rows, precision=precision, processor='cuda', batch_size=2)
-        runner()
-        runner()
-        error = np.abs(runner.predict(x) - wanted).max() / np.abs(wanted).max()
-        say(f'{precision}: largest difference from the CPU {error:.1e} of the largest output')
-
-
-def levers(say: Say) -> None:
+def levers(say: Say, processor: str, left_s: float) -> None:
     """What a graph, the layout and cuDNN's own benchmark are worth; events beside the wall clock."""
     for batch_size in (1, 64):
         for name, arch in NETS.items():
@@ -64,7 +60,7 @@ def levers(say: Say) -> None:
                         with torch.backends.cudnn.flags(enabled=True, benchmark=tuned):
                             label = str(pytorch.CUDA_LAYOUT).split('.')[1] + (', cuDNN benchmark' if tuned else '')
                             found[label] = pytorch.load(
-                                rows, precision='fp16', processor='cuda', batch_size=batch_size)
+                                rows, precision='fp16', processor=processor, batch_size=batch_size)
             finally:
                 pytorch.CUDA_LAYOUT = torch.channels_last
             graph = next(iter(found.values()))
@@ -73,13 +69,6 @@ def levers(say: Say) -> None:
             events_ms = sorted(by_events(graph) for _ in range(30))[1]
             levers_ms = {**dict(zip(found, timing.low_ms())), 'graph by events': events_ms}
             say(f'{name}, batch {batch_size}, fp16, ms: ' + '; '.join(f'{k} {v:.3f}' for k, v in levers_ms.items()))
-
-
-def without_graphs(say: Say) -> None:
-    """The last resort where a capture fails."""
-    pytorch._CudaGraph._capture, pytorch._CudaGraph.__call__ = (lambda graph: None), eager
-    say('captures fail here: operators are started one by one from now on')
-    agreement(say)
 
 
 @torch.inference_mode()
@@ -99,23 +88,63 @@ def by_events(graph) -> float:
     return start.elapsed_time(end)
 
 
-def whole_networks(say: Say) -> None:
-    """As `timm-ofa measure` has them, with energy and memory."""
-    for precision, batch_size in (('fp16', 64), ('fp16', 1), ('fp32', 64)):
-        for name, arch in NETS.items():
-            found = measure_network(
-                SPACE.rows(arch), 'pytorch', precision=precision, batch_size=batch_size, processor='cuda', seconds=2)
-            say(f'{name}, {precision}, batch {batch_size}: ' + ', '.join(
-                f'{key} {found[key]}' for key in ('latency_ms', 'p50_ms', 'p90_ms', 'energy_mj', 'peak_memory_mb')
-                if key in found))
+def profile(say: Say, processor: str, left_s: float, precision: str, batch_size: int, folder: Path) -> None:
+    """As many networks as can be loaded in the time that is left."""
+    started = time.perf_counter()
+    kit = load_runtime('pytorch', precision, processor)
+    load_s = []
+    for net in SPACE.sample(np.random.default_rng(1), PROBED):
+        began = time.perf_counter()
+        runner = kit.load(SPACE.rows(net), precision=precision, processor=processor, batch_size=batch_size)
+        runner()
+        load_s.append(time.perf_counter() - began)
+    say(f'seconds to load and run {PROBED} networks: {[round(s, 2) for s in load_s]}')
+    each_s, left_s = float(np.median(load_s[PROBED // 2:])), left_s - (time.perf_counter() - started)
+    fits = [sizes for sizes in SIZES if (sizes[0] + 2 * sizes[1] + sizes[2]) * (each_s + RUNS_S) < left_s]
+    fitted_nets, check_nets, random_nets = (fits or SIZES[-1:])[0]
+    began = time.perf_counter()
+    found = profile_by_networks(
+        SPACE, fitted_nets, 'pytorch', precision=precision, batch_size=batch_size, processor=processor,
+        resolutions=RESOLUTIONS, seconds=left_s / 10, check_nets=check_nets, random_nets=random_nets, seed=0)
+    found.save(folder / f'{found.name}.json')
+    protocol = found.protocol
+    say(f'{found.name}: {fitted_nets} networks fitted, {found.check["n"]} others, in '
+        f'{time.perf_counter() - began:.0f} s; {protocol["sweeps"]} sweeps, overhead {found.overhead_ms} ms, noise '
+        f'{protocol["noise_pct"]} %, drift {protocol["drift_pct"]} %')
+    for line in judge(SPACE, found, again=False):
+        say(line)
+
+
+def besides(say: Say, processor: str, left_s: float) -> None:
+    """Energy, and peak memory beside what is computed, of the smallest, the largest and networks of equal MACs."""
+    archs: list[Arch] = [*NETS.values(), *skewed(SPACE, 3, np.random.default_rng(0))]
+    kit, precision, ends = load_runtime('pytorch', 'fp16', processor), 'fp16', time.perf_counter() + left_s
+    for batch_size in (64, 1):
+        computed_mb, told_mb = [], []
+        say(f'batch {batch_size}, {precision}: M MACs, M parameters, mJ an image, peak memory MB, computed MB, arch')
+        for arch in archs:
+            if time.perf_counter() > ends:
+                say('no time left')
+                break
+            runner = kit.load(SPACE.rows(arch), precision=precision, processor=processor, batch_size=batch_size)
+            energy = energy_mj(runner, processor, seconds=0.8)
+            computed_mb.append(peak_memory_mb(SPACE, arch, batch_size) * BYTES[precision] / 4)
+            told_mb.append(runner.peak_memory_mb() if hasattr(runner, 'peak_memory_mb') else float('nan'))
+            image_mj = float('nan') if energy is None else energy / batch_size
+            say(f'{SPACE.macs(arch) / 1e6:6.1f} {SPACE.params(arch) / 1e6:5.2f} {image_mj:8.3f} {told_mb[-1]:8.2f} '
+                f'{computed_mb[-1]:8.2f} {arch}')
+        if told_mb:
+            ratio = np.array(told_mb) / computed_mb
+            say(f'measured memory / computed: {ratio.min():.2f} to {ratio.max():.2f}, tau '
+                f'{kendall_tau(np.array(told_mb), np.array(computed_mb)):.2f}')
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', required=True, metavar='DIR')
-    parser.add_argument('--seconds', type=float, default=10.0, help='of measuring, each profile and each check')
-    parser.add_argument('--resolutions', type=int, nargs='+', default=[160, 192, 224])
-    parser.add_argument('--budget', type=float, default=330.0, help='seconds; no step begins after them')
+    parser.add_argument('--budget', type=float, default=60.0, help='about how many seconds in all (default 60)')
+    parser.add_argument('--steps', nargs='+', default=STEPS)
+    parser.add_argument('--processor', default='cuda')
     args = parser.parse_args()
     folder, started = Path(args.out), time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,34 +153,25 @@ def main() -> None:
         print(line, flush=True)
         with open(folder / 'report.txt', 'a', encoding='utf-8') as file:
             file.write(f'{line}\n')
+            file.flush()
+            os.fsync(file.fileno())
 
-    def profile(precision: str, batch_size: int, say: Say) -> None:
-        found, lines = build_and_judge(
-            SPACE, 'pytorch', args.resolutions, precision=precision, batch_size=batch_size, processor='cuda',
-            seconds=args.seconds)
-        found.save(folder / f'{found.name}.json')
-        for line in lines:
-            say(line)
-
-    steps: list[tuple[str, Callable[[Say], None]]] = [
-        ('machine', machine), ('agreement', agreement), ('levers', levers),
-        *((f'profile {precision}, batch {batch_size}',
-           lambda say, step=(precision, batch_size): profile(*step, say)) for precision, batch_size in STEPS[:2]),
-        ('whole networks', whole_networks),
-        *((f'profile {precision}, batch {batch_size}',
-           lambda say, step=(precision, batch_size): profile(*step, say)) for precision, batch_size in STEPS[2:])]
-    for number, (name, step) in enumerate(steps):
-        if time.perf_counter() - started > args.budget:
-            say(f'== {name}: no time left')
-            continue
+    named = {'machine': machine, 'levers': levers, 'besides': besides}
+    for number, name in enumerate(args.steps):
         say(f'== {name}')
         began = time.perf_counter()
+        left_s, later = args.budget - (began - started), args.steps[number:]
+        share_s = BESIDES_S if name == 'besides' else (
+            (left_s - BESIDES_S * ('besides' in later)) / max(1, sum(step not in named for step in later)))
+        if name not in named:
+            precision, batch_size = name.split('x')
+            step = partial(profile, precision=precision, batch_size=int(batch_size), folder=folder)
+        else:
+            step = named[name]
         try:
-            step(say)
+            step(say, args.processor, share_s)
         except Exception:
             say(traceback.format_exc())
-            if name == 'agreement':
-                steps.insert(number + 1, ('without graphs', without_graphs))
         say(f'({time.perf_counter() - began:.0f} s)')
 
 
