@@ -184,7 +184,8 @@ def search(sub: argparse.ArgumentParser) -> None:
     _with_seed(sub)
     sub.add_argument('--space', required=True)
     sub.add_argument('--predictor', required=True, metavar='P', help=(
-        f"what fit wrote, a released .pth file, or '{RELEASED}': the one that the authors released for this space"))
+        f"what fit wrote, the name of a supernet that ships with one, a released .pth file, or '{RELEASED}': the one "
+        'that the authors released for this space'))
     sub.add_argument('--profile', metavar='F', help='what profile wrote, or a name (timm-ofa devices)')
     sub.add_argument('--max-latency-ms', type=positive, metavar='N', help='limit on the device of --profile')
     sub.add_argument('--also', type=profile_limit, action='append', default=[], metavar='F=N',

@@ -19,6 +19,7 @@ from .space import SearchSpace, load_space
 
 RELEASED_URL = 'https://raw.githubusercontent.com/han-cai/files/master/ofa/'
 LAYER = ('weight', 'bias')
+PREDICTORS_DIR = Path(__file__).parent / 'predictors'
 
 
 @dataclass(frozen=True)
@@ -227,9 +228,17 @@ def _fetch_released(space: str) -> Path:
     return path if path.is_file() else fetch(RELEASED_URL + released.file, path, released.sha256)
 
 
+def predictor_names() -> list[str]:
+    """The predictors on the shelf, each with the name of its supernet."""
+    return sorted(path.stem for path in PREDICTORS_DIR.glob('*.safetensors'))
+
+
 def load_predictor(path: str | Path, space: SearchSpace | None = None,
                    ) -> AccuracyPredictor | AdditivePredictor | UpstreamPredictor:
-    """A saved predictor, fitted or released, of `space` if that is given; with a space also a released file (.pth)."""
+    """A predictor from the shelf by name, or a saved one, fitted or released, of `space` if that is given; with a space
+    also a released file (.pth)."""
+    if str(path) in predictor_names():
+        path = PREDICTORS_DIR / f'{path}.safetensors'
     if Path(path).suffix == '.pth' and space:
         return load_upstream_predictor(path, space)
     about, arrays = read_predictor(path)

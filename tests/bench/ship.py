@@ -1,0 +1,114 @@
+"""Put a trained supernet, and then networks found in it, into the package: weights in half precision and hub configs.
+
+    python tests/bench/ship.py supernet out/cifar10 --about 'What the first lines of its file say.'
+    timm-ofa collect --supernet ofa_mbv3_cifar10_supernet --data DIR --num 250 --out out/records.jsonl   # and so on:
+    timm-ofa fit ...; timm-ofa search ... --out out/front.jsonl
+    timm-ofa specialize --supernet ofa_mbv3_cifar10_supernet --front out/front.jsonl --limits-ms 0.7 1 --out out/family
+    python tests/bench/ship.py subnets out/family/* --data DIR --prefix ofa_mbv3_cifar10_epyc
+
+The name of a network is PREFIX_latNms. Its accuracy is counted again with the weights as they are shipped.
+"""
+from __future__ import annotations
+
+import argparse
+import textwrap
+from pathlib import Path
+
+import timm
+import torch
+import yaml
+from bench_alone import load_images
+from torch import nn
+
+import timm_ofa
+from timm_ofa.configs import hub_configs_dir
+from timm_ofa.data import Data, eval_batch
+from timm_ofa.files import save_tensors, sha256_of, write_text
+from timm_ofa.folder import load_record
+from timm_ofa.record import Record
+from timm_ofa.runs import supernet_config
+from timm_ofa.supernet import load_supernet
+
+PACKAGE = Path(timm_ofa.__file__).parent
+TAG = 'ofa_cifar10'
+
+
+def save_half(model: nn.Module, name: str) -> dict:
+    """Round the weights to half precision, in place, and write them; what a hub config says of the file."""
+    state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    assert all(v.isfinite().all() for v in state.values() if v.is_floating_point())
+    model.load_state_dict(state)
+    path = PACKAGE / 'weights' / f'{name}.safetensors'
+    path.parent.mkdir(exist_ok=True)
+    save_tensors(path, state)
+    print(f'{path.name}: {path.stat().st_size / 1e6:.2f} MB')
+    return dict(tag=TAG, hub_id=f'timm-ofa/{name}', file=f'weights/{path.name}', sha256=sha256_of(path),
+                license='apache-2.0')
+
+
+def write_config(name: str, about: str, fields: dict) -> None:
+    comment = ''.join(f'# {line}\n' for line in textwrap.wrap(about, 118))
+    write_text(hub_configs_dir() / f'{name}.yaml', comment + yaml.safe_dump(fields, sort_keys=False, width=118))
+
+
+def ship_supernet(args: argparse.Namespace) -> None:
+    config = supernet_config(args.folder)
+    weights = save_half(load_supernet(str(args.folder)), config.name)
+    fields = {**config.to_dict(), 'data': 'uoft-cs/cifar10'}
+    write_config(config.name, args.about, {'kind': 'supernet', **fields, 'weights': weights})
+
+
+@torch.inference_mode()
+def top_pct(model: nn.Module, data: Data, record: Record) -> tuple[float, float]:
+    """Top-1 and top-5 on the test images, percent."""
+    hits = torch.zeros(5)
+    for start in range(0, len(data.test), 500):
+        indices = torch.arange(start, min(start + 500, len(data.test)))
+        x = eval_batch(data.test.fetch(indices), record.space, record.arch.resolution)
+        best = model(x).topk(5).indices
+        hits += (best == data.test.labels[indices][:, None]).float().sum(0)
+    shares = 100 * hits.cumsum(0) / len(data.test)
+    return round(shares[0].item(), 2), round(shares[4].item(), 2)
+
+
+def ship_subnets(args: argparse.Namespace) -> None:
+    for folder in args.folders:
+        record = load_record(folder)
+        name = f'{args.prefix}_lat{record.limit_ms:g}ms'.replace('.', 'p')
+        model = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+        weights = save_half(model, name)
+        data = load_images(args.data, record.space, None)
+        top1_pct, top5_pct = top_pct(model, data, record)
+        search = record.search
+        write_config(name, f'CIFAR-10 (a JPEG re-encoding) within {record.limit_ms:g} ms on one thread of an '
+                     f'{record.device_name} with ONNX Runtime: {record.accuracy.protocol}.', dict(
+            name=name, kind='subnet', family=record.space.name.split('_')[1], space=record.space.name,
+            arch=str(record.arch), device=record.device, latency_ms=record.limit_ms, data='uoft-cs/cifar10',
+            split='test', images=len(data.test), top1_pct=top1_pct, top5_pct=top5_pct,
+            predicted_top1_pct=round(record.predicted_top1_pct, 2), predicted_ms=round(record.predicted_ms, 4),
+            macs_m=round(record.space.macs(record.arch, record.num_classes) / 1e6, 2),
+            params_m=round(record.space.params(record.arch, record.num_classes) / 1e6, 3), drop_rate=0.0,
+            search=dict(limit=search.limit, seed=search.seed, predictor=args.supernet, profile=search.profile),
+            supernet=args.supernet, **weights))
+        print(f'{name}: {top1_pct} %, {record.predicted_top1_pct:.2f} % predicted')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = parser.add_subparsers(required=True)
+    supernet = kinds.add_parser('supernet')
+    supernet.add_argument('folder', type=Path)
+    supernet.add_argument('--about', required=True)
+    supernet.set_defaults(ship=ship_supernet)
+    subnets = kinds.add_parser('subnets')
+    subnets.add_argument('folders', type=Path, nargs='+')
+    subnets.add_argument('--data', required=True)
+    subnets.add_argument('--prefix', required=True)
+    subnets.add_argument('--supernet', default='ofa_mbv3_cifar10_supernet')
+    subnets.set_defaults(ship=ship_subnets)
+    args = parser.parse_args()
+    args.ship(args)
+
+
+if __name__ == '__main__':
+    main()
