@@ -372,6 +372,10 @@ def test_going_on_with_records_and_runs_that_are_there(capsys, chain, monkeypatc
     status, _, err = run(
         capsys, 'collect', '--supernet', 'supernet', '--data', 'digits', '--num', 15, '--out', 'records.jsonl')
     assert status == 0 and len((chain / 'records.jsonl').read_text().splitlines()) == 15
+    status, _, err = run(
+        capsys, 'collect', '--supernet', 'supernet', '--data', 'digits', '--num', 16, '--num-images', 9, '--out',
+        'records.jsonl')
+    assert status == 2 and "not 9; use another --out" in err  # percentages of other images
     status, out, err = run(capsys, 'train', '--config', 'digits_supernet.yaml', '--output', 'supernet')
     assert (status, out) == (2, '') and 'add --resume' in err
     status, out, err = run(

@@ -258,8 +258,11 @@ def _collect(args: argparse.Namespace) -> None:
     source, state = _source(args), launched()
     source.supernet.to(state.device)
     active = Active(source.supernet.space, profile, args.seed) if args.active else None
+    images = source.data.holdout
+    if args.num_images:
+        images = images.subset(range(min(args.num_images, len(images))), images.title)
     records = collect(
-        source.judge(source.data.holdout), source.data, args.num, args.out, seed=args.seed, propose=active,
+        source.judge(images), source.data, args.num, args.out, seed=args.seed, propose=active,
         proposer=active.name if active else '')
     leave()
     if not state.is_main_process:

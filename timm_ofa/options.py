@@ -82,6 +82,11 @@ def _with_seed(sub: argparse.ArgumentParser) -> None:
     sub.add_argument('--seed', type=whole(0), default=0, help='of all random choices (default 0)')
 
 
+def _with_calibration(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument('--num-calibration', type=whole(2), default=2000, metavar='N',
+                     help='training images for BatchNorm statistics (default %(default)s)')
+
+
 def _with_supernet(sub: argparse.ArgumentParser, required: bool) -> None:
     sub.add_argument(
         '--supernet', required=required, metavar='X',
@@ -162,6 +167,8 @@ def profile(sub: argparse.ArgumentParser) -> None:
 def collect(sub: argparse.ArgumentParser) -> None:
     _with_supernet(sub, required=True)
     sub.add_argument('--num', type=int, required=True, metavar='N', help='records that the file shall hold')
+    sub.add_argument('--num-images', type=whole(1), metavar='N', help='judge on so many held-out images (default all)')
+    _with_calibration(sub)
     sub.add_argument('--active', action='store_true', help='after 20 networks, those that may enlarge the front most')
     sub.add_argument('--profile', metavar='F', help='whose latency spans that front; default: MACs do')
     sub.add_argument('--out', required=True, metavar='F.jsonl')
@@ -213,8 +220,7 @@ def specialize(sub: argparse.ArgumentParser) -> None:
     sub.add_argument('--no-measure', action='store_true', help='trust the prediction (another device)')
     sub.add_argument('--finetune-epochs', type=whole(0), default=0, metavar='N', help='labels alone')
     sub.add_argument('--finetune', metavar='YAML', help='or how, e.g. finetune_imagenet_25')
-    sub.add_argument('--num-calibration', type=whole(2), default=2000, metavar='N',
-                     help='training images for BatchNorm statistics (default %(default)s)')
+    _with_calibration(sub)
     sub.add_argument('--name', help='of the network; default from device and limit')
     sub.add_argument('--out', metavar='DIR', help='default for --config: out/NAME')
 

@@ -54,8 +54,9 @@ def write_config(name: str, about: str, fields: dict) -> None:
 def ship_supernet(args: argparse.Namespace) -> None:
     config = supernet_config(args.folder)
     weights = save_half(load_supernet(str(args.folder)), config.name)
-    fields = {**config.to_dict(), 'data': 'uoft-cs/cifar10'}
-    write_config(config.name, args.about, {'kind': 'supernet', **fields, 'weights': weights})
+    fields = {k: v for k, v in config.to_dict().items() if v is not None}
+    fields['phases'] = [{k: v for k, v in phase.items() if v is not None} for phase in fields['phases']]
+    write_config(config.name, args.about, {'kind': 'supernet', **fields, 'data': 'uoft-cs/cifar10', 'weights': weights})
 
 
 @torch.inference_mode()
