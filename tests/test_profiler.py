@@ -58,6 +58,21 @@ def test_on_an_additive_device_the_profile_is_exact(fake, name, rng):
     assert profile.resolutions(load_space(name)) == space.resolutions
 
 
+def test_what_weights_cost_in_a_network_and_not_in_a_probe_is_learned_from_networks(fake, monkeypatch):
+    def slow_weights_in_networks(rows, **kwargs):
+        run, is_network = load(rows, **kwargs), rows[-1].kind == 'head' and len(rows) > 2
+        macs = 0.6 * sum(row.params for row in rows) - 1e4 - 1e6 * START_MS
+        wait = load([SimpleNamespace(kind='wait', macs=macs)])
+        return (lambda: (run(), wait())) if is_network else run
+
+    load, fake.kit.load = fake.kit.load, slow_weights_in_networks
+    found = profile_space(SPACE, 'fake', sweeps=2, progress=False)
+    monkeypatch.setattr(profiler, 'WEIGHT_SHARE', 1e-9)
+    scaled = profile_space(SPACE, 'fake', sweeps=2, progress=False)
+    assert found.protocol['share_by_weights'] > 0.01 and scaled.protocol['share_by_weights'] == 0
+    assert found.check['mape_pct'] < scaled.check['mape_pct'] / 1.5
+
+
 def test_twenty_whole_networks_make_a_profile_that_prices_others(fake):
     space = load_space('ofa_mbv3_w10')
     profile = profile_by_networks(

@@ -33,6 +33,9 @@ from .space import Arch, Row, SearchSpace, load_space
 WARM_BYTES = 4 * 2**20  # of weights; networks up to here are timed warm
 REFERENCES = 3  # networks that run at every resolution
 LOADS = 3  # of a network that is measured alone
+WEIGHT_SHARE = 0.02  # how much of a price may be by the weight, one standard deviation
+NET_NOISE = 0.012  # of a measured network
+MAX_SLOWER = 0.05  # what a network is slower beyond that is other work
 START_ROW = mean_row(1, 3)  # costs what every run costs, whatever the network
 METHOD = '[1x1 conv, row, mean] - [1x1 conv, mean], paired in the same sweeps'
 Graph = tuple[Row, ...]
@@ -202,6 +205,7 @@ def make_profile(plan: Plan, results: Mapping, *, device: str, device_name: str,
         nets_ms.update({net: round(float(low[plan.rows_of(net)]), 6) for net in itertools.chain(*plan.nets.values())
                         if net.resolution == resolution})
         visits.append(group['n'])
+    fitted = space, plan.nets[FITTED], np.array([nets_ms[net] for net in plan.nets[FITTED]])
     profile = DeviceProfile(
         name=device, space=space.name, device=device, device_name=device_name, runtime=task['runtime'],
         runtime_version=task['runtime_version'], precision=task['precision'], threads=task['threads'],
@@ -214,7 +218,7 @@ def make_profile(plan: Plan, results: Mapping, *, device: str, device_name: str,
             'calibration_nets': plan.check_nets,
             'processor': task['processor'], 'host': task['host'], **_steadiness(results['groups'])},
         check=None, source=source)
-    profile = _calibrate(replace(profile, name=_name(profile)), space, plan.nets[FITTED], nets_ms)
+    profile = _scaled(_weighed(replace(profile, name=_name(profile)), *fitted), *fitted)
     return _checked(profile, space, plan.nets, nets_ms)
 
 
@@ -281,12 +285,33 @@ def _added(row: Row, times_ms: Mapping[Graph, float]) -> float:
     return round(max(0.0, float(times_ms[with_row] - times_ms[without])), 6)
 
 
-def _calibrate(profile: DeviceProfile, space: SearchSpace, nets: Sequence[Arch],
-               nets_ms: Mapping[Arch, float]) -> DeviceProfile:
-    """One factor on the rows, the median over whole networks."""
+def _weighed(profile: DeviceProfile, space: SearchSpace, nets: Sequence[Arch],
+             measured_ms: np.ndarray) -> DeviceProfile:
+    """Rows that pay for their weights what whole networks (N,) show: in a network more of them come from memory, in a
+    probe from a cache. A share of each price is paid by the weight instead: 0 +- WEIGHT_SHARE, by ridge regression.
+    """
     rows_ms = profile.latency_ms(space, nets) - profile.overhead_ms
-    measured_ms = np.array([nets_ms[arch] for arch in nets]) - profile.overhead_ms
-    return replace(profile, scale=round(float(np.median(measured_ms / rows_ms)), 4))
+    weights = np.array([float(space.params(net, profile.num_classes)) for net in nets])
+    slower = (measured_ms - profile.overhead_ms) / rows_ms
+    slower = np.clip(slower / np.median(slower) - 1, -MAX_SLOWER, MAX_SLOWER)
+    usual = float(np.mean(weights / rows_ms))  # weights a ms
+    heavy = weights / rows_ms / usual - 1
+    share = float(heavy @ (slower - slower.mean()) / (heavy @ heavy + (NET_NOISE / WEIGHT_SHARE) ** 2))
+    params = {
+        row.key: row.params for resolution in space.resolutions
+        for row in space.all_rows(resolution, profile.num_classes)}
+
+    def paid(key: str, ms: float) -> float:
+        return round(max(0.0, (1 - share) * ms + share * params[key] / usual), 6)
+
+    table = {key: RowCost(paid(key, cost.ms), paid(key, cost.p50_ms), cost.n) for key, cost in profile.table.items()}
+    return replace(profile, table=table, protocol={**profile.protocol, 'share_by_weights': round(share, 4)})
+
+
+def _scaled(profile: DeviceProfile, space: SearchSpace, nets: Sequence[Arch], measured_ms: np.ndarray) -> DeviceProfile:
+    """One factor on the rows, the median over whole networks (N,)."""
+    rows_ms = profile.latency_ms(space, nets) - profile.overhead_ms
+    return replace(profile, scale=round(float(np.median((measured_ms - profile.overhead_ms) / rows_ms)), 4))
 
 
 def statistic(wall: bool, warm: bool) -> str:
