@@ -16,7 +16,7 @@ from .fewshot import operators
 from .rows import Row
 from .space import SearchSpace
 
-FITTED = 'fitted'  # the group that gives a profile its constant
+FITTED, RANDOM = 'fitted', 'random'  # the group that gives a profile its constant; the one of many networks
 POOL = 200_000  # networks, of which the skewed ones are chosen
 NEAR = 0.005  # relative distance from the MACs that are wanted: any two are equal within 1 %
 
@@ -30,7 +30,7 @@ def check_networks(space: SearchSpace, n: int, random_nets: int | None = None, s
     sampled = [replace(arch, resolution=space.resolutions[i % len(space.resolutions)])
                for i, arch in enumerate(space.sample(rng, fitted + (random_nets or n)))]
     groups = {
-        FITTED: sampled[:fitted], 'random': sampled[fitted:], 'corners': corners(space, middle)[:n],
+        FITTED: sampled[:fitted], RANDOM: sampled[fitted:], 'corners': corners(space, middle)[:n],
         'skewed': skewed(space, n, rng)}
     seen: set[Arch] = set()
     for name, archs in groups.items():

@@ -23,7 +23,7 @@ from .energy import energy_mj
 from .errors import InputError, listed
 from .fewshot import MIN_NETWORKS
 from .fields import check_slug, slug
-from .heldout import FITTED, check_networks
+from .heldout import FITTED, RANDOM, check_networks
 from .latency import DeviceProfile, RowCost, latency_error
 from .layers import BN_EPS, mean_row
 from .measuring import LOW_PERCENT, Progress, cpu_host, cpu_name, measure, measure_groups
@@ -32,7 +32,7 @@ from .space import Arch, Row, SearchSpace, load_space
 
 WARM_BYTES = 4 * 2**20  # of weights; networks up to here are timed warm
 REFERENCES = 3  # networks that run at every resolution
-LOADS = 3  # of a network that is measured alone
+LOADS = 3  # of a network that is measured, but for random ones: where it lies in memory moves its latency by a percent
 WEIGHT_SHARE = 0.02  # how much of a price may be by the weight, one standard deviation
 NET_NOISE = 0.012  # of a measured network
 MAX_SLOWER = 0.05  # what a network is slower beyond that is other work
@@ -148,7 +148,7 @@ class Plan:
     check_nets: int
     seed: int
     nets: dict[str, tuple[Arch, ...]]  # group -> whole networks, those to fit on among them
-    groups: dict[str, tuple[Graph, ...]]  # resolution -> graphs; the last REFERENCES are the same everywhere
+    groups: dict[str, tuple[Graph, ...]]  # resolution -> graphs, LOADS times some; the last REFERENCES are the same
 
     def rows_of(self, net: Arch) -> Graph:
         return tuple(self.space.rows(net, self.num_classes))
@@ -181,10 +181,12 @@ def make_plan(space: SearchSpace, resolutions: Sequence[int] | None = None, num_
     for resolution in space.resolutions:
         rows = [row for row in dict.fromkeys(space.all_rows(resolution, num_classes)) if row.key not in seen]
         seen.update(row.key for row in rows)
-        here = [tuple(space.rows(net, num_classes)) for group in nets.values() for net in group
-                if net.resolution == resolution]
-        graphs = dict.fromkeys([(START_ROW,), *(graph for row in rows for graph in _probes(row)), *here])
+        here = {name: [tuple(space.rows(net, num_classes)) for net in group if net.resolution == resolution]
+                for name, group in nets.items()}
+        networks = [*itertools.chain(*here.values())]
+        graphs = dict.fromkeys([(START_ROW,), *(graph for row in rows for graph in _probes(row)), *networks])
         others = [graph for graph in graphs if graph not in references]
+        others += [graph for name, group in here.items() if name != RANDOM for graph in group] * (LOADS - 1)
         groups[str(resolution)] = (*sorted(others, key=_params, reverse=True), *references)
     return Plan(space, num_classes, check_nets, seed, nets, groups)
 
@@ -197,7 +199,7 @@ def make_profile(plan: Plan, results: Mapping, *, device: str, device_name: str,
     paces = _paces([results['groups'][name] for name in plan.groups], len(plan.nets[FITTED][:REFERENCES]))
     for resolution, pace in zip(space.resolutions, paces):
         group, graphs = results['groups'][str(resolution)], plan.groups[str(resolution)]
-        low, median = (dict(zip(graphs, pace * np.array(group[name]))) for name in ('low_ms', 'p50_ms'))
+        low, median = (_by_graph(graphs, pace * np.array(group[name])) for name in ('low_ms', 'p50_ms'))
         for row in space.all_rows(resolution, plan.num_classes):
             if row.key not in table:
                 table[row.key] = RowCost(_added(row, low), _added(row, median), group['n'])
@@ -238,6 +240,14 @@ def _checked(profile: DeviceProfile, space: SearchSpace, nets: Mapping[str, Sequ
     check = latency_error(np.array([nets_ms[net] for net in held_out]), profile.latency_ms(space, held_out))
     networks = {name: {str(net): nets_ms[net] for net in group} for name, group in nets.items()}
     return DeviceProfile.from_dict(replace(profile, check=check, networks=networks).to_dict(), 'profile')
+
+
+def _by_graph(graphs: Sequence[Graph], times_ms: np.ndarray) -> dict[Graph, float]:
+    """Graph -> ms, the mean of its loads."""
+    found: dict[Graph, list[float]] = {}
+    for graph, ms in zip(graphs, times_ms.tolist()):
+        found.setdefault(graph, []).append(ms)
+    return {graph: sum(loads) / len(loads) for graph, loads in found.items()}
 
 
 def _paces(groups: Sequence[Mapping], references: int) -> np.ndarray:
