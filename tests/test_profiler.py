@@ -58,6 +58,19 @@ def test_on_an_additive_device_the_profile_is_exact(fake, name, rng):
     assert profile.resolutions(load_space(name)) == space.resolutions
 
 
+def test_a_resolution_that_was_measured_too_slow_is_corrected_by_networks(fake):
+    def slower_rows(rows, **kwargs):
+        extra = 0.03 * sum(row.macs for row in rows[1:2]) if rows[0].size in sizes and len(rows) == 3 else 0.0
+        run, wait = load(rows, **kwargs), load([SimpleNamespace(kind='wait', macs=extra - 1e4 - 1e6 * START_MS)])
+        return (lambda: (run(), wait())) if extra else run
+
+    load, fake.kit.load = fake.kit.load, slower_rows
+    sizes = {row.size for row in SPACE.all_rows(28, 10)} - {row.size for row in SPACE.all_rows(24, 10)}
+    profile = profile_space(SPACE, 'fake', sweeps=2, progress=False)
+    corrected = dict(zip(SPACE.resolutions, map(float, profile.protocol['corrected_pct'].split())))
+    assert min(corrected, key=corrected.get) == 28 and corrected[28] < -0.8
+
+
 def test_what_weights_cost_in_a_network_and_not_in_a_probe_is_learned_from_networks(fake, monkeypatch):
     def slow_weights_in_networks(rows, **kwargs):
         run, is_network = load(rows, **kwargs), rows[-1].kind == 'head' and len(rows) > 2

@@ -2,7 +2,7 @@
 
 A row costs what it adds: [1x1 conv, row, mean] minus [1x1 conv, mean], both measured in the same sweeps, so that what
 the machine does meanwhile falls on both. Along a network the means cancel, and what is left is the network itself.
-Whole networks run in the same sweeps: some fit one constant, others say how good the profile is (`heldout`).
+Whole networks run in the same sweeps: some fit a few constants, others say how good the profile is (`heldout`).
 
 How graphs are timed is said in `measuring`. Small networks stay in the caches from one run to the next, and are timed
 warm, rows and all; larger ones do not, and are timed cold.
@@ -32,10 +32,11 @@ from .space import Arch, Row, SearchSpace, load_space
 
 WARM_BYTES = 4 * 2**20  # of weights; networks up to here are timed warm
 REFERENCES = 3  # networks that run at every resolution
-LOADS = 3  # of a network that is measured, but for random ones: where it lies in memory moves its latency by a percent
-WEIGHT_SHARE = 0.02  # how much of a price may be by the weight, one standard deviation
-NET_NOISE = 0.012  # of a measured network
-MAX_SLOWER = 0.05  # what a network is slower beyond that is other work
+LOADS = 3  # of a network that is measured alone: where it lies in memory moves its latency by a percent
+NET_LOADS = 2  # of networks that fit or check a profile, but for random ones
+FITTED_EACH, MAX_FITTED = 3, 24  # networks to fit on, a resolution and in all
+GROUP_SPREAD, WEIGHT_SHARE = 0.01, 0.02  # of prices: how far a group is off, how much is by the weight (deviations)
+NET_NOISE, MAX_SLOWER = 0.012, 0.05  # of a measured network, and what it may be slower but for other work
 START_ROW = mean_row(1, 3)  # costs what every run costs, whatever the network
 METHOD = '[1x1 conv, row, mean] - [1x1 conv, mean], paired in the same sweeps'
 Graph = tuple[Row, ...]
@@ -66,8 +67,8 @@ def profile_space(space: str | SearchSpace, runtime: str = DEFAULT, *, precision
         num_classes: Of the head that is measured; None: the default of the space.
         resolutions: Of the space, in px; None: all.
         sweeps: Runs of each graph; None: as many as fit into about `seconds` in all, at least 20.
-        check_nets: Whole networks to fit one constant on, and as many of each kind to check the profile on.
-        random_nets: Random ones among these; None: as many.
+        check_nets: Whole networks of each kind to check the profile on; at least as many are there to fit constants.
+        random_nets: Random ones among the former; None: as many.
         partial_results: File that keeps each resolution that is done, to go on from after an interruption; it is
             removed at the end.
     """
@@ -148,7 +149,7 @@ class Plan:
     check_nets: int
     seed: int
     nets: dict[str, tuple[Arch, ...]]  # group -> whole networks, those to fit on among them
-    groups: dict[str, tuple[Graph, ...]]  # resolution -> graphs, LOADS times some; the last REFERENCES are the same
+    groups: dict[str, tuple[Graph, ...]]  # resolution -> graphs, NET_LOADS times some; the last REFERENCES are the same
 
     def rows_of(self, net: Arch) -> Graph:
         return tuple(self.space.rows(net, self.num_classes))
@@ -175,7 +176,8 @@ def make_plan(space: SearchSpace, resolutions: Sequence[int] | None = None, num_
     """All rows with and without, and whole networks, by resolution; see `profile_space`."""
     space = _at(space, resolutions)
     num_classes = num_classes or space.num_classes
-    nets = check_networks(space, check_nets, random_nets, seed)
+    fitted_nets = max(check_nets, min(FITTED_EACH * len(space.resolutions), MAX_FITTED))
+    nets = check_networks(space, check_nets, random_nets, seed, fitted_nets)
     references = [tuple(space.rows(net, num_classes)) for net in reversed(nets[FITTED][:REFERENCES])]
     groups, seen = {}, set()
     for resolution in space.resolutions:
@@ -186,23 +188,25 @@ def make_plan(space: SearchSpace, resolutions: Sequence[int] | None = None, num_
         networks = [*itertools.chain(*here.values())]
         graphs = dict.fromkeys([(START_ROW,), *(graph for row in rows for graph in _probes(row)), *networks])
         others = [graph for graph in graphs if graph not in references]
-        others += [graph for name, group in here.items() if name != RANDOM for graph in group] * (LOADS - 1)
+        others += [graph for name, group in here.items() if name != RANDOM for graph in group] * (NET_LOADS - 1)
         groups[str(resolution)] = (*sorted(others, key=_params, reverse=True), *references)
     return Plan(space, num_classes, check_nets, seed, nets, groups)
 
 
 def make_profile(plan: Plan, results: Mapping, *, device: str, device_name: str, source: str) -> DeviceProfile:
-    """A profile from the results of all groups of a plan, with one constant and the error on held-out networks."""
+    """A profile from the results of all groups of a plan, fitted to whole networks and checked on others."""
     space, task = plan.space, results['task']
     table: dict[str, RowCost] = {}
+    origins: dict[str, int] = {}  # row -> group
     starts_ms, nets_ms, visits = [], {}, []
     paces = _paces([results['groups'][name] for name in plan.groups], len(plan.nets[FITTED][:REFERENCES]))
-    for resolution, pace in zip(space.resolutions, paces):
+    for number, (resolution, pace) in enumerate(zip(space.resolutions, paces)):
         group, graphs = results['groups'][str(resolution)], plan.groups[str(resolution)]
         low, median = (_by_graph(graphs, pace * np.array(group[name])) for name in ('low_ms', 'p50_ms'))
         for row in space.all_rows(resolution, plan.num_classes):
             if row.key not in table:
                 table[row.key] = RowCost(_added(row, low), _added(row, median), group['n'])
+                origins[row.key] = number
         starts_ms.append(low[START_ROW,])
         nets_ms.update({net: round(float(low[plan.rows_of(net)]), 6) for net in itertools.chain(*plan.nets.values())
                         if net.resolution == resolution})
@@ -217,10 +221,10 @@ def make_profile(plan: Plan, results: Mapping, *, device: str, device_name: str,
             'statistic': statistic(task['wall'], task['warm']), 'sweeps': min(visits),
             'order': 'random over all graphs of a resolution', 'method': METHOD,
             'paced': f'each resolution to the median one, by {REFERENCES} networks that run at every one',
-            'calibration_nets': plan.check_nets,
-            'processor': task['processor'], 'host': task['host'], **_steadiness(results['groups'])},
+            'calibration_nets': len(plan.nets[FITTED]), 'processor': task['processor'],
+            'host': task['host'], **_steadiness(results['groups'])},
         check=None, source=source)
-    profile = _scaled(_weighed(replace(profile, name=_name(profile)), *fitted), *fitted)
+    profile = _scaled(_corrected(replace(profile, name=_name(profile)), origins, *fitted), *fitted)
     return _checked(profile, space, plan.nets, nets_ms)
 
 
@@ -295,27 +299,38 @@ def _added(row: Row, times_ms: Mapping[Graph, float]) -> float:
     return round(max(0.0, float(times_ms[with_row] - times_ms[without])), 6)
 
 
-def _weighed(profile: DeviceProfile, space: SearchSpace, nets: Sequence[Arch],
-             measured_ms: np.ndarray) -> DeviceProfile:
-    """Rows that pay for their weights what whole networks (N,) show: in a network more of them come from memory, in a
-    probe from a cache. A share of each price is paid by the weight instead: 0 +- WEIGHT_SHARE, by ridge regression.
+def _corrected(profile: DeviceProfile, origins: Mapping[str, int], space: SearchSpace, nets: Sequence[Arch],
+               measured_ms: np.ndarray) -> DeviceProfile:
+    """The rows (key -> group) as whole networks (N,) show them, by ridge regression of what these are slower.
+
+    Rows that were measured together are together a percent off: where they lay in memory. And weights cost more in a
+    network, where most of them come from memory, than in a probe, which has them in a cache.
     """
-    rows_ms = profile.latency_ms(space, nets) - profile.overhead_ms
-    weights = np.array([float(space.params(net, profile.num_classes)) for net in nets])
+    params = np.zeros(len(nets))
+    parts_ms = np.zeros((len(nets), 1 + max(origins.values())))
+    for n, net in enumerate(nets):
+        for row in space.rows(net, profile.num_classes):
+            params[n] += row.params
+            parts_ms[n, origins[row.key]] += profile.table[row.key].ms
+    rows_ms = parts_ms.sum(1)
     slower = (measured_ms - profile.overhead_ms) / rows_ms
     slower = np.clip(slower / np.median(slower) - 1, -MAX_SLOWER, MAX_SLOWER)
-    usual = float(np.mean(weights / rows_ms))  # weights a ms
-    heavy = weights / rows_ms / usual - 1
-    share = float(heavy @ (slower - slower.mean()) / (heavy @ heavy + (NET_NOISE / WEIGHT_SHARE) ** 2))
-    params = {
-        row.key: row.params for resolution in space.resolutions
-        for row in space.all_rows(resolution, profile.num_classes)}
+    usual = float(np.mean(params / rows_ms))  # a ms
+    features = np.column_stack([parts_ms / rows_ms[:, None], params / rows_ms / usual - 1])
+    spread = np.array([*[GROUP_SPREAD] * parts_ms.shape[1], WEIGHT_SHARE])
+    ridge = np.diag((NET_NOISE / spread) ** 2)
+    *by_group, by_weight = np.linalg.solve(features.T @ features + ridge, features.T @ slower).tolist()
+    weight = {row.key: row.params for resolution in space.resolutions
+              for row in space.all_rows(resolution, profile.num_classes)}
 
-    def paid(key: str, ms: float) -> float:
-        return round(max(0.0, (1 - share) * ms + share * params[key] / usual), 6)
+    def corrected(key: str, ms: float) -> float:
+        return round(max(0.0, (1 + by_group[origins[key]] - by_weight) * ms + by_weight * weight[key] / usual), 6)
 
-    table = {key: RowCost(paid(key, cost.ms), paid(key, cost.p50_ms), cost.n) for key, cost in profile.table.items()}
-    return replace(profile, table=table, protocol={**profile.protocol, 'share_by_weights': round(share, 4)})
+    table = {key: RowCost(corrected(key, cost.ms), corrected(key, cost.p50_ms), cost.n)
+             for key, cost in profile.table.items()}
+    return replace(profile, table=table, protocol={
+        **profile.protocol, 'share_by_weights': round(by_weight, 4),
+        'corrected_pct': ' '.join(f'{100 * share:.2f}' for share in by_group)})
 
 
 def _scaled(profile: DeviceProfile, space: SearchSpace, nets: Sequence[Arch], measured_ms: np.ndarray) -> DeviceProfile:

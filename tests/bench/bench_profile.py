@@ -28,7 +28,7 @@ from timm_ofa.files import write_text
 from timm_ofa.heldout import FITTED, RANDOM
 from timm_ofa.latency import PROFILES_DIR, DeviceProfile, latency_error
 from timm_ofa.measuring import measure
-from timm_ofa.profiler import LOADS, is_warm, profile_space
+from timm_ofa.profiler import NET_LOADS, is_warm, profile_space
 from timm_ofa.runtimes import load_runtime
 from timm_ofa.space import Arch, SearchSpace, load_space
 
@@ -77,7 +77,7 @@ def measure_again(space: SearchSpace, profile: DeviceProfile, archs: dict[str, l
                   seconds: float) -> dict[Arch, float]:
     """All whole networks in sweeps of their own, loaded several times but for the random ones: arch -> ms."""
     kit = load_runtime(profile.runtime, profile.precision, processor)
-    nets = [net for name, group in archs.items() for net in group for _ in range(1 if name == RANDOM else LOADS)]
+    nets = [net for name, group in archs.items() for net in group for _ in range(1 if name == RANDOM else NET_LOADS)]
     nets.sort(key=space.params, reverse=True)
     runners = [
         kit.load(space.rows(net), precision=profile.precision, processor=processor, threads=profile.threads,
