@@ -132,13 +132,34 @@ def test_the_gradients_of_the_first_channels_are_right(kernel_size, stride, dtyp
         doubles = [images(3, in_chs, 9, 12).double(), images(48, 40, kernel_size, kernel_size, seed=1).double()]
         inputs = [t.to(dtype).contiguous(memory_format=order).requires_grad_() for t in doubles]
         x, weight = (t.requires_grad_() for t in doubles)
-        y, stock = dense_conv(inputs[0], first_channels(inputs[1], out_chs, in_chs), *settings), nn.functional.conv2d(
+        part, = first_channels(inputs[1:], [(out_chs, in_chs)], 1)
+        y, stock = dense_conv(inputs[0], part, *settings), nn.functional.conv2d(
             x, weight[:out_chs, :in_chs], None, *settings)
         grad = images(*y.shape, seed=2).double()
         own = y, *torch.autograd.grad(y, inputs, grad.to(dtype))
         assert own[2].stride() == inputs[1].stride() or kernel_size == 1
         for mine, right in zip(own, (stock, *torch.autograd.grad(stock, doubles, grad))):
             assert mine.dtype is dtype and (mine - right).abs().max() < tolerance * right.abs().max()
+
+
+@pytest.mark.parametrize('order', [torch.contiguous_format, torch.channels_last])
+def test_slices_of_many_parameters_are_taken_and_cast_at_once(order):
+    sizes = [(48, 40, 1, 1), (48, 1, 5, 5), (48, 40, 3, 3), (48, 40, 3, 3), (48,), (48,), (48,)]
+    shapes = [(24, 20), (24,), (24, 20), (48, 40), (24,), (48,), (24,)]
+    parameters = [images(*size, seed=i) for i, size in enumerate(sizes)]
+    parameters = [(t.to(memory_format=order) if t.ndim == 4 else t).requires_grad_() for t in parameters]
+    with torch.autocast('cpu', torch.bfloat16):
+        parts = first_channels(parameters, shapes, 4)
+    assert [part.dtype for part in parts] == [torch.bfloat16] * 4 + [torch.float32] * 3
+    grads = [torch.randn_like(part) for part in parts]
+    torch.autograd.backward(parts[:-1], grads[:-1])
+    for parameter, shape, part, grad in list(zip(parameters, shapes, parts, grads))[:-1]:
+        active, expected = tuple(map(slice, shape)), torch.zeros_like(parameter)
+        expected[active] = grad.float()
+        assert torch.equal(part, parameter[active].to(part.dtype)) and torch.equal(parameter.grad, expected)
+        assert [a for a, n in zip(parameter.grad.stride(), parameter.shape) if n > 1] == [
+            a for a, n in zip(parameter.stride(), parameter.shape) if n > 1]
+    assert parameters[-1].grad is None  # its slice was not used
 
 
 @torch.no_grad()
@@ -239,6 +260,17 @@ def test_a_smaller_kernel_is_the_center_of_the_larger_through_its_matrix(name):
         expected = (center @ matrix.T).reshape(8, 1, small, small)
         torch.testing.assert_close(block.kernel(small, 8), expected)
     assert torch.equal(block.kernel(None, 8), block.conv_dw.weight[:8])
+
+
+@pytest.mark.parametrize('kernel_size', [3, 5])
+def test_the_gradients_of_a_smaller_kernel_are_right(kernel_size):
+    block = make('ofa_mbv3_w10').double().elastic_stages()[0][0]
+    weight, *matrices = block.conv_dw.weight[:3].detach().requires_grad_(), *block.kernel_transform.values()
+    inputs = [weight, *matrices[:1 if kernel_size == 5 else 2]]
+    assert torch.autograd.gradcheck(lambda *_: block.smaller(weight, kernel_size), inputs)
+    with torch.autocast('cpu', torch.bfloat16):
+        kernel = block.float().kernel(kernel_size, 3)
+    assert torch.equal(kernel, block.kernel(kernel_size, 3).bfloat16())  # computed in float32
 
 
 @torch.no_grad()

@@ -5,8 +5,11 @@ An elastic block keeps the names and tensors of the stock block it is made from.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +22,9 @@ from torch.autograd.function import once_differentiable
 from .rows import bottleneck_mid_chs, make_divisible
 
 
-def first_channels_norm_act(norm: BatchNormAct2d, x: torch.Tensor, channels: int) -> torch.Tensor:
-    """BatchNorm and activation of the first `channels` channels, x (N, channels, H, W).
+def first_channels_norm_act(
+        norm: BatchNormAct2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, channels: int) -> torch.Tensor:
+    """BatchNorm and activation of x (N, channels, H, W) with the layer's first weights and biases, (channels,) each.
 
     In training mode their running statistics are updated in place, as in the original's dynamic BatchNorm: they mix
     all subnets, and each subnet is recalibrated before it is used.
@@ -30,11 +34,11 @@ def first_channels_norm_act(norm: BatchNormAct2d, x: torch.Tensor, channels: int
         return norm(x)
     if norm.training:
         norm.num_batches_tracked.add_(1)
-    tensors = [t[:channels] for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias)]
+    mean, var = norm.running_mean[:channels], norm.running_var[:channels]
     if synchronized:
-        x = _synchronized_batch_norm(x, *tensors, norm.momentum, norm.eps)
+        x = _synchronized_batch_norm(x, mean, var, weight, bias, norm.momentum, norm.eps)
     else:
-        x = F.batch_norm(x, *tensors, norm.training, norm.momentum, norm.eps)
+        x = F.batch_norm(x, mean, var, weight, bias, norm.training, norm.momentum, norm.eps)
     return norm.act(norm.drop(x))
 
 
@@ -42,7 +46,9 @@ class SynchronizedBatchNormAct2d(BatchNormAct2d):
     """BatchNorm over the batches of all processes, on any device; like the stock layer otherwise."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return first_channels_norm_act(self, x, self.num_features) if self.training else super().forward(x)
+        if self.training:
+            return first_channels_norm_act(self, x, self.weight, self.bias, self.num_features)
+        return super().forward(x)
 
 
 def synchronize_batch_norm(model: nn.Module) -> None:
@@ -70,47 +76,126 @@ def _synchronized_batch_norm(
     return (centered * scale.view(1, -1, 1, 1) + bias.view(1, -1, 1, 1)).to(x.dtype)
 
 
-def first_channels_squeeze_excite(se: SqueezeExcite, x: torch.Tensor, hidden: int) -> torch.Tensor:
-    """Squeeze-and-excite of the first C channels through the first `hidden` units, x (N, C, H, W)."""
-    channels, reduce, expand = x.shape[1], se.conv_reduce, se.conv_expand
+def squeeze_excite(se: SqueezeExcite, x: torch.Tensor, weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Squeeze-and-excite of x (N, C, H, W) with the active weights and biases of its two convolutions.
+
+    On a GPU these are products of matrices, which take fewer and quicker launches there.
+    """
+    reduce, reduce_bias, expand, expand_bias = weights
+    if x.device.type == 'cuda':
+        s = F.linear(se.act1(F.linear(x.mean((2, 3)), reduce.flatten(1), reduce_bias)), expand.flatten(1), expand_bias)
+        return x * se.gate(s)[:, :, None, None]
     s = x.mean((2, 3), keepdim=True)
-    s = se.act1(F.conv2d(s, reduce.weight[:hidden, :channels], reduce.bias[:hidden]))
-    s = F.conv2d(s, expand.weight[:channels, :hidden], expand.bias[:channels])
+    s = F.conv2d(se.act1(F.conv2d(s, reduce, reduce_bias)), expand, expand_bias)
     return x * se.gate(s)
 
 
 def first_channels_conv_norm_act(layer: ConvNormAct, x: torch.Tensor, out_chs: int) -> torch.Tensor:
     """Convolution from the C channels of x (N, C, H, W) to the first `out_chs`, BatchNorm and activation."""
-    conv = layer.conv
-    x = dense_conv(x, first_channels(conv.weight, out_chs, x.shape[1]), conv.stride, conv.padding)
-    return first_channels_norm_act(layer.bn, x, out_chs)
+    conv, norm = layer.conv, layer.bn
+    weight, scale, shift = first_channels(
+        (conv.weight, norm.weight, norm.bias), ((out_chs, x.shape[1]), (out_chs,), (out_chs,)), 1)
+    return first_channels_norm_act(norm, dense_conv(x, weight, conv.stride, conv.padding), scale, shift, out_chs)
 
 
 @fx.wrap
-def first_channels(weight: torch.Tensor, out_chs: int, in_chs: int) -> torch.Tensor:
-    """The weight (out_chs, in_chs, K, K) of the first channels of a convolution, weight (O, I, K, K)."""
-    if weight.shape[:2] == (out_chs, in_chs):
-        return weight
-    if torch.is_grad_enabled() and weight.requires_grad:
-        return _FirstChannels.apply(weight, out_chs, in_chs)
-    return weight[:out_chs, :in_chs]
+def first_channels(
+        tensors: Sequence[torch.Tensor], shapes: Sequence[tuple[int, ...]], cast: int) -> Sequence[torch.Tensor]:
+    """The leading slices of parameters, each as long as its shape says in that many of its first dimensions. Where they
+    are to be trained in mixed precision the first `cast` of them have its type already."""
+    if not (torch.is_grad_enabled() and tensors[0].requires_grad):
+        return [tensor[tuple(map(slice, shape))] for tensor, shape in zip(tensors, shapes)]
+    layouts = tuple((t.shape, t.stride()) for t in tensors)
+    plan = _plan(tuple(shapes), layouts, cast, tensors[0].dtype, _computed_in(tensors[0]))
+    active = list(tensors)
+    if plan.taken:
+        for i, part in zip(plan.taken, _FirstChannels.apply(plan, *(tensors[i] for i in plan.taken))):
+            active[i] = part
+    return active
+
+
+def _computed_in(weight: torch.Tensor) -> torch.dtype:
+    """The type in which a convolution takes this weight."""
+    kind = weight.device.type
+    mixed = weight.dtype is torch.float32 and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if mixed else weight.dtype
+
+
+class _Plan(NamedTuple):
+    """How slices of parameters are taken, and where their gradients lie in one buffer."""
+    taken: tuple[int, ...]  # which parameters: those that are cut or change their type; all below is of these
+    dtype: torch.dtype  # of the parameters
+    types: tuple[torch.dtype, ...]  # of the slices
+    slices: tuple[tuple, ...]  # their shapes and strides
+    wholes: tuple[tuple, ...]  # shapes, strides and offsets of the gradients
+    squeezed: tuple[tuple, ...]  # of the gradients of the slices, without dimensions of length 1
+    apart: tuple[int, ...]  # slices with gaps, copied one by one
+    together: tuple[tuple[int, ...], ...]  # slices without gaps, by type
+    size: int  # of the buffer
+
+
+@cache
+def _plan(
+        shapes: tuple[tuple[int, ...], ...], layouts: tuple[tuple, ...], cast: int, dtype: torch.dtype,
+        mixed: torch.dtype) -> _Plan:
+    types = [mixed if i < cast else dtype for i in range(len(shapes))]
+    taken = [
+        i for i, (shape, (whole, _)) in enumerate(zip(shapes, layouts))
+        if types[i] is not dtype or shape != whole[:len(shape)]]
+    slices, wholes, squeezed, apart, size = [], [], [], [], 0
+    for n, (shape, (whole, stride)) in enumerate((shapes[i], layouts[i]) for i in taken):
+        part = shape + whole[len(shape):]
+        kept = [d for d, length in enumerate(part) if length > 1]
+        slices.append((part, stride))
+        wholes.append((whole, stride, size))
+        squeezed.append((tuple(part[d] for d in kept), tuple(stride[d] for d in kept), size))
+        if part[1:] != whole[1:]:  # the first dimension is the outermost
+            apart.append(n)
+        size += whole.numel()
+    types = [types[i] for i in taken]
+    together = [[n for n in range(len(taken)) if n not in apart and types[n] is kind] for kind in set(types)]
+    return _Plan(
+        tuple(taken), dtype, tuple(types), tuple(slices), tuple(wholes), tuple(squeezed), tuple(apart),
+        tuple(tuple(group) for group in together if group), size)
 
 
 class _FirstChannels(torch.autograd.Function):
-    """The slice as a copy, which convolutions would make of it once forward and once backward; and its gradient in one
-    pass and in the order of the weight, where two slices take four passes and one more to reorder."""
+    """Slices of many parameters at once. Those with gaps are copied, which convolutions would do once forward and once
+    backward. The gradients share one buffer, filled with 0 once and written once, in the order of the parameters: of
+    its own each slice takes two passes over the whole parameter for every dimension, and a change of type one more.
+    What has no gaps takes one kernel of a GPU together."""
 
     @staticmethod
-    def forward(ctx, weight: torch.Tensor, out_chs: int, in_chs: int) -> torch.Tensor:
-        ctx.layout = weight.shape, weight.stride()
-        return weight[:out_chs, :in_chs].clone()
+    def forward(ctx, plan: _Plan, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ctx.plan = plan
+        ctx.set_materialize_grads(False)
+        parts = [tensor.as_strided(*layout) for tensor, layout in zip(tensors, plan.slices)]
+        for i in plan.apart:
+            parts[i] = parts[i].to(plan.types[i], copy=True)
+        for group in plan.together:
+            if plan.types[group[0]] is not plan.dtype:
+                sources = [parts[i] for i in group]
+                for i in group:
+                    parts[i] = torch.empty_like(parts[i], dtype=plan.types[i])
+                torch._foreach_copy_([parts[i] for i in group], sources)
+        return tuple(parts)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        whole = torch.empty_strided(*ctx.layout, dtype=grad.dtype, device=grad.device).zero_()
-        whole[:grad.shape[0], :grad.shape[1]] = grad
-        return whole, None, None
+    def backward(ctx, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        plan = ctx.plan
+        some = next(grad for grad in grads if grad is not None)
+        buffer = some.new_zeros(plan.size, dtype=plan.dtype)
+        for i in plan.apart:
+            if grads[i] is not None:
+                buffer.as_strided(*plan.slices[i], plan.wholes[i][2]).copy_(grads[i])
+        for group in plan.together:
+            group = [i for i in group if grads[i] is not None]
+            if group:
+                torch._foreach_copy_(
+                    [buffer.as_strided(*plan.squeezed[i]) for i in group], [grads[i].squeeze() for i in group])
+        return None, *(
+            None if grad is None else buffer.as_strided(*whole) for grad, whole in zip(grads, plan.wholes))
 
 
 @fx.wrap
@@ -176,6 +261,42 @@ def _conv_gradients(
         grad, x, weight, None, stride, [pad, pad], [1, 1], False, [0, 0], len(weight), [*wanted, False])
 
 
+class _SmallerKernel(torch.autograd.Function):
+    """Centers of depthwise weights (C, 1, K, K) through one matrix a step, in the type of the weight, and then in that
+    of mixed precision."""
+
+    @staticmethod
+    def forward(ctx, weight: torch.Tensor, *matrices: torch.Tensor) -> torch.Tensor:
+        ctx.shapes, centers = [], []
+        for matrix in matrices:
+            small = math.isqrt(len(matrix))
+            center = _center(weight, small).reshape(len(weight), -1)
+            ctx.shapes.append(weight.shape)
+            centers.append(center)
+            product = torch.mm(center, matrix.t(), out=torch.empty_like(center))  # mixed precision leaves it alone
+            weight = product.view(-1, 1, small, small)
+        ctx.save_for_backward(*centers, *matrices)
+        return weight.to(_computed_in(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        saved, grads = ctx.saved_tensors, []
+        grad = grad.to(saved[0].dtype)
+        for shape, center, matrix in reversed(list(zip(ctx.shapes, saved, saved[len(ctx.shapes):]))):
+            small, flat = grad.shape[-1], grad.reshape(center.shape)
+            grads.insert(0, flat.t() @ center)
+            grad = flat.new_zeros(shape)
+            _center(grad, small).copy_((flat @ matrix).view(-1, 1, small, small))
+        return grad, *grads
+
+
+def _center(weight: torch.Tensor, size: int) -> torch.Tensor:
+    """The middle (C, 1, size, size) of a weight (C, 1, K, K)."""
+    margin = (weight.shape[-1] - size) // 2
+    return weight[:, :, margin:margin + size, margin:margin + size]
+
+
 class ElasticInvertedResidual(nn.Module):
     """timm's `InvertedResidual` at any kernel size and expand ratio up to its own.
 
@@ -210,15 +331,31 @@ class ElasticInvertedResidual(nn.Module):
         return make_divisible(mid_chs * self.se_ratio) if self.se_ratio else 0
 
     def kernel(self, kernel_size: int | None, channels: int) -> torch.Tensor:
-        """Depthwise weight (channels, 1, K, K): crop the center, apply the matrix, one step smaller at a time."""
-        weight = self.conv_dw.weight[:channels]
-        for large, small in self.kernel_pairs:
-            if kernel_size is None or weight.shape[-1] <= kernel_size:
-                break
-            margin = (large - small) // 2
-            center = weight[:, :, margin:-margin, margin:-margin].flatten(2)
-            weight = F.linear(center, self.kernel_transform[f'k{large}to{small}']).view(channels, 1, small, small)
-        return weight
+        """Depthwise weight (channels, 1, K, K)."""
+        return self.smaller(self.conv_dw.weight[:channels], kernel_size)
+
+    def smaller(self, weight: torch.Tensor, kernel_size: int | None) -> torch.Tensor:
+        """The weight (C, 1, K, K) of a size from that of the largest: crop the center, apply the matrix, one step
+        smaller at a time."""
+        if kernel_size in (None, weight.shape[-1]):
+            return weight
+        steps = [f'k{large}to{small}' for large, small in self.kernel_pairs if small >= kernel_size]
+        return _SmallerKernel.apply(weight, *(self.kernel_transform[step] for step in steps))
+
+    def active(self, kernel_size: int | None, mid: int) -> Sequence[torch.Tensor]:
+        """The active slices of weights: squeeze-and-excite's if there is one, projection, expansion, the depthwise one
+        before its matrices, weight and bias of the first and of the second BatchNorm."""
+        project, expand, depthwise = self.conv_pwl.weight, self.conv_pw.weight, self.conv_dw.weight
+        parts = [
+            (project, (len(project), mid)), (expand, (mid,)), (depthwise, (mid,)),
+            *((t, (mid,)) for norm in (self.bn1, self.bn2) for t in (norm.weight, norm.bias))]
+        if self.se_ratio:
+            reduce, excite, hidden = self.se.conv_reduce, self.se.conv_expand, self.hidden_chs(mid)
+            parts = [
+                (reduce.weight, (hidden, mid)), (reduce.bias, (hidden,)), (excite.weight, (mid, hidden)),
+                (excite.bias, (mid,)), *parts]
+        transformed = kernel_size not in (None, self.conv_dw.kernel_size[0])
+        return first_channels(*zip(*parts), len(parts) - 4 - transformed)
 
     def forward(
             self,
@@ -227,16 +364,15 @@ class ElasticInvertedResidual(nn.Module):
             expand_ratio: float | None = None,
     ) -> torch.Tensor:
         """x (N, C, H, W) at a kernel size and expand ratio; None: the largest."""
-        shortcut = x
-        mid = self.mid_chs(expand_ratio)
-        x = dense_conv(x, first_channels(self.conv_pw.weight, mid, self.conv_pw.in_channels))
-        x = first_channels_norm_act(self.bn1, x, mid)
-        kernel = self.kernel(kernel_size, mid)
-        x = depthwise_conv(x, kernel, self.conv_dw.stride)
-        x = first_channels_norm_act(self.bn2, x, mid)
+        shortcut, mid = x, self.mid_chs(expand_ratio)
+        weights = self.active(kernel_size, mid)
+        project, expand, depthwise, scale1, shift1, scale2, shift2 = weights[-7:]
+        x = first_channels_norm_act(self.bn1, dense_conv(x, expand), scale1, shift1, mid)
+        x = depthwise_conv(x, self.smaller(depthwise, kernel_size), self.conv_dw.stride)
+        x = first_channels_norm_act(self.bn2, x, scale2, shift2, mid)
         if self.se_ratio:
-            x = first_channels_squeeze_excite(self.se, x, self.hidden_chs(mid))
-        x = self.bn3(dense_conv(x, first_channels(self.conv_pwl.weight, self.conv_pwl.out_channels, mid)))
+            x = squeeze_excite(self.se, x, weights[:-7])
+        x = self.bn3(dense_conv(x, project))
         return self.drop_path(x) + shortcut if self.has_skip else x
 
     @torch.no_grad()

@@ -52,6 +52,9 @@ class Supernet(nn.Module):
         super().__init__(**kwargs)
         self.space = space
         self.make_elastic()
+        for module in self.modules():
+            if isinstance(module, nn.Hardswish):
+                module.inplace = False  # in place it copies its input first, which the backward pass needs
 
     def make_elastic(self) -> None:
         """Replace the stock blocks."""

@@ -1,13 +1,14 @@
 """Time a training step against the original's elastic networks, and a supernet's step against its largest net alone.
 
-    python tests/bench/bench_step.py > tests/bench/results/step.txt
+    python tests/bench/bench_step.py --out tests/bench/results/step.txt
 
-Both take the same subnets, images and weights (converted), the same loss and SGD, in turns in one process: ours in
-channels-last order, with a fused optimizer, as training does, and in the precision asked for; the original as it is,
-choosing its active subnet included, in float32 unless --original-precision says otherwise. The ratio is of the sums
-over the subnets of each one's median time, so above 1 ours is faster; beside it the same of the shortest times and, on
-a CPU, of the processor's time, which other jobs disturb less. The C library keeps freed memory for both, as in our
-training. Needs the package `ofa`; without it only the second part is there.
+All take the same subnets, images and weights (converted), the same loss and SGD, in turns in one process: ours in
+channels-last order, with a fused optimizer, as training does, in each precision asked for; the original as it is,
+choosing its active subnet included, in float32 unless --original-precision says otherwise (float32 as torch has it: on
+a GPU convolutions may round to TF32, on both sides). The ratio is of the sums over the subnets of each one's median
+time, so above 1 ours is faster; beside it the same of the shortest times and, on a CPU, of the processor's time, which
+other jobs disturb less. The C library keeps freed memory for both, as in our training. Needs the package `ofa`; without
+it only the comparison with the largest net is there. Lines are written as they come; after --seconds none is begun.
 """
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,9 +38,8 @@ from test_convert import ORIGINALS, upstream_arch
 
 BAR = {'cpu': 1.5, 'cuda': 2.0}
 SAME_LOSS = 1e-9  # relative, in double precision
-SUBNETS_PER_STEP = 4
-BATCHES = {'cpu': ['8x128', '16x160'], 'cuda': ['64x224', '256x160']}
-WARM_UP = {'cpu': 1, 'cuda': 2}  # rounds
+BATCHES = {'cpu': ['8x128', '16x160'], 'cuda': ['64x224', '256x224']}
+WARM_UP = 1  # rounds: on a GPU the first pass of a subnet chooses the kernels of all its shapes
 DTYPES = {'no': None, 'bf16': torch.bfloat16}
 
 
@@ -115,56 +116,91 @@ def batch(size: int, resolution: int, device: str) -> tuple[torch.Tensor, torch.
     return x.to(device), torch.randint(1000, (size,), generator=generator).to(device)
 
 
-def against_original(space: SearchSpace, size: int, resolution: int, args: argparse.Namespace) -> str:
-    """One line: the ratio of the times of forward and backward, and of the whole step."""
-    from ofa.imagenet_classification.elastic_nn import networks
+class Contest:
+    """The networks of a space: ours, the original's if it is there, and the largest net as a stock timm model."""
 
-    kind, kwargs = ORIGINALS[space.name]
-    torch.manual_seed(0)
-    theirs = getattr(networks, kind)(**kwargs, dropout_rate=0).to(args.device)
-    ours = supernet_of(space, args.device)
-    ours.load_state_dict(convert_upstream(theirs.state_dict(), ours))
-    pair = Trainer(ours, args.precision), Original(theirs, space, args.original_precision)
-    x, labels = batch(size, resolution, args.device)
-    inputs = x.contiguous(memory_format=torch.channels_last), x
-    archs = space.sample(np.random.default_rng(args.seed), args.subnets)
-    different = difference_of_losses(*pair, archs, batch(4, 64, args.device))
-    if different > SAME_LOSS:
-        raise SystemExit(f'{space.name}: losses differ by {different:.1e}: not the same networks')
-    seconds = np.empty((2, len(archs), args.rounds, 3))  # network, subnet, round, what `step` gives
-    for r in range(-WARM_UP[args.device], args.rounds):
-        for a, arch in enumerate(archs):
-            for who in ((0, 1) if r % 2 else (1, 0)):
-                seconds[who, a, max(r, 0)] = pair[who].step(inputs[who], labels, [(arch,)])
-    median, least = np.median(seconds, 2), seconds.min(2)
-    ratio, ratio_least = (times[1].sum(0) / times[0].sum(0) for times in (median, least))
-    worst = (median[1] / median[0]).min(0)
-    return (
-        f'{space.name:<18} batch {size:3} at {resolution} px: forward+backward {ratio[0]:.2f}, step {ratio[1]:.2f} '
-        f'(shortest {ratio_least[1]:.2f}, processor {ratio[2]:.2f}), worst subnet {worst[1]:.2f}; ours '
-        f'{1e3 * median[0, :, 1].mean():.0f} ms, original {1e3 * median[1, :, 1].mean():.0f} ms; losses within '
-        f'{different:.0e}')
+    def __init__(self, space: SearchSpace, args: argparse.Namespace):
+        self.space, self.device, self.rounds = space, args.device, args.rounds
+        self.archs = space.sample(np.random.default_rng(args.seed), args.subnets)
+        torch.manual_seed(0)
+        ours, self.original, self.checked = supernet_of(space, args.device), {}, ''
+        if find_spec('ofa'):
+            from ofa.imagenet_classification.elastic_nn import networks
 
+            kind, kwargs = ORIGINALS[space.name]
+            theirs = getattr(networks, kind)(**kwargs, dropout_rate=0).to(args.device)
+            ours.load_state_dict(convert_upstream(theirs.state_dict(), ours))
+            self.original = {p: Original(theirs, space, p) for p in args.original_precision}
+        self.ours = {p: Trainer(ours, p) for p in args.precision}
+        largest = ours.extract(space.max_arch()).to(memory_format=torch.channels_last)
+        self.largest = {p: Trainer(largest, p) for p in args.precision}
+        if self.original and args.device == 'cpu':
+            pair = next(iter(self.ours.values())), next(iter(self.original.values()))
+            different = difference_of_losses(*pair, self.archs, batch(4, 64, args.device))
+            if different > SAME_LOSS:
+                raise SystemExit(f'{space.name}: losses differ by {different:.1e}: not the same networks')
+            self.checked = f'; losses within {different:.0e}'
 
-def against_largest_alone(space: SearchSpace, size: int, resolution: int, args: argparse.Namespace) -> str:
-    """One line: images per second of a step of some subnets, and of the largest net as a stock timm model."""
-    torch.manual_seed(0)
-    supernet = supernet_of(space, args.device)
-    largest = supernet.extract(space.max_arch()).to(memory_format=torch.channels_last)
-    pair = Trainer(supernet, args.precision), Trainer(largest, args.precision)
-    x, labels = batch(size, resolution, args.device)
-    x = x.contiguous(memory_format=torch.channels_last)
-    seconds = np.empty((2, args.rounds))
-    for r in range(-WARM_UP[args.device], args.rounds):
-        archs = space.sample(np.random.default_rng([args.seed, max(r, 0)]), SUBNETS_PER_STEP)
-        for who, runs in ((0, [(arch,) for arch in archs]), (1, [()])):
-            seconds[who, max(r, 0)] = pair[who].step(x, labels, runs)[1]
-    step_s, alone_s = np.median(seconds, 1)
-    passes = SUBNETS_PER_STEP * size
-    return (
-        f'{space.name:<18} batch {size:3} at {resolution} px: supernet, {SUBNETS_PER_STEP} random subnets a step: '
-        f'{size / step_s:.1f} images/s ({passes / step_s:.1f} passes/s), largest net alone {size / alone_s:.1f} '
-        f'images/s: {passes / step_s / (size / alone_s):.2f} times its passes')
+    def against_original(self, size: int, resolution: int) -> list[str]:
+        """The ratios of the times of forward and backward, and of the whole step; a line for a pair of precisions."""
+        x, labels = batch(size, resolution, self.device)
+        runs = [(trainer, x.contiguous(memory_format=torch.channels_last)) for trainer in self.ours.values()]
+        runs += [(trainer, x) for trainer in self.original.values()]
+        seconds = np.empty((len(runs), len(self.archs), self.rounds, 3))  # network, subnet, round, what `step` gives
+        for r in range(-WARM_UP, self.rounds):
+            for a, arch in enumerate(self.archs):
+                for who in np.roll(range(len(runs)), r):
+                    trainer, inputs = runs[who]
+                    seconds[who, a, max(r, 0)] = trainer.step(inputs, labels, [(arch,)])
+        medians, shortest, lines = np.median(seconds, 2), seconds.min(2), []
+        for i, own in enumerate(self.ours):
+            for j, other in enumerate(self.original, len(self.ours)):
+                ratio, least = medians[j].sum(0) / medians[i].sum(0), shortest[j].sum(0) / shortest[i].sum(0)
+                lines.append(
+                    f'{self.space.name:<18} batch {size:3} at {resolution} px, {own} against {other}: '
+                    f'forward+backward {ratio[0]:.2f}, step {ratio[1]:.2f} (shortest {least[1]:.2f}, '
+                    f'processor {ratio[2]:.2f}), worst subnet {(medians[j] / medians[i]).min(0)[1]:.2f}; ours '
+                    f'{1e3 * medians[i, :, 1].mean():.1f} ms, original {1e3 * medians[j, :, 1].mean():.1f} ms'
+                    f'{self.checked}')
+        return lines
+
+    def against_largest_alone(self, size: int, resolution: int) -> list[str]:
+        """Images per second of a step of all subnets, and of the largest net by itself; a line for each precision."""
+        x, labels = batch(size, resolution, self.device)
+        x, lines, n = x.contiguous(memory_format=torch.channels_last), [], len(self.archs)
+        for precision in self.ours:
+            seconds = np.empty((2, self.rounds))
+            for r in range(-WARM_UP, self.rounds):
+                for who, (trainer, runs) in enumerate((
+                        (self.ours[precision], [(arch,) for arch in self.archs]), (self.largest[precision], [()]))):
+                    seconds[who, max(r, 0)] = trainer.step(x, labels, runs)[1]
+            step_s, alone_s = np.median(seconds, 1)
+            lines.append(
+                f'{self.space.name:<18} batch {size:3} at {resolution} px, {precision}: supernet, {n} random subnets a '
+                f'step: {size / step_s:.1f} images/s ({n * size / step_s:.1f} passes/s), largest net alone '
+                f'{size / alone_s:.1f} images/s: {n * alone_s / step_s:.2f} times its passes')
+        return lines
+
+    def on_the_gpu(self, size: int, resolution: int) -> list[str]:
+        """How long the GPU itself works in a step of the first subnet, its kernels, and which take longest."""
+        x, labels = batch(size, resolution, self.device)
+        lines, own = [], x.contiguous(memory_format=torch.channels_last)
+        for name, trainers, inputs in (('ours', self.ours, own), ('original', self.original, x)):
+            for precision, trainer in trainers.items():
+                with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+                    trainer.step(inputs, labels, [(self.archs[0],)])
+                kernels = sorted(
+                    (event for event in profile.key_averages() if event.self_device_time_total),
+                    key=lambda event: -event.self_device_time_total)
+                busy, launches = (sum(getattr(event, of) for event in kernels) for of in (
+                    'self_device_time_total', 'count'))
+                top = '; '.join(
+                    f'{event.key[:60]} {event.self_device_time_total / 1e3:.2f} ms in {event.count}'
+                    for event in kernels[:6])
+                lines.append(
+                    f'{self.space.name:<18} batch {size:3} at {resolution} px, {name} {precision}: the GPU works '
+                    f'{busy / 1e3:.1f} ms in {launches} kernels and copies; {top}')
+        return lines
 
 
 def main() -> None:
@@ -172,27 +208,42 @@ def main() -> None:
     parser.add_argument('--spaces', nargs='+', default=['ofa_mbv3_w10', 'ofa_proxyless_w13', 'ofa_resnet50d'])
     parser.add_argument('--batches', nargs='+', metavar='NxPX')
     parser.add_argument('--threads', nargs='+', type=int, default=[1, 2])
-    parser.add_argument('--subnets', type=int, default=5, help='random ones')
-    parser.add_argument('--rounds', type=int, default=5, help='times that each is timed')
+    parser.add_argument('--subnets', type=int, default=4, help='random ones')
+    parser.add_argument('--rounds', type=int, default=4, help='times that each is timed')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--device', choices=list(BAR), default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--precision', choices=list(DTYPES), default='no', help='of ours')
-    parser.add_argument('--original-precision', choices=list(DTYPES), default='no')
+    parser.add_argument('--precision', nargs='+', choices=list(DTYPES), default=['no'], help='of ours')
+    parser.add_argument('--original-precision', nargs='+', choices=list(DTYPES), default=['no'])
+    parser.add_argument('--parts', nargs='+', choices=['original', 'alone', 'gpu'], default=['original', 'alone'])
+    parser.add_argument('--seconds', type=float, default=float('inf'), help='after which no measurement is begun')
+    parser.add_argument('--out', type=Path, help='lines go there as well, at its end')
     args = parser.parse_args()
-    args.batches = args.batches or BATCHES[args.device]
+    began = time.perf_counter()
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+        if args.out:
+            with args.out.open('a') as file:
+                file.write(line + '\n')
+
     keep_freed_memory()
     name = torch.cuda.get_device_name() if args.device == 'cuda' else f'{os.cpu_count()} cores'
-    print(f'{name}, torch {torch.__version__}, timm {timm.__version__}, seed {args.seed}, '
-          f'{args.subnets} subnets x {args.rounds} rounds; bar: {BAR[args.device]:g} times as fast as the original')
-    parts = [against_original, against_largest_alone] if find_spec('ofa') else [against_largest_alone]
+    say(f'{name}, torch {torch.__version__}, timm {timm.__version__}, seed {args.seed}, {args.subnets} subnets x '
+        f'{args.rounds} rounds; bar: {BAR[args.device]:g} times as fast as the original')
+    contest = cache(lambda space: Contest(load_space(space), args))
     for threads in args.threads:
         torch.set_num_threads(threads)
-        for part in parts:
-            print(f'-- {threads} threads, precision {args.precision}, original {args.original_precision}, '
-                  f'load {os.getloadavg()[0]:.1f}', flush=True)
-            for space in map(load_space, args.spaces):
-                for size, resolution in (map(int, b.split('x')) for b in args.batches):
-                    print(part(space, size, resolution, args), flush=True)
+        for size, resolution in (map(int, b.split('x')) for b in args.batches or BATCHES[args.device]):
+            for part in args.parts:
+                say(f'-- {threads} threads, load {os.getloadavg()[0]:.1f}')
+                for space in args.spaces:
+                    if time.perf_counter() - began < args.seconds:
+                        networks = contest(space)
+                        measure = dict(
+                            original=networks.against_original, alone=networks.against_largest_alone,
+                            gpu=networks.on_the_gpu)[part]
+                        for line in measure(size, resolution):
+                            say(line)
 
 
 if __name__ == '__main__':
