@@ -17,9 +17,11 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import timm
@@ -28,6 +30,7 @@ import torch.nn.functional as F
 from timm.optim import create_optimizer_v2
 from torch import nn
 
+from timm_ofa import elastic
 from timm_ofa.convert import convert_upstream
 from timm_ofa.engine import keep_freed_memory, make_optimizer
 from timm_ofa.space import Arch, SearchSpace, load_space
@@ -41,6 +44,7 @@ SAME_LOSS = 1e-9  # relative, in double precision
 BATCHES = {'cpu': ['8x128', '16x160'], 'cuda': ['64x224', '256x224']}
 WARM_UP = 1  # rounds: on a GPU the first pass of a subnet chooses the kernels of all its shapes
 DTYPES = {'no': None, 'bf16': torch.bfloat16}
+DENSE_CONV = elastic.dense_conv
 
 
 class Trainer:
@@ -61,17 +65,40 @@ class Trainer:
             torch.cuda.synchronize()
         return time.perf_counter()
 
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def wait(self) -> None:
+        """Until all backward passes are through."""
+
     def step(self, x: torch.Tensor, labels: torch.Tensor, archs: list[tuple], choose: Callable = lambda arch: None,
              ) -> tuple[float, float, float]:
         """Seconds of forward and backward, of the whole step, and the processor's of the whole step."""
         began, began_cpu = self.now(), time.process_time()
         for arch in archs:
             choose(arch)
-            self.loss(x, labels, *arch).backward()
+            self.backward(self.loss(x, labels, *arch))
+        self.wait()
         middle = self.now()
         self.optimizer.step()
         self.optimizer.zero_grad()
         return middle - began, self.now() - began, time.process_time() - began_cpu
+
+
+class Overlapping(Trainer):
+    """A trainer that launches a subnet's backward pass from another thread while it launches the next one's forward."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.thread, self.running = ThreadPoolExecutor(1), None
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self.wait()
+        self.running = self.thread.submit(loss.backward)
+
+    def wait(self) -> None:
+        if self.running:
+            self.running.result()
 
 
 class Original(Trainer):
@@ -106,6 +133,13 @@ def difference_of_losses(ours: Trainer, theirs: Original, archs: list[Arch], ima
     return max(differences)
 
 
+def matrix_product(x: torch.Tensor, weight: torch.Tensor, stride=(1, 1), padding=(0, 0)) -> torch.Tensor:
+    """A convolution, as a product of matrices if it is 1x1."""
+    if weight.shape[-1] > 1 or max(stride) > 1:
+        return DENSE_CONV(x, weight, stride, padding)
+    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
+
+
 def supernet_of(space: SearchSpace, device: str) -> Supernet:
     return new_supernet(space).to(device, memory_format=torch.channels_last)
 
@@ -132,6 +166,7 @@ class Contest:
             ours.load_state_dict(convert_upstream(theirs.state_dict(), ours))
             self.original = {p: Original(theirs, space, p) for p in args.original_precision}
         self.ours = {p: Trainer(ours, p) for p in args.precision}
+        self.overlapping = {p: Overlapping(ours, p) for p in args.precision}
         largest = ours.extract(space.max_arch()).to(memory_format=torch.channels_last)
         self.largest = {p: Trainer(largest, p) for p in args.precision}
         if self.original and args.device == 'cpu':
@@ -165,26 +200,44 @@ class Contest:
         return lines
 
     def against_largest_alone(self, size: int, resolution: int) -> list[str]:
-        """Images per second of a step of all subnets, and of the largest net by itself; a line for each precision."""
+        """Images per second of steps of all subnets, and of the largest net by itself; a line for each precision."""
         x, labels = batch(size, resolution, self.device)
-        x, lines, n = x.contiguous(memory_format=torch.channels_last), [], len(self.archs)
+        own, lines, runs = x.contiguous(memory_format=torch.channels_last), [], [(arch,) for arch in self.archs]
         for precision in self.ours:
-            seconds = np.empty((2, self.rounds))
+            contestants = {
+                'supernet': (self.ours[precision], own, runs),
+                'largest net alone': (self.largest[precision], own, [()])}
+            if self.device == 'cuda':  # where launching kernels may be what takes time
+                contestants['overlapping'] = self.overlapping[precision], own, runs
+                contestants |= {f'original {other}': (trainer, x, runs) for other, trainer in self.original.items()}
+            seconds = np.empty((len(contestants), self.rounds))
             for r in range(-WARM_UP, self.rounds):
-                for who, (trainer, runs) in enumerate((
-                        (self.ours[precision], [(arch,) for arch in self.archs]), (self.largest[precision], [()]))):
-                    seconds[who, max(r, 0)] = trainer.step(x, labels, runs)[1]
-            step_s, alone_s = np.median(seconds, 1)
+                for who, (trainer, inputs, archs) in enumerate(contestants.values()):
+                    seconds[who, max(r, 0)] = trainer.step(inputs, labels, archs)[1]
+            rates = dict(zip(contestants, size / np.median(seconds, 1)))
+            times = len(runs) * rates['supernet'] / rates['largest net alone']
             lines.append(
-                f'{self.space.name:<18} batch {size:3} at {resolution} px, {precision}: supernet, {n} random subnets a '
-                f'step: {size / step_s:.1f} images/s ({n * size / step_s:.1f} passes/s), largest net alone '
-                f'{size / alone_s:.1f} images/s: {n * alone_s / step_s:.2f} times its passes')
+                f'{self.space.name:<18} batch {size:3} at {resolution} px, {precision}, steps of {len(runs)} subnets, '
+                f'images/s: {", ".join(f"{name} {rate:.1f}" for name, rate in rates.items())}; the supernet makes '
+                f'{times:.2f} times the passes of the largest net alone')
         return lines
 
     def on_the_gpu(self, size: int, resolution: int) -> list[str]:
-        """How long the GPU itself works in a step of the first subnet, its kernels, and which take longest."""
+        """How long the GPU itself works in a step of the first subnet, its kernels, and which take longest; and our
+        steps with 1x1 convolutions as products of matrices."""
         x, labels = batch(size, resolution, self.device)
         lines, own = [], x.contiguous(memory_format=torch.channels_last)
+        for precision, trainer in self.ours.items():
+            seconds = np.empty((2, len(self.archs), self.rounds))
+            for r in range(-WARM_UP, self.rounds):
+                for a, arch in enumerate(self.archs):
+                    for way, conv in enumerate((DENSE_CONV, matrix_product)):
+                        with mock.patch.object(elastic, 'dense_conv', conv):
+                            seconds[way, a, max(r, 0)] = trainer.step(own, labels, [(arch,)])[1]
+            conv_ms, product_ms = 1e3 * np.median(seconds, 2).mean(1)
+            lines.append(
+                f'{self.space.name:<18} batch {size:3} at {resolution} px, {precision}: {conv_ms:.1f} ms, with 1x1 '
+                f'convolutions as products of matrices {product_ms:.1f} ms')
         for name, trainers, inputs in (('ours', self.ours, own), ('original', self.original, x)):
             for precision, trainer in trainers.items():
                 with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
