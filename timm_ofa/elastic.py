@@ -117,8 +117,9 @@ def first_channels(
 def _computed_in(weight: torch.Tensor) -> torch.dtype:
     """The type in which a convolution takes this weight."""
     kind = weight.device.type
-    mixed = weight.dtype is torch.float32 and torch.is_autocast_enabled(kind)
-    return torch.get_autocast_dtype(kind) if mixed else weight.dtype
+    if weight.dtype is torch.float32 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return weight.dtype
 
 
 class _Plan(NamedTuple):
@@ -346,9 +347,9 @@ class ElasticInvertedResidual(nn.Module):
         """The active slices of weights: squeeze-and-excite's if there is one, projection, expansion, the depthwise one
         before its matrices, weight and bias of the first and of the second BatchNorm."""
         project, expand, depthwise = self.conv_pwl.weight, self.conv_pw.weight, self.conv_dw.weight
+        norms = self.bn1.weight, self.bn1.bias, self.bn2.weight, self.bn2.bias
         parts = [
-            (project, (len(project), mid)), (expand, (mid,)), (depthwise, (mid,)),
-            *((t, (mid,)) for norm in (self.bn1, self.bn2) for t in (norm.weight, norm.bias))]
+            (project, (len(project), mid)), (expand, (mid,)), (depthwise, (mid,)), *((norm, (mid,)) for norm in norms)]
         if self.se_ratio:
             reduce, excite, hidden = self.se.conv_reduce, self.se.conv_expand, self.hidden_chs(mid)
             parts = [

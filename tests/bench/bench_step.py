@@ -44,7 +44,7 @@ SAME_LOSS = 1e-9  # relative, in double precision
 BATCHES = {'cpu': ['8x128', '16x160'], 'cuda': ['64x224', '256x224']}
 WARM_UP = 1  # rounds: on a GPU the first pass of a subnet chooses the kernels of all its shapes
 DTYPES = {'no': None, 'bf16': torch.bfloat16}
-DENSE_CONV = elastic.dense_conv
+DENSE_CONV, DEPTHWISE_CONV = elastic.dense_conv, elastic.depthwise_conv
 
 
 class Trainer:
@@ -140,6 +140,16 @@ def matrix_product(x: torch.Tensor, weight: torch.Tensor, stride=(1, 1), padding
     return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
 
 
+def depthwise_by_channel(x: torch.Tensor, weight: torch.Tensor, stride) -> torch.Tensor:
+    """A depthwise convolution in the order of channels, which torch's own kernels take instead of cuDNN's."""
+    return DEPTHWISE_CONV(x.contiguous(), weight, stride).contiguous(memory_format=torch.channels_last)
+
+
+WAYS = {
+    'as it is': dict(dense_conv=DENSE_CONV), '1x1 as products of matrices': dict(dense_conv=matrix_product),
+    'depthwise by channel': dict(depthwise_conv=depthwise_by_channel)}
+
+
 def supernet_of(space: SearchSpace, device: str) -> Supernet:
     return new_supernet(space).to(device, memory_format=torch.channels_last)
 
@@ -224,20 +234,20 @@ class Contest:
 
     def on_the_gpu(self, size: int, resolution: int) -> list[str]:
         """How long the GPU itself works in a step of the first subnet, its kernels, and which take longest; and our
-        steps with 1x1 convolutions as products of matrices."""
+        steps with convolutions taken in other ways."""
         x, labels = batch(size, resolution, self.device)
         lines, own = [], x.contiguous(memory_format=torch.channels_last)
         for precision, trainer in self.ours.items():
-            seconds = np.empty((2, len(self.archs), self.rounds))
+            seconds = np.empty((len(WAYS), len(self.archs), self.rounds))
             for r in range(-WARM_UP, self.rounds):
                 for a, arch in enumerate(self.archs):
-                    for way, conv in enumerate((DENSE_CONV, matrix_product)):
-                        with mock.patch.object(elastic, 'dense_conv', conv):
+                    for way, functions in enumerate(WAYS.values()):
+                        with mock.patch.multiple(elastic, **functions):
                             seconds[way, a, max(r, 0)] = trainer.step(own, labels, [(arch,)])[1]
-            conv_ms, product_ms = 1e3 * np.median(seconds, 2).mean(1)
+            times_ms = dict(zip(WAYS, 1e3 * np.median(seconds, 2).mean(1)))
             lines.append(
-                f'{self.space.name:<18} batch {size:3} at {resolution} px, {precision}: {conv_ms:.1f} ms, with 1x1 '
-                f'convolutions as products of matrices {product_ms:.1f} ms')
+                f'{self.space.name:<18} batch {size:3} at {resolution} px, {precision}, ms a step: '
+                f'{", ".join(f"{way} {ms:.1f}" for way, ms in times_ms.items())}')
         for name, trainers, inputs in (('ours', self.ours, own), ('original', self.original, x)):
             for precision, trainer in trainers.items():
                 with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
