@@ -77,17 +77,18 @@ def _synchronized_batch_norm(
 
 
 def squeeze_excite(se: SqueezeExcite, x: torch.Tensor, weights: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Squeeze-and-excite of x (N, C, H, W) with the active weights and biases of its two convolutions.
-
-    On a GPU these are products of matrices, which take fewer and quicker launches there.
-    """
+    """Squeeze-and-excite of x (N, C, H, W) with the active weights and biases of its two convolutions."""
     reduce, reduce_bias, expand, expand_bias = weights
+    s = se.act1(conv_of_points(x.mean((2, 3), keepdim=True), reduce, reduce_bias))
+    return x * se.gate(conv_of_points(s, expand, expand_bias))
+
+
+@fx.wrap
+def conv_of_points(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Convolution of x (N, C, 1, 1) with weight (O, C, 1, 1): on a GPU a product of matrices, launched sooner."""
     if x.device.type == 'cuda':
-        s = F.linear(se.act1(F.linear(x.mean((2, 3)), reduce.flatten(1), reduce_bias)), expand.flatten(1), expand_bias)
-        return x * se.gate(s)[:, :, None, None]
-    s = x.mean((2, 3), keepdim=True)
-    s = F.conv2d(se.act1(F.conv2d(s, reduce, reduce_bias)), expand, expand_bias)
-    return x * se.gate(s)
+        return F.linear(x.flatten(1), weight.flatten(1), bias)[:, :, None, None]
+    return F.conv2d(x, weight, bias)
 
 
 def first_channels_conv_norm_act(layer: ConvNormAct, x: torch.Tensor, out_chs: int) -> torch.Tensor:
@@ -346,10 +347,10 @@ class ElasticInvertedResidual(nn.Module):
     def active(self, kernel_size: int | None, mid: int) -> Sequence[torch.Tensor]:
         """The active slices of weights: squeeze-and-excite's if there is one, projection, expansion, the depthwise one
         before its matrices, weight and bias of the first and of the second BatchNorm."""
-        project, expand, depthwise = self.conv_pwl.weight, self.conv_pw.weight, self.conv_dw.weight
         norms = self.bn1.weight, self.bn1.bias, self.bn2.weight, self.bn2.bias
         parts = [
-            (project, (len(project), mid)), (expand, (mid,)), (depthwise, (mid,)), *((norm, (mid,)) for norm in norms)]
+            (self.conv_pwl.weight, (self.conv_pwl.out_channels, mid)), (self.conv_pw.weight, (mid,)),
+            (self.conv_dw.weight, (mid,)), *((norm, (mid,)) for norm in norms)]
         if self.se_ratio:
             reduce, excite, hidden = self.se.conv_reduce, self.se.conv_expand, self.hidden_chs(mid)
             parts = [
