@@ -296,9 +296,9 @@ def main() -> None:
     contest = cache(lambda space: Contest(load_space(space), args))
     for threads in args.threads:
         torch.set_num_threads(threads)
-        for size, resolution in (map(int, b.split('x')) for b in args.batches or BATCHES[args.device]):
-            for part in args.parts:
-                say(f'-- {threads} threads, load {os.getloadavg()[0]:.1f}')
+        for part in args.parts:
+            for size, resolution in (map(int, b.split('x')) for b in args.batches or BATCHES[args.device]):
+                say(f'-- {threads} threads, load {os.getloadavg()[0]:.1f}, {time.perf_counter() - began:.0f} s')
                 for space in args.spaces:
                     if time.perf_counter() - began < args.seconds:
                         networks = contest(space)
