@@ -301,12 +301,15 @@ def main() -> None:
                 say(f'-- {threads} threads, load {os.getloadavg()[0]:.1f}, {time.perf_counter() - began:.0f} s')
                 for space in args.spaces:
                     if time.perf_counter() - began < args.seconds:
-                        networks = contest(space)
-                        measure = dict(
-                            original=networks.against_original, alone=networks.against_largest_alone,
-                            gpu=networks.on_the_gpu)[part]
-                        for line in measure(size, resolution):
-                            say(line)
+                        try:
+                            networks = contest(space)
+                            measure = dict(
+                                original=networks.against_original, alone=networks.against_largest_alone,
+                                gpu=networks.on_the_gpu)[part]
+                            for line in measure(size, resolution):
+                                say(line)
+                        except Exception as error:  # the other measurements are still to be had
+                            say(f'{space:<18} batch {size:3} at {resolution} px, {part}: {error!r:.300}')
 
 
 if __name__ == '__main__':
