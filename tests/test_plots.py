@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from timm_ofa.errors import InputError
-from timm_ofa.plots import plot_fit, plot_search
+from timm_ofa.plots import plot_fit, plot_search, plot_training
 
 FRONT = [(1.0, 60.0), (2.0, 65.5), (3.5, 66.25)]
 HISTORY = [(10, 61.0), (100, 65.0), (400, 66.25)]
@@ -28,6 +28,15 @@ def test_the_picture_of_a_fit_says_its_error(tmp_path, rng):
     assert '50 networks, held out' in path.read_text() and 'error 0.123 points, tau 0.912' in path.read_text()
     with Image.open(plot_fit(measured, np.sort(measured), tmp_path / 'fit.png', check)) as image:
         assert image.size == (720, 660)
+
+
+def test_the_picture_of_a_training_names_its_phases_and_leaves_other_events_out(tmp_path):
+    log = [dict(event='train', phase=phase, step=20 * i, loss=2.0 - 0.1 * i, lr=0.1)
+           for i, phase in enumerate(['largest'] * 4 + ['kernel'] * 4)]
+    log += [dict(event='phase', phase='kernel', top1_pct=70.0),
+            dict(event='train', phase='kernel', step=9, loss='x', lr=1)]
+    path = plot_training(log, tmp_path / 'training.svg')
+    assert all(f'<!-- {words} -->' in path.read_text() for words in ('largest', 'kernel', 'learning rate', 'step'))
 
 
 def test_another_format_is_refused_and_nothing_is_written(tmp_path):

@@ -185,7 +185,8 @@ def supernet(tmp_path_factory) -> Path:
     save_supernet(network, folder, dict(data='flowers', class_names=['a', 'b', 'c'], training=training))
     (folder / 'checkpoints').mkdir()
     arch = str(network.space.max_arch())
-    log = [dict(event='start', config=training, images=90), dict(event='train', step=1, loss=1.1), dict(
+    log = [dict(event='start', config=training, images=90), dict(
+        event='train', phase='largest', step=1, loss=1.1, lr=0.1), dict(
         event='subnet', images='flowers test', subnet='largest', top1_pct=81.5, macs_m=6.5, params_k=456.2, arch=arch)]
     times = [dict(event='start', processes=2, device='cuda:0', date='2026-11-20T10:00:00'),
              dict(event='phase', date='2026-11-20T11:00:00'),
@@ -207,6 +208,7 @@ def test_a_supernet_is_published_with_space_training_and_log_and_loads_elsewhere
     assert not [name for name, data in files.items() if b'secret' in data]
     assert yaml.safe_load(files['train.yaml'])['data'] == 'flowers'
     card = files[CARD].decode()
+    assert b'<!-- largest -->' in files['training.svg'] and '](training.svg)' in card
     assert '1.5 hours on cuda, 2 processes, 3 GPU-hours, 0.3 kg CO2 eq. (codecarbon)' in card
     assert '**81.50 % top-1** on flowers test' in card
     front = yaml.safe_load(card.split('---\n')[1])

@@ -135,14 +135,17 @@ def _escape(value: Any) -> Any:
     return re.sub(r'([\\`*_\[\]|~#!])', r'\\\1', text)
 
 
-def render_card(record: Record | SupernetRecord, repo_id: str | None = None, phases: Sequence[Phase] = ()) -> str:
+def render_card(record: Record | SupernetRecord, repo_id: str | None = None, phases: Sequence[Phase] = (),
+                curves: bool = False) -> str:
     """The whole README.md.
 
     Args:
         repo_id: Where it will be; a placeholder if not given.
         phases: Of a supernet's training.
+        curves: Whether there is a picture of it.
     """
-    known = _supernet_words(record, phases) if isinstance(record, SupernetRecord) else _subnet_words(record)
+    known = (_supernet_words(record, phases, curves) if isinstance(record, SupernetRecord)
+             else _subnet_words(record))
     body = _environment().get_template(TEMPLATE_OF[record.kind]).render(
         record=record, repo_id=repo_id or f'{OWNER}/{record.name}', **known)
     return f'---\n{card_data(record).to_yaml()}\n---\n\n{body}'
@@ -171,7 +174,7 @@ def _subnet_words(record: Record) -> dict[str, Any]:
         arch_json=',\n '.join(f'"{k}": {json.dumps(v)}' for k, v in record.arch.to_dict().items()))
 
 
-def _supernet_words(record: SupernetRecord, phases: Sequence[Phase]) -> dict[str, Any]:
+def _supernet_words(record: SupernetRecord, phases: Sequence[Phase], curves: bool) -> dict[str, Any]:
     space, low, high = record.space, record.space.min_arch(), record.space.max_arch()
 
     def millions(count: Callable[[Arch, int], int]) -> str:
@@ -179,8 +182,8 @@ def _supernet_words(record: SupernetRecord, phases: Sequence[Phase]) -> dict[str
 
     return dict(
         networks=_count(space.size()), mmacs=millions(space.macs), mparams=millions(space.params),
-        best=next((j for j in record.judged if j.subnet == 'largest'), None), phases=phases, phase_choices=_choices,
-        space_argument=space.name if space.name in space_names() else 'space.json')
+        best=next((j for j in record.judged if j.subnet == 'largest'), None), phases=phases, curves=curves,
+        phase_choices=_choices, space_argument=space.name if space.name in space_names() else 'space.json')
 
 
 def _count(number: int) -> str:

@@ -135,11 +135,12 @@ def _check_family(folders: Sequence[str | Path], records: Sequence[Record]) -> N
 
 def _stage(folder: Path, stage: Path) -> tuple[Record | SupernetRecord, Callable[[str | None], str]]:
     """Copy what is to be published but the card, all of it checked; the record, and what writes the card."""
-    from .supernets import is_supernet, stage_supernet  # they import what trains
+    from .supernets import CURVES, is_supernet, stage_supernet  # they import what trains
 
     if is_supernet(folder):
         record, training = stage_supernet(folder, stage)
-        return record, partial(render_card, record, phases=training.phases if training else ())
+        phases = training.phases if training else ()
+        return record, partial(render_card, record, phases=phases, curves=(stage / CURVES).is_file())
     record = stage_folder(folder, stage)
     return record, partial(render_card, record)
 

@@ -1,6 +1,7 @@
 """Pictures: a network on its front, its blocks; a search; a predictor's error. The same data gives the same bytes."""
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,43 @@ def plot_fit(predicted: Sequence[float], measured: Sequence[float], path: str | 
                   label=f'{len(measured)} networks, held out:\n{error}')
         _dress(axes, 'measured top-1 (%)', 'predicted top-1 (%)')
         return _save(figure, path)
+
+
+def plot_training(events: Sequence[Mapping], path: str | Path) -> Path:
+    """Write a training as SVG or PNG: the mean loss since the last report and the rate over the steps, phases apart.
+
+    Args:
+        events: Of a run's log; those of training count, which have `phase`, `step`, `loss` and `lr`.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    path = check_picture(path)
+    steps, losses, rates, phases = zip(*(
+        (int(e['step']), float(e['loss']), float(e['lr']), str(e['phase'])) for e in events if is_report(e)))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 4.0), layout='constrained', dpi=150)
+        axes = figure.subplots()
+        axes.plot(steps, losses, color=BLUE, linewidth=1.2, label='loss, mean over the subnets')
+        rate = axes.twinx()
+        rate.plot(steps, rates, color=GRAY, linestyle='--', linewidth=1, label='rate')
+        rate.set_ylabel('learning rate')
+        rate.set_ylim(0)
+        rate.spines[['top']].set_visible(False)
+        axes.plot([], [], color=GRAY, linestyle='--', linewidth=1, label='rate (right)')
+        for i, phase in enumerate(phases):
+            if i == 0 or phase != phases[i - 1]:
+                axes.axvline(steps[i], color='#d1d5db', linewidth=1)
+                axes.annotate(_ascii(phase, 20), (steps[i], 1), (3, -3), xycoords=('data', 'axes fraction'),
+                              textcoords='offset points', rotation=90, va='top', fontsize=8, color=GRAY)
+        _dress(axes, 'step', 'loss', legend='upper right')
+        return _save(figure, path)
+
+
+def is_report(event: Mapping) -> bool:
+    """Whether an event of a run's log is a point of `plot_training`."""
+    numbers = (event.get(name) for name in ('step', 'loss', 'lr'))
+    return 'phase' in event and all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
 
 
 def check_picture(path: str | Path) -> Path:

@@ -18,14 +18,15 @@ import yaml
 from .errors import InputError, listed, one_line
 from .files import sha256_of, write_text
 from .finish import training_cost
+from .plots import is_report, plot_training
 from .record import HUB_ID, NAME, SupernetRecord
 from .runs import LOG, RUN_FILES, run_events
 from .shrink import TrainConfig
 from .supernet import Supernet
 from .weights import BLOCK, CONFIG, DIGEST, WEIGHTS, check_shapes, read_json
 
-SPACE, TRAINING = 'space.json', 'train.yaml'
-FILES = (CONFIG, WEIGHTS, 'README.md', SPACE, TRAINING, *RUN_FILES, 'LICENSE')  # nothing else is published or fetched
+SPACE, TRAINING, CURVES = 'space.json', 'train.yaml', 'training.svg'
+FILES = (CONFIG, WEIGHTS, 'README.md', SPACE, TRAINING, CURVES, *RUN_FILES, 'LICENSE')  # all that is published, fetched
 
 
 def is_supernet(folder: str | Path) -> bool:
@@ -98,6 +99,8 @@ def stage_supernet(folder: str | Path, stage: Path) -> tuple[SupernetRecord, Tra
               for event in run_events(folder, LOG)]
     if events:
         write_text(stage / LOG, ''.join(json.dumps(event) + '\n' for event in events))
+    if any(map(is_report, events)):
+        plot_training(events, stage / CURVES)
     return record, training
 
 
