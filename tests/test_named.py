@@ -22,6 +22,7 @@ import torch
 
 import timm_ofa
 from timm_ofa import InputError, named, upstream
+from timm_ofa.accuracy import evaluate
 from timm_ofa.card import render_card
 from timm_ofa.configs import (
     IMAGENET,
@@ -33,7 +34,9 @@ from timm_ofa.configs import (
     read_hub_config,
 )
 from timm_ofa.convert import FAMILIES, upstream_names
+from timm_ofa.data import load_data
 from timm_ofa.named import named_tags
+from timm_ofa.released import load_predictor
 from timm_ofa.upstream import import_upstream, subnet_record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -719,6 +722,22 @@ timm.create_model('ofa_mbv3_test_lat1ms', pretrained=True)""")
     assert done.stderr.splitlines()[-1].endswith(
         "InputError: weights of 'ofa_mbv3_test_lat1ms': weights/ofa_mbv3_test_lat1ms.safetensors has not the SHA-256 "
         'that ofa_mbv3_test_lat1ms.yaml names; install timm_ofa again, or use pretrained=False')
+
+
+@pytest.mark.parametrize('name', sorted(SHIPPED))
+def test_what_ships_is_as_accurate_as_said_and_found_by_what_ships(name, shared, monkeypatch):
+    """On the first 500 test images; the predictor, the profile and the weights all are of this package."""
+    monkeypatch.setattr('socket.socket.connect', None)
+    s = SHIPPED[name]
+    data = load_data(str(shared / 'data/cifar10'), 32, limit=10)
+    images = data.test.subset(range(500), 'first')
+    model = timm.create_model(name, pretrained=True)
+    assert evaluate(model, images, s.space, s.arch.resolution) == pytest.approx(s.top1_pct, abs=5)
+    predicted = load_predictor(s.search.predictor, s.space).predict([s.arch])[0]
+    assert predicted == pytest.approx(s.predicted_top1_pct, abs=0.006)
+    latency_ms = timm_ofa.load_profile(s.search.profile).latency_ms(s.space, [s.arch])[0]
+    assert latency_ms == pytest.approx(s.predicted_ms, rel=1e-3) and latency_ms <= s.latency_ms
+    assert hub_configs()[s.supernet].weights.path.stat().st_size < 8e6
 
 
 def test_the_wheel_carries_the_files(tmp_path):

@@ -1,0 +1,90 @@
+"""What a device costs: one supernet for all of them, against a network trained for each.
+
+    python tests/bench/bench_cost.py --data DIR [--supernet ofa_mbv3_cifar10_supernet] [--log LOG.jsonl] [--watts 180]
+
+Training is counted in multiply-adds of all passes, three for a forward and a backward one, which depends on no machine;
+the subnets of each step are drawn as in the run. What each further device takes is timed here: a search with the
+shipped predictor and profile, and taking the network out of the supernet with BatchNorm statistics of its own.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import timm
+
+import timm_ofa
+from timm_ofa.configs import hub_configs, named_subnets
+from timm_ofa.data import load_data, stored_side
+from timm_ofa.finish import Source
+from timm_ofa.profiler import host
+from timm_ofa.recipes import RECIPES
+from timm_ofa.released import load_predictor
+from timm_ofa.shrink import TrainConfig, load_config
+
+FORWARD_AND_BACKWARD = 3
+DRAWS = 300  # steps of each phase
+
+
+def macs_of_training(config: TrainConfig, images: int) -> float:
+    """Multiply-adds of all passes of a run over so many training images."""
+    space, total = config.load_space(), 0.0
+    for phase in config.phases:
+        subspace, recipe = phase.subspace(space), RECIPES[phase.recipe]
+        steps = (phase.warmup_epochs + phase.epochs) * (images // config.batch_size)
+        rng = np.random.default_rng(config.seed)
+        drawn = [recipe.draw(subspace, phase.subnets_per_step, rng, (i + 0.5) / DRAWS) for i in range(DRAWS)]
+        total += steps * config.batch_size * float(np.mean([sum(map(space.macs, archs)) for archs in drawn]))
+    return FORWARD_AND_BACKWARD * total
+
+
+def seconds_of(run) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--data', required=True)
+    parser.add_argument('--supernet', default='ofa_mbv3_cifar10_supernet')
+    parser.add_argument('--times', type=Path, help='times.jsonl of the training')
+    parser.add_argument('--watts', type=float, help='of the GPU while it trained')
+    args = parser.parse_args()
+    config = load_config(hub_configs()[args.supernet].path)
+    space = config.load_space()
+    data = load_data(args.data, stored_side(space), holdout=config.holdout, seed=config.seed)
+    images, epochs = len(data.train), sum(p.warmup_epochs + p.epochs for p in config.phases)
+    once = macs_of_training(config, images)
+    nets = {name: s for name, s in named_subnets().items() if s.supernet == args.supernet}
+    each = {name: FORWARD_AND_BACKWARD * epochs * images * space.macs(s.arch) for name, s in nets.items()}
+    mean = float(np.mean(list(each.values())))
+    print(f'{args.supernet}: {epochs} epochs of {images:,} images; {host()}')
+    print(f'training the supernet once: {once / 1e15:.2f} P multiply-adds')
+    print(f'training a network of the {len(nets)} found for {epochs} epochs: {min(each.values()) / 1e15:.2f} to '
+          f'{max(each.values()) / 1e15:.2f}, mean {mean / 1e15:.2f} P')
+    print(f'break-even: {once / mean:.1f} devices')
+    if args.times:
+        events = [json.loads(line) for line in args.times.read_text().splitlines()]
+        for event in events:
+            print('   ', {k: event[k] for k in ('event', 'at_step', 'device', 'date', 'seconds') if k in event})
+    predictor = load_predictor(args.supernet, space)
+    limits = {s.latency_ms: s for s in nets.values()}
+    profile = timm_ofa.load_profile(next(iter(nets.values())).search.profile)
+    search_s = [seconds_of(lambda limit=limit: timm_ofa.search(space, predictor, profile, max_latency_ms=limit))
+                for limit in limits]
+    supernet = timm.create_model(args.supernet, pretrained=True)
+    judge = Source(supernet, args.supernet, data, config.augment).judge(data.test)
+    data.train.decode()
+    take_s = [seconds_of(lambda arch=s.arch: judge.subnet(arch)) for s in limits.values()]
+    print(f'each further limit: search {np.median(search_s):.1f} s, network with its own statistics '
+          f'{np.median(take_s):.1f} s')
+    if args.watts:
+        print(f'at {args.watts:g} W an hour of training takes {args.watts / 1e3:.3f} kWh')
+
+
+if __name__ == '__main__':
+    main()
