@@ -21,7 +21,7 @@ from .export import to_onnx
 from .fields import MAX_LONG_TEXT, check_slug, choice, number, plain, read, text
 from .files import write_text
 from .latency import MAX_COUNT, MAX_MS, DeviceProfile
-from .layers import BN_EPS, random_input
+from .layers import BN_EPS, input_shape
 from .profiler import Graph, Plan, graphs_digest, is_warm, make_plan, make_profile, network_graphs, positive, statistic
 from .runtimes import load_runtime
 from .space import Row, SearchSpace, load_space
@@ -79,7 +79,7 @@ def _write_kit(folder: Path, groups: Mapping[str, Sequence[Graph]], task: dict, 
             model = to_onnx(graph, seed=task['seed'], batch_size=batch_size)
         if precision == 'int8':
             from .runtimes.onnxruntime import to_int8
-            model = to_int8(model, random_input(graph, batch_size, task['seed']))
+            model = to_int8(model, input_shape(graph, batch_size))
         if graph not in models:
             model, numbers = _light_model(model)
         (folder / files[graph]).write_bytes(model)

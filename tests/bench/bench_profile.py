@@ -12,13 +12,15 @@ The profiles of this machine on the shelf, and tests/bench/results/profiles/, al
 Random networks flatter every method, so judge by the others. All run in the same sweeps as the rows. Beside the profile
 stand MACs alone, as a straight line fitted on the networks that gave the profile its constant. 'Measured again' is in
 sweeps of their own, minutes later; then times one factor, how fast the machine is by then, from the fitted networks;
-then against the first measurement: no profile can be expected to agree better.
+then against the first measurement: no profile can be expected to agree better. 'Told' is the tau of those pairs that
+both measurements order alike.
 """
 from __future__ import annotations
 
 import argparse
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +37,7 @@ from timm_ofa.space import Arch, SearchSpace, load_space
 RESULTS = Path(__file__).resolve().parent / 'results' / 'profiles'
 STEP_16 = [*range(128, 225, 16)]  # px
 RANDOM_NETS = 50
-MAX_SECONDS = {'onnxruntime': 60, 'openvino': 180}  # to measure the whole space
+MAX_SECONDS = {('onnxruntime', 'fp32'): 60, ('openvino', 'fp32'): 180}  # to measure the whole space
 MAX_MAPE_PCT = {('onnxruntime', 'fp32', 1): 2}
 OTHER_MAX_MAPE_PCT = 3
 MIN_TAU = 0.9
@@ -50,7 +52,7 @@ def judge(space: SearchSpace, profile: DeviceProfile, *, processor: str = 'cpu',
     again_ms = measure_again(space, profile, archs, processor, seconds) if again else {}
     pace = float(np.median([again_ms[arch] for arch in fitted] / profile.latency_ms(space, fitted))) if again else 1.0
     max_mape_pct = MAX_MAPE_PCT.get((profile.runtime, profile.precision, profile.threads), OTHER_MAX_MAPE_PCT)
-    head = f'{"n":>3} {"ms":>15} {"MAPE %":>7} {"within 5 %":>11} {"within 10 %":>12} {"tau":>6}'
+    head = f'{"n":>3} {"ms":>15} {"MAPE %":>7} {"within 5 %":>11} {"within 10 %":>12} {"tau":>6} {"told":>6}'
     lines = [f'{"networks":9} {"":24} {head}']
     for name, group in archs.items():
         truth_ms, priced_ms = np.array([*profile.networks[name].values()]), profile.latency_ms(space, group)
@@ -61,16 +63,26 @@ def judge(space: SearchSpace, profile: DeviceProfile, *, processor: str = 'cpu',
             methods += [
                 ('measured again', later_ms, priced_ms), (f'the same, times {pace:.3f}', later_ms, pace * priced_ms),
                 ('again against first', later_ms, truth_ms)]
+        first, second = (order(again_ms[arch] for arch in group), order(truth_ms)) if again else (order(truth_ms),) * 2
+        told = first == second
         for method, found_ms, predicted_ms in methods:
             error = latency_error(found_ms, predicted_ms)
+            told_tau = float(np.mean((order(predicted_ms) * order(found_ms))[told]))
             kept = error['mape_pct'] <= max_mape_pct and error['kendall_tau'] >= MIN_TAU
             verdict = f'  bars {max_mape_pct} %, {MIN_TAU}: {"kept" if kept else "MISSED"}' if (
                 method == 'profile' and name != FITTED) else ''
             lines.append(
                 f'{name:9} {method:24} {error["n"]:3} {found_ms.min():7.3f} {found_ms.max():7.3f} '
                 f'{error["mape_pct"]:7.2f} {error["within_5_pct"]:11.0f} {error["within_10_pct"]:12.0f} '
-                f'{error["kendall_tau"]:6.3f}{verdict}')
+                f'{error["kendall_tau"]:6.3f} {told_tau:6.3f}{verdict}')
     return lines
+
+
+def order(latency_ms: Iterable[float]) -> np.ndarray:
+    """(N,) -> for each pair -1 or 1: which one is faster."""
+    ms = np.array([*latency_ms])
+    i, j = np.triu_indices(len(ms), 1)
+    return np.sign(ms[i] - ms[j])
 
 
 def measure_again(space: SearchSpace, profile: DeviceProfile, archs: dict[str, list[Arch]], processor: str,
@@ -98,7 +110,7 @@ def build_and_judge(space: SearchSpace, runtime: str, resolutions: list[int] | N
         space, runtime, precision=precision, threads=threads, batch_size=batch_size, processor=processor,
         resolutions=resolutions, seconds=seconds, random_nets=RANDOM_NETS, seed=seed)
     took, protocol = time.perf_counter() - started, profile.protocol
-    bar = MAX_SECONDS.get(runtime)
+    bar = MAX_SECONDS.get((runtime, precision))
     verdict = '' if bar is None else f' (bar {bar}: {"kept" if took <= bar else "MISSED"})'
     return profile, [
         f'== {space.name}, {runtime} {profile.runtime_version}, {precision}, {threads} threads, batch {batch_size}, '

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -59,13 +60,15 @@ def load(rows: Sequence[Row], *, weights: Mapping | None = None, bn_eps: float =
          processor: str = 'cpu', threads: int = 1, batch_size: int = 1, seed: int = 0) -> Session:
     x = random_input(rows, batch_size, seed)
     model = to_onnx(rows, weights=weights, bn_eps=bn_eps, seed=seed, batch_size=batch_size)
-    return Session(to_int8(model, x) if precision == 'int8' else model, x, threads, processor)
+    return Session(to_int8(model, x.shape) if precision == 'int8' else model, x, threads, processor)
 
 
-def to_int8(model: bytes, x: np.ndarray) -> bytes:
-    """An ONNX file quantized after training on inputs like `x`: activations uint8, weights int8 by channel.
+@lru_cache(maxsize=1)
+def to_int8(model: bytes, shape: tuple[int, ...]) -> bytes:
+    """An ONNX file quantized after training on inputs of this shape: activations uint8, weights int8 by channel.
 
     Signed activations would be twice as slow on x86. Calibrated on noise, the file is right in speed, not in accuracy.
+    It takes a second for a network, so the last one is kept: a network may be loaded several times in a row.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -74,7 +77,7 @@ def to_int8(model: bytes, x: np.ndarray) -> bytes:
     class Noise(CalibrationDataReader):
         def __init__(self) -> None:
             rng = np.random.default_rng(0)
-            self._feeds = iter([{'x': rng.standard_normal(x.shape, np.float32)} for _ in range(CALIBRATION_BATCHES)])
+            self._feeds = iter([{'x': rng.standard_normal(shape, np.float32)} for _ in range(CALIBRATION_BATCHES)])
 
         def get_next(self) -> dict | None:
             return next(self._feeds, None)

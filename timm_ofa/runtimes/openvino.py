@@ -52,7 +52,7 @@ def load(rows: Sequence[Row], *, weights: Mapping | None = None, bn_eps: float =
          processor: str = 'cpu', threads: int = 1, batch_size: int = 1, seed: int = 0) -> _Compiled:
     x = random_input(rows, batch_size, seed)
     model = to_onnx(rows, weights=weights, bn_eps=bn_eps, seed=seed, batch_size=batch_size)
-    return _Compiled(to_int8(model, x) if precision == 'int8' else model, x, precision, threads)
+    return _Compiled(to_int8(model, x.shape) if precision == 'int8' else model, x, precision, threads)
 
 
 def _tensor(x: np.ndarray):
