@@ -1,13 +1,13 @@
-"""A measured profile against whole networks that it never saw: random ones, corners, and stage-skewed at equal MACs.
+"""A measured profile against whole networks that it never saw: random ones, corners, and those of equal MACs.
 
     python tests/bench/bench_profile.py [--runtime onnxruntime] [--precision fp32] [--threads 1] [--resolutions PX ...]
         [--processor cpu] [--batch-size 1] [--out profile.json | --shelf]
 
 The profiles of this machine on the shelf, and tests/bench/results/profiles/, all anew (about 15 minutes, each its own):
 
-    for options in "" "--runtime openvino --seconds 40" "--precision int8 --resolutions 160 192 224" \
-        "--runtime litert --resolutions 160 192 224 --seconds 15" "--runtime ncnn --resolutions 160 192 224 --seconds 15" \
-        "--space ofa_mbv3_32px" "--space ofa_mbv3_tiny"; do python tests/bench/bench_profile.py --shelf $options; done
+    three="--resolutions 160 192 224"; for options in "" "--space ofa_mbv3_32px" "--space ofa_mbv3_tiny" \
+        "--runtime openvino --seconds 40" "--precision int8 $three" "--runtime litert $three --seconds 15" \
+        "--runtime ncnn $three --seconds 15"; do python tests/bench/bench_profile.py --shelf $options; done
 
 Random networks flatter every method, so judge by the others. All run in the same sweeps as the rows. Beside the profile
 stand MACs alone, as a straight line fitted on the networks that gave the profile its constant. 'Measured again' is in
