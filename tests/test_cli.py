@@ -80,6 +80,14 @@ def test_shelves_are_shown_as_tables_and_as_json(capsys, verb, field):
     assert all(row[field] in text for row in rows)
 
 
+def test_this_machine_is_measured_by_few_whole_networks(capsys, tmp_path):
+    status, out, _ = run(capsys, 'profile', '--space', 'ofa_mbv3_tiny', '--few-shot', 12, '--resolutions', 20,
+                         '--seconds', 0.1, '--out', tmp_path / 'p.json', '--format', 'json')
+    told, profile = json.loads(out)[0], json.loads((tmp_path / 'p.json').read_text())
+    assert status == 0 and told['n'] == sum(map(len, profile['networks'].values())) - 12 > 20
+    assert profile['protocol']['method'] == 'prices of units of work, fitted on whole networks'
+
+
 def test_models_are_chosen_by_device_and_latency(capsys):
     rows = json.loads(run(capsys, 'models', '--format', 'json')[1])
     device = 'samsung-note10'
@@ -202,6 +210,8 @@ WRONG = [
     ('specialize --supernet supernet --data digits --arch r20:k3/3/3:e2/2/2 --front f --out OUT', '--front'),
     ('specialize --supernet supernet --data digits --arch r20:k3/3/3:e2/2/2 --out nowhere/x/y', 'nowhere'),
     ('profile --space ofa_mbv3_tiny --out OUT', 'must end in .json'),
+    ('profile --space ofa_mbv3_tiny --few-shot 9 --out OUT.json', 'fitted_nets 9 is too small; give 10 or more'),
+    ('profile --space ofa_mbv3_tiny --few-shot 20 --fit none.csv --out OUT.json', 'not allowed with argument'),
     ('profile --fit none.csv --space ofa_mbv3_tiny --device my-phone --out OUT.json', 'none.csv'),
     ('profile --fit none.csv --space ofa_mbv3_tiny --out OUT.json', '--device is missing'),
     ('measure none', 'none'), ('measure empty', 'empty'), ('publish none --dry-run', 'none'),
