@@ -18,7 +18,7 @@ ORDER = [  # a room imports only rooms above it
     'recipes', 'shrink', 'accuracy', 'runs', 'engine', 'convert',
     'fewshot', 'heldout', 'latency', 'note10', 'csvtables',
     'layers', 'export', 'runtimes', 'measuring', 'energy', 'profiler', 'kit',
-    'additive', 'predictor', 'released', 'knapsack', 'limits', 'pool', 'hop', 'exact', 'search', 'active',
+    'additive', 'predictor', 'released', 'knapsack', 'limits', 'pool', 'anneal', 'exact', 'search', 'active',
     'record', 'configs', 'specialize', 'finish',
     'card', 'plots', 'folder', 'supernets', 'hub', 'catalog', 'named', 'upstream',
     'quickstart', 'options', '__main__']

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from timm_ofa.additive import fit_additive
+from timm_ofa.anneal import anneal, changes
 from timm_ofa.errors import InputError
 from timm_ofa.exact import every_network
-from timm_ofa.hop import changes, hop
 from timm_ofa.knapsack import cheapest, least_memory
 from timm_ofa.latency import load_profile
 from timm_ofa.limits import Problem
 from timm_ofa.memory import MemoryTable, peak_memory_mb
 from timm_ofa.pool import Pool
 from timm_ofa.released import load_upstream_predictor
-from timm_ofa.search import InfeasibleError, Limit, MaxMacs, MaxMemory, MaxParams, search
+from timm_ofa.search import ANNEALED, InfeasibleError, Limit, MaxMacs, MaxMemory, MaxParams, _starts, search
 from timm_ofa.space import CostTable, SearchSpace, load_space, space_names
 
 
@@ -384,6 +384,7 @@ def test_changes_are_networks_of_one_or_two_other_blocks_within_all_limits(reque
     caps = rng.uniform(0.3, 0.6, 40) * pool.problem.axis(space.encode([space.max_arch()]))
     codes = pool.problem.repair(pool.problem.random_genes(40, rng), rng, caps)
     pool.judge(codes)
+    pool.record()
     changed, fits = changes(pool, codes, caps, pool.slopes(codes), 8, 0.1, rng)
     assert changed.shape == (40, 8, codes.shape[1]) and fits.mean() > 0.5
     for code, cap, some in zip(codes, caps, (c[f] for c, f in zip(changed, fits))):
@@ -392,13 +393,37 @@ def test_changes_are_networks_of_one_or_two_other_blocks_within_all_limits(reque
         assert (pool.problem.excess(some, np.full(len(some), cap)) <= 0).all()
 
 
-def test_hopping_ends_on_a_better_peak_than_climbing_once(space, rng):
+class Prefers28(ToyPredictor):
+    """28 px are worth three points."""
+
+    def predict_codes(self, codes, space):
+        at = np.array(space.resolutions)[space.frames[codes[:, 0], 0]]
+        return super().predict_codes(codes, space) + 3 * (at == 28)
+
+
+def test_most_networks_start_at_the_resolution_whose_pilots_come_furthest(space, rng):
+    shares = []
+    for predictor in (Prefers28(), ToyPredictor()):
+        pool = pool_of(space, [], predictor)
+        first = pool.problem.codes(pool.problem.random_genes(200, rng))
+        pool.judge(first)
+        pool.record()
+        starts = _starts(pool, first, 5, rng)
+        assert abs(len(starts) - ANNEALED) <= len(space.resolutions)
+        shares.append(np.bincount(space.frames[starts[:, 0], 0], minlength=4) / len(starts))
+    assert shares[0][space.resolutions.index(28)] > 0.95 > shares[1].max()
+
+
+def test_annealing_longer_ends_on_a_better_network(space, rng):
     pool = pool_of(space, [])
     caps = np.full(20, 2.5)
     codes = pool.problem.repair(pool.problem.random_genes(20, rng), rng, caps)
+    pool.judge(codes)
+    pool.record()
     best = []
     for steps in (1, 6, 60):
-        hop(pool, codes, caps, steps, np.random.default_rng(1))
+        anneal(pool, codes, caps, steps, np.random.default_rng(1))
+        pool.record()
         best.append(pool.top1.max())
     assert best[0] < best[1] < best[2]
 
@@ -438,6 +463,7 @@ def test_no_network_is_judged_twice(space, rng):
     np.testing.assert_array_equal(pool.judge(twice), ToyPredictor().predict_codes(twice, space))
     pool.judge(codes)
     assert len(predictor.judged) == 1 and len(predictor.judged[0]) == len(pool.known) == 30
+    pool.record()
     assert len(pool.codes) == (pool.problem.excess(codes) <= 0).sum()
 
 

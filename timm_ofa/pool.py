@@ -21,8 +21,9 @@ class Pool:
         self.hash = np.random.default_rng(0).integers(1, 2**63, width, dtype=np.uint64) | np.uint64(1)
         self.known: dict[int, float] = {}  # hash of each network judged -> percent
         self.codes = np.zeros((0, width), dtype=np.int64)
-        self.top1, self.cost, self.gap = np.zeros((3, 0))  # percent, on the axis, points below the front
+        self.top1, self.cost = np.zeros((2, 0))  # percent, on the axis
         self.history: list[tuple[int, float]] = []  # (judged, best percent)
+        self.fresh: list[tuple[np.ndarray, np.ndarray]] = []  # codes and percent, judged since `record`
         self.additive, self.fitted = None, 0  # where the predictor has no slopes: a model, of how many networks
 
     def keys(self, codes: np.ndarray) -> np.ndarray:
@@ -30,7 +31,7 @@ class Pool:
         return ((codes.astype(np.uint64) + np.uint64(1)) * self.hash).sum(1)
 
     def judge(self, codes: np.ndarray) -> np.ndarray:
-        """Accuracies (N,) of networks in percent, each asked for once; those within the limits are kept."""
+        """Accuracies (N,) of networks in percent, each asked for once; `record` keeps those within the limits."""
         keys, first, place = np.unique(self.keys(codes), return_index=True, return_inverse=True)
         listed = keys.tolist()
         new = np.array([i for i, key in enumerate(listed) if key not in self.known], dtype=np.int64)
@@ -38,9 +39,7 @@ class Pool:
             asked = codes[first[new]]
             top1 = np.asarray(self.problem.predictor.predict_codes(asked, self.problem.space), dtype=float)
             self.known.update(zip(keys[new].tolist(), top1.tolist()))
-            fits = self.problem.excess(asked) <= 0
-            if fits.any():
-                self._keep(asked[fits], top1[fits])
+            self.fresh.append((asked, top1))
         return np.array([self.known[key] for key in listed])[place]
 
     def slopes(self, codes: np.ndarray) -> np.ndarray:
@@ -63,17 +62,17 @@ class Pool:
         return self.front_top1[np.searchsorted(self.front_cost, cost, side='right') - 1]
 
     def record(self) -> None:
-        """A point of the history."""
-        self.history.append((len(self.known), float(self.top1.max())))
-
-    def _keep(self, codes: np.ndarray, top1: np.ndarray) -> None:
-        self.codes, self.top1 = np.concatenate([self.codes, codes]), np.concatenate([self.top1, top1])
-        self.cost = np.concatenate([self.cost, self.problem.axis(codes)])
-        order = np.lexsort((-self.top1, self.cost))
-        self.front_cost, self.front_top1 = self.cost[order], np.maximum.accumulate(self.top1[order])
-        self.gap = self._front_at(self.cost) - self.top1
-        kept = np.sort(np.argsort(self.gap, kind='stable')[:KEPT])
-        self.codes, self.top1, self.cost, self.gap = (a[kept] for a in (self.codes, self.top1, self.cost, self.gap))
+        """Those judged since are kept if they are within the limits and near the front; a point of the history."""
+        codes, top1 = map(np.concatenate, zip((self.codes, self.top1), *self.fresh))
+        fits = self.problem.excess(codes) <= 0
+        codes, top1, self.fresh = codes[fits], top1[fits], []
+        cost = self.problem.axis(codes)
+        order = np.lexsort((-top1, cost))
+        self.front_cost, self.front_top1 = cost[order], np.maximum.accumulate(top1[order])
+        kept = np.sort(np.argsort(self._front_at(cost) - top1, kind='stable')[:KEPT])
+        self.codes, self.top1, self.cost = codes[kept], top1[kept], cost[kept]
+        if kept.size:
+            self.history.append((len(self.known), float(self.top1.max())))
 
     def front(self) -> np.ndarray:
         """Indices of the networks that no other one beats, from the cheapest on."""

@@ -1,8 +1,8 @@
 """The best network under limits, and the whole Pareto front, for a predictor and a device profile.
 
 Where there are few networks all are judged, and where accuracy is additive dynamic programming gives the front: both
-prove it. Else random networks are repaired until they keep the limits, and hop from peak to peak of the accuracy, each
-under a cap of its own on latency; at last those of the front climb once more.
+prove it. Else random networks are repaired until they keep the limits, and annealed: a few of each resolution, then
+most of the resolutions that came far, some under lower caps on latency; at last those of the front, without heat.
 
 This room knows no network, no torch and no runtime: it needs `predictor.predict_codes(codes, space)`,
 `predictor.resolutions(space)`, and of a profile `cost_table(space)`, `resolutions(space)` and `name`. A
@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .anneal import COLD, anneal
 from .errors import InputError, listed
 from .exact import FEW, best_sums, count, every_network
-from .hop import hop
 from .limits import InfeasibleError as InfeasibleError
 from .limits import Limit as Limit
 from .limits import MaxMacs as MaxMacs
@@ -31,11 +31,13 @@ from .pool import Pool
 from .space import Arch, SearchSpace
 
 INITIAL = 1000  # random networks to begin with
-STEPS = 110  # of hopping
-HOPPING = 144  # networks under the limit itself
-CAPPED = 24  # networks under lower caps
+STEPS = 150  # of annealing
+PILOTS, PILOT_SHARE = 10, 0.2  # networks of each resolution that are annealed first, in a share of the steps
+SPREAD = 0.07  # points of accuracy below the best of them, for a resolution to get 1 / e as many networks
+ANNEALED = 128  # networks under the limit itself
+CAPPED = 16  # networks under lower caps
 FRONT_STEPS = 12  # of the networks of the front, each under the cost of the next one
-FRONT_HOPPING = 256  # at most so many of them
+FRONT_ANNEALED = 256  # at most so many of them
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,9 @@ def search(space: SearchSpace, predictor, profile=None, *, max_latency_ms: float
     else:
         proven = False
         _explore(pool, np.random.default_rng(seed), steps)
+    pool.record()
     if not pool.top1.size:
         raise problem.clash()
-    pool.record()
     return _result(pool, proven)
 
 
@@ -114,7 +116,7 @@ def _judged(space: SearchSpace, predictor, profile, limits: Sequence, resolution
 
 
 def _explore(pool: Pool, rng: np.random.Generator, steps: int) -> None:
-    """Fill the pool: random networks, half of them under lower caps, then hopping, then the front again."""
+    """Fill the pool: random networks, half of them under lower caps, annealing, then the front again."""
     problem = pool.problem
     genes = problem.random_genes(INITIAL, rng)
     first = np.concatenate([
@@ -122,20 +124,38 @@ def _explore(pool: Pool, rng: np.random.Generator, steps: int) -> None:
     first = first[problem.excess(first) <= 0]
     if not len(first):
         return
-    pool.judge(first)
+    first = first[np.argsort(-pool.judge(first), kind='stable')]
+    pool.record()
     caps = np.linspace(pool.cost.min(), min(problem.top, pool.cost.max()), CAPPED + 1)[1:-1]
     lower = problem.repair(genes[INITIAL // 2:], rng, rng.choice(caps, INITIAL - INITIAL // 2))
     if len(lower):
         pool.judge(lower)
-    pool.record()
+        pool.record()
+    starts = _starts(pool, first, int(PILOT_SHARE * steps), rng)
     best = np.argsort(-pool.top1, kind='stable')
-    starts = [best[:HOPPING], *(best[pool.cost[best] <= cap][:1] for cap in caps)]
-    caps = np.concatenate([np.full(len(starts[0]), problem.top), caps])
-    hop(pool, pool.codes[np.concatenate(starts)], caps, steps, rng)
+    capped = np.concatenate([best[pool.cost[best] <= cap][:1] for cap in caps])
+    caps = np.concatenate([np.full(len(starts), problem.top), caps])
+    anneal(pool, np.concatenate([starts, pool.codes[capped]]), caps, steps, rng)
+    pool.record()
     front = pool.front()
     caps = np.append(np.nextafter(pool.cost[front][1:], 0), problem.top)  # just below the next one
-    chosen = rng.permutation(len(front))[:FRONT_HOPPING]
-    hop(pool, pool.codes[front[chosen]], caps[chosen], FRONT_STEPS, rng)
+    chosen = rng.permutation(len(front))[:FRONT_ANNEALED]
+    anneal(pool, pool.codes[front[chosen]], caps[chosen], FRONT_STEPS, rng, hot=COLD)
+
+
+def _starts(pool: Pool, first: np.ndarray, steps: int, rng: np.random.Generator) -> np.ndarray:
+    """Networks to anneal, of those judged (N, 1 + P), the best first: the more of a resolution the further its pilots
+    come in some steps."""
+    resolution = pool.problem.space.frames[first[:, 0], 0]
+    groups = [first[resolution == r] for r in np.unique(resolution)]
+    pilots = [group[:PILOTS] for group in groups]
+    caps = np.full(sum(map(len, pilots)), pool.problem.top)
+    reached = anneal(pool, np.concatenate(pilots), caps, steps, rng, apart=1)
+    pool.record()
+    best = np.maximum.reduceat(reached, np.cumsum([0, *map(len, pilots[:-1])]))
+    share = np.exp((best - best.max()) / SPREAD)
+    counts = np.rint(ANNEALED * share / share.sum()).astype(int)
+    return np.concatenate([np.resize(group, (n, first.shape[1])) for group, n in zip(groups, counts)])
 
 
 def _result(pool: Pool, proven: bool) -> SearchResult:

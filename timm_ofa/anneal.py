@@ -1,0 +1,131 @@
+"""Annealing many networks at a time: each takes the best of a few changes, or at times a worse one, ever more rarely.
+
+The slopes of the predictor at a network say what each change of a block promises; what two changes promise together is
+the sum. The most promising ones, of one block or of two, are judged; the best of them is taken if it is better, and if
+it is worse by chance, as Metropolis has it. Now and then a network gives way to a better one. (Kirkpatrick, Gelatt and
+Vecchi 1983; here vectorized, under hard limits, with first-order slopes.)
+
+Legend: N networks, P positions, C choices of a block, M most promising changes, K judged of them.
+"""
+from __future__ import annotations
+
+import numpy as np
+
+from .pool import Pool
+
+JUDGED = 4  # changes of each network, of one block or of two, judged a step
+PROMISING = 24  # changes of one block whose pairs are looked at
+HOT, COLD = 0.2, 0.05  # points of accuracy: temperature at the beginning, at the end
+GIVING_WAY = 10  # steps between two chances to become a better network, of another one drawn
+YIELDING = 0.1  # that chance, a temperature below it
+APART = 0.3  # share of the steps in which only networks of the same resolution are drawn for that
+DEARER = 4  # times the price of cost while limits are broken
+TINY = np.float32(1e-30)  # keeps logarithms finite
+RECORDED = 5  # steps between two points of the history
+
+
+def anneal(pool: Pool, codes: np.ndarray, caps: np.ndarray, steps: int, rng: np.random.Generator,
+           hot: float = HOT, apart: float = APART) -> np.ndarray:
+    """Some steps of networks (N, 1 + P), each within its cap (N,) on the axis; all that is judged goes to the pool.
+
+    Returns the accuracies (N,) that they end with, in percent.
+    """
+    codes, row = codes.copy(), np.arange(len(codes))
+    top1, slopes, resolution = pool.judge(codes), pool.slopes(codes), pool.problem.space.frames[:, 0]
+    for step in range(steps):
+        temperature = hot * (COLD / hot) ** (step / steps)
+        changed, fits = _candidates(pool, codes, caps, slopes, temperature, rng)
+        found = np.full(fits.shape, -np.inf)
+        found[fits] = pool.judge(changed[fits])
+        best = found.argmax(1)
+        found, changed = found[row, best], changed[row, best]
+        moves = found - top1 > temperature * np.log(rng.random(len(codes)) + TINY)
+        codes[moves], top1[moves] = changed[moves], found[moves]
+        if step % GIVING_WAY == GIVING_WAY - 1:
+            other = rng.integers(0, len(codes), len(codes))
+            yields = rng.random(len(codes)) < YIELDING * (top1[other] - top1) / temperature
+            yields &= pool.problem.axis(codes[other]) <= caps
+            if step < apart * steps:
+                yields &= resolution[codes[other, 0]] == resolution[codes[:, 0]]
+            codes[yields], top1[yields] = codes[other[yields]], top1[other[yields]]
+            moves |= yields
+        slopes[moves] = pool.slopes(codes[moves])
+        if step % RECORDED == RECORDED - 1:
+            pool.record()
+    return top1
+
+
+def _candidates(pool: Pool, codes: np.ndarray, caps: np.ndarray, slopes: np.ndarray, temperature: float,
+                rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """What networks may become, as `changes`; where widths vary, also with one part of the frame moved."""
+    changed, fits = changes(pool, codes, caps, slopes, JUDGED, temperature, rng)
+    if len(pool.problem.parts) == 1:
+        return changed, fits
+    part = rng.choice(pool.problem.parts, len(codes))
+    sizes = np.array(pool.problem.space.frame_sizes)[part]
+    place = pool.problem.space.frames[codes[:, 0], part]
+    step = rng.choice((-1, 1), len(codes))
+    moved = codes.copy()
+    moved[:, 0] += ((place + step).clip(0, sizes - 1) - place) * pool.problem.strides[part]
+    also, fit = changes(pool, moved, caps, pool.slopes(moved), JUDGED, temperature, rng)
+    alone = pool.problem.excess(moved, caps) <= 0
+    return np.concatenate([changed, also, moved[:, None]], 1), np.concatenate([fits, fit, alone[:, None]], 1)
+
+
+def changes(pool: Pool, codes: np.ndarray, caps: np.ndarray, slopes: np.ndarray, n: int, temperature: float,
+            rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Networks (N, K, 1 + P), K = n, with one or two blocks changed, those that promise most; and which fit (N, K).
+
+    Promises are shaken by noise of a temperature in points (Gumbel's: the larger, the more often, as Boltzmann has it).
+    """
+    problem, row = pool.problem, np.arange(len(codes))[:, None]
+    choices = problem.axis.table.shape[2]
+    rise = (slopes - np.take_along_axis(slopes, codes[:, 1:, None], 2)).reshape(len(codes), -1).astype(np.float32)
+    limits = [(problem.axis, caps), *problem.others]
+    dearer, slack = [], []
+    for table, maximum in limits:
+        cost = table(codes)
+        dearer.append((table.changes(codes) - cost[:, None, None]).reshape(len(codes), -1))
+        slack.append(maximum - cost)
+    broken = np.any([room < 0 for room in slack], 0)
+    price = pool.price(caps) * np.where(broken, DEARER, 1)
+    rise -= np.float32(temperature) * np.log(rng.standard_exponential(rise.shape, np.float32) + TINY)
+    promise = np.where(_legal(pool, codes), rise - (price[:, None] * dearer[0]).astype(np.float32), -np.inf)
+    change = _largest(promise, PROMISING)
+    position, choice = np.divmod(change, choices)
+    one = np.where(np.isfinite(promise[row, change]), rise[row, change], -np.inf)
+    switched = (choice > 0) != (codes[row, 1 + position] > 0)
+    stage = problem.stage[position]
+    a, b = np.triu_indices(change.shape[1])  # pairs, and each change by itself
+    pair = a != b
+    fits = ~pair | (position[:, a] != position[:, b])
+    fits &= ~(pair & switched[:, a] & switched[:, b] & (stage[:, a] == stage[:, b]))  # none after a gap
+    for costs, room in zip(dearer, slack):
+        costs = costs[row, change]
+        fits &= costs[:, a] + pair * costs[:, b] <= room[:, None]
+    both = np.where(fits, one[:, a] + np.where(pair, one[:, b], 0), -np.inf)
+    taken = _largest(both, n)
+    changed = np.repeat(codes[:, None], taken.shape[1], 1)
+    for which in (a[taken], b[taken]):
+        changed[row, np.arange(taken.shape[1]), 1 + position[row, which]] = choice[row, which]
+    fits = np.isfinite(both[row, taken])
+    if problem.others:  # of memory, pairs were only estimated
+        fits &= (problem.excess(changed.reshape(-1, codes.shape[1]), np.repeat(caps, taken.shape[1])) <= 0
+                 ).reshape(fits.shape)
+    return changed, fits
+
+
+def _legal(pool: Pool, codes: np.ndarray) -> np.ndarray:
+    """Which changes (N, P·C) of one block give a network."""
+    problem = pool.problem
+    depth = problem.depth(codes)[:, problem.stage]
+    legal = problem.allowed[np.arange(len(problem.index)), depth]
+    np.put_along_axis(legal, codes[:, 1:, None], False, 2)
+    return legal.reshape(len(codes), -1)
+
+
+def _largest(values: np.ndarray, n: int) -> np.ndarray:
+    """Indices (N, n) of the n largest values of each row, in any order; of all where there are no more."""
+    if n >= values.shape[1]:
+        return np.tile(np.arange(values.shape[1]), (len(values), 1))
+    return np.argpartition(-values, n, 1)[:, :n]
