@@ -231,7 +231,7 @@ def compare_mobilenet(args: argparse.Namespace) -> None:
         'its finder with our prices': functools.partial(run_original, finder_of)} if finder_of else {}
     search(space, predictor, profile, max_latency_ms=20, steps=1)  # warm up
     for limit_ms, best_known in BEST_KNOWN_PCT.items():
-        cpu, wall, kept, theirs = [], [], [], {name: [] for name in originals}
+        cpu, wall, kept = [], [], []
         for first in (0, FRESH):
             found = []
             for seed in range(first, first + args.seeds):
@@ -246,8 +246,8 @@ def compare_mobilenet(args: argparse.Namespace) -> None:
                   f'{top1.max():.3f} (mean {top1.mean():.3f}), {(top1 >= best_known - TOLERANCE).sum()}/{len(top1)} '
                   'within the bar', flush=True)
             kept += found
-            for name, run in originals.items():  # between ours, on the same machine in the same minute
-                theirs[name].append(run(limit_ms, first))
+            if first == 0:  # between ours, on the same machine in the same minute
+                theirs = {name: run(limit_ms, 0) for name, run in originals.items()}
         judged, seconds = int(np.median([r.evaluated for r in kept])), np.median(wall)
         print(f'       {seconds:.2f} s (slowest {max(wall):.2f}; {np.median(cpu):.2f} of processor), {judged} networks '
               f'judged, front of {np.median([len(r.front) for r in kept]):.0f}', flush=True)
@@ -259,8 +259,7 @@ def compare_mobilenet(args: argparse.Namespace) -> None:
         if best.top1_pct > best_known + 0.001:
             print(f'       new best known: {best.top1_pct:.3f} % at {best.latency_ms:.3f} ms, {best.arch}')
         baselines = {}
-        for name, runs in theirs.items():
-            reached, took = np.mean(runs, 0)
+        for name, (reached, took) in theirs.items():
             shares = [next((n for n, top1 in r.history if top1 >= reached), r.evaluated) / r.evaluated for r in kept]
             equal = np.median(shares) * seconds
             print(f'       {name}: {reached:.3f} in {took:.1f} s: ours is {took / seconds:.1f} times as fast, and '
