@@ -14,8 +14,9 @@ import numpy as np
 from .pool import Pool
 
 JUDGED = 4  # changes of each network, of one block or of two, judged a step
+JUDGED_MOVED = 2  # and so many with a part of the frame moved as well, where widths vary
 PROMISING = 24  # changes of one block whose pairs are looked at
-HOT, COLD = 0.2, 0.05  # points of accuracy: temperature at the beginning, at the end
+HOT, COLD = 0.2, 0.03  # points of accuracy: temperature at the beginning, at the end
 GIVING_WAY = 10  # steps between two chances to become a better network, of another one drawn
 YIELDING = 0.1  # that chance, a temperature below it
 APART = 0.3  # share of the steps in which only networks of the same resolution are drawn for that
@@ -25,9 +26,10 @@ RECORDED = 5  # steps between two points of the history
 
 
 def anneal(pool: Pool, codes: np.ndarray, caps: np.ndarray, steps: int, rng: np.random.Generator,
-           hot: float = HOT, apart: float = APART) -> np.ndarray:
+           hot: float = HOT, lenient: float = 1, apart: float = APART) -> np.ndarray:
     """Some steps of networks (N, 1 + P), each within its cap (N,) on the axis; all that is judged goes to the pool.
 
+    At the temperature `hot` to begin with; a worse network is taken as at `lenient` times that; at 0 never.
     Returns the accuracies (N,) that they end with, in percent.
     """
     codes, row = codes.copy(), np.arange(len(codes))
@@ -39,7 +41,7 @@ def anneal(pool: Pool, codes: np.ndarray, caps: np.ndarray, steps: int, rng: np.
         found[fits] = pool.judge(changed[fits])
         best = found.argmax(1)
         found, changed = found[row, best], changed[row, best]
-        moves = found - top1 > temperature * np.log(rng.random(len(codes)) + TINY)
+        moves = found - top1 > lenient * temperature * np.log(rng.random(len(codes)) + TINY)
         codes[moves], top1[moves] = changed[moves], found[moves]
         if step % GIVING_WAY == GIVING_WAY - 1:
             other = rng.integers(0, len(codes), len(codes))
@@ -49,7 +51,8 @@ def anneal(pool: Pool, codes: np.ndarray, caps: np.ndarray, steps: int, rng: np.
                 yields &= resolution[codes[other, 0]] == resolution[codes[:, 0]]
             codes[yields], top1[yields] = codes[other[yields]], top1[other[yields]]
             moves |= yields
-        slopes[moves] = pool.slopes(codes[moves])
+        if moves.any():
+            slopes[moves] = pool.slopes(codes[moves])
         if step % RECORDED == RECORDED - 1:
             pool.record()
     return top1
@@ -64,10 +67,9 @@ def _candidates(pool: Pool, codes: np.ndarray, caps: np.ndarray, slopes: np.ndar
     part = rng.choice(pool.problem.parts, len(codes))
     sizes = np.array(pool.problem.space.frame_sizes)[part]
     place = pool.problem.space.frames[codes[:, 0], part]
-    step = rng.choice((-1, 1), len(codes))
     moved = codes.copy()
-    moved[:, 0] += ((place + step).clip(0, sizes - 1) - place) * pool.problem.strides[part]
-    also, fit = changes(pool, moved, caps, pool.slopes(moved), JUDGED, temperature, rng)
+    moved[:, 0] += ((place + rng.integers(1, np.maximum(sizes, 2))) % sizes - place) * pool.problem.strides[part]
+    also, fit = changes(pool, moved, caps, pool.slopes(moved), JUDGED_MOVED, temperature, rng)
     alone = pool.problem.excess(moved, caps) <= 0
     return np.concatenate([changed, also, moved[:, None]], 1), np.concatenate([fits, fit, alone[:, None]], 1)
 

@@ -2,7 +2,7 @@
 
 Where there are few networks all are judged, and where accuracy is additive dynamic programming gives the front: both
 prove it. Else random networks are repaired until they keep the limits, and annealed: a few of each resolution, then
-most of the resolutions that came far, some under lower caps on latency; at last those of the front, without heat.
+most of the resolutions that came far, some under lower caps on latency; at last those of the front, uphill only.
 
 This room knows no network, no torch and no runtime: it needs `predictor.predict_codes(codes, space)`,
 `predictor.resolutions(space)`, and of a profile `cost_table(space)`, `resolutions(space)` and `name`. A
@@ -140,7 +140,7 @@ def _explore(pool: Pool, rng: np.random.Generator, steps: int) -> None:
     front = pool.front()
     caps = np.append(np.nextafter(pool.cost[front][1:], 0), problem.top)  # just below the next one
     chosen = rng.permutation(len(front))[:FRONT_ANNEALED]
-    anneal(pool, pool.codes[front[chosen]], caps[chosen], FRONT_STEPS, rng, hot=COLD)
+    anneal(pool, pool.codes[front[chosen]], caps[chosen], FRONT_STEPS, rng, hot=COLD, lenient=0)
 
 
 def _starts(pool: Pool, first: np.ndarray, steps: int, rng: np.random.Generator) -> np.ndarray:
