@@ -1,6 +1,6 @@
 """Put a trained supernet, and then networks found in it, into the package: weights in half precision and hub configs.
 
-    python tests/bench/ship.py supernet out/cifar10 --about 'What the first lines of its file say.'
+    python tests/bench/ship.py supernet out/cifar10    # and what it prints goes into hub_configs/
     timm-ofa collect --supernet ofa_mbv3_cifar10_supernet --data DIR --num 250 --out out/records.jsonl   # and so on:
     timm-ofa fit ...; timm-ofa search ... --out out/front.jsonl
     timm-ofa specialize --supernet ofa_mbv3_cifar10_supernet --front out/front.jsonl --limits-ms 0.7 1 --out out/family
@@ -54,9 +54,7 @@ def write_config(name: str, about: str, fields: dict) -> None:
 def ship_supernet(args: argparse.Namespace) -> None:
     config = supernet_config(args.folder)
     weights = save_half(load_supernet(str(args.folder)), config.name)
-    fields = {k: v for k, v in config.to_dict().items() if v is not None}
-    fields['phases'] = [{k: v for k, v in phase.items() if v is not None} for phase in fields['phases']]
-    write_config(config.name, args.about, {'kind': 'supernet', **fields, 'data': 'uoft-cs/cifar10', 'weights': weights})
+    print(yaml.safe_dump({'weights': weights}, sort_keys=False))
 
 
 @torch.inference_mode()
@@ -99,7 +97,6 @@ def main() -> None:
     kinds = parser.add_subparsers(required=True)
     supernet = kinds.add_parser('supernet')
     supernet.add_argument('folder', type=Path)
-    supernet.add_argument('--about', required=True)
     supernet.set_defaults(ship=ship_supernet)
     subnets = kinds.add_parser('subnets')
     subnets.add_argument('folders', type=Path, nargs='+')
