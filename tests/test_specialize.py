@@ -6,12 +6,14 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from timm.models.mobilenetv3 import MobileNetV3
 
 import timm_ofa
 from timm_ofa import DeviceProfile, InputError, load_space
 from timm_ofa.accuracy import evaluate, recalibrate_bn, supernet_digest
 from timm_ofa.data import Augment, load_data
+from timm_ofa.engine import finetune
 from timm_ofa.finish import Source, arch_name, arch_timer, finish, load_front, meet_limit, save_front
 from timm_ofa.latency import RowCost
 from timm_ofa.search import Candidate, SearchResult
@@ -207,6 +209,24 @@ def test_fine_tuning_learns_and_is_a_function_of_its_seed(supernet, space):
     assert all(torch.equal(v, two.state_dict()[k]) for k, v in one.state_dict().items())
     norm = recalibrate_bn(one, batches).bn1  # statistics fit the weights after training
     torch.testing.assert_close(norm.running_mean, two.bn1.running_mean)
+
+
+@pytest.fixture
+def fresh_accelerate():
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+def test_fine_tuning_in_mixed_precision_leaves_a_plain_network(supernet, space, fresh_accelerate):
+    """As it is saved and loaded again: nothing of the training's precision stays in it."""
+    subnet, fresh = (supernet.extract(space.min_arch()) for _ in range(2))
+    model = finetune(
+        subnet, lambda epoch, skip: loader(), steps_per_epoch=4, phase=FinetuneConfig(1).phase, seed=0,
+        precision='bf16').eval()
+    fresh.load_state_dict(model.state_dict())
+    x, _ = loader(1)[0]
+    torch.testing.assert_close(model(x), fresh.eval()(x), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize('device, limit, expected', [

@@ -417,7 +417,7 @@ def finetune(
         lambda event: None, bar)
     with bar:
         loop.run_phase(phase, lambda rng, done: [None], teacher, Progress())
-    return model
+    return accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)  # which mixed precision has put around it
 
 
 def _own_teacher(file: Path, supernet: Supernet, synchronize: bool) -> nn.Module:
