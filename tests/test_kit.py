@@ -150,7 +150,6 @@ def test_the_kit_of_a_network_gives_what_measuring_it_here_gives(network):
 
 @pytest.mark.parametrize('change, message', [
     (lambda d: d['task'].update(graphs='0' * 64), 'graphs .* is not that of this network'),
-    (lambda d: d['task'].update(warm=False), 'warm False is not that of this network'),
     (lambda d: d['groups'].clear(), 'the network is not measured'),
     (lambda d: d['groups']['network']['low_ms'].pop(), r'has \d+ times for \d+ graphs'),
     (lambda d: d['groups']['network']['low_ms'].__setitem__(-1, 0.0), 'takes no time'),

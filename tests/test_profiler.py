@@ -7,8 +7,9 @@ import pytest
 
 from timm_ofa import measuring, profiler
 from timm_ofa.errors import InputError
+from timm_ofa.finish import arch_timer
 from timm_ofa.latency import SLUG, load_profile
-from timm_ofa.measuring import measure
+from timm_ofa.measuring import Timing, measure
 from timm_ofa.profiler import (
     is_warm,
     make_plan,
@@ -16,6 +17,7 @@ from timm_ofa.profiler import (
     profile_by_networks,
     profile_space,
     this_device,
+    times_warm,
 )
 from timm_ofa.space import load_space
 
@@ -218,6 +220,20 @@ def test_random_sweeps_visit_every_runner_once_and_repeat_with_the_seed():
 def test_small_networks_are_timed_warm_and_large_ones_cold():
     large = load_space('ofa_mbv3_w10')
     assert is_warm(SPACE.rows(SPACE.max_arch())) and not is_warm(large.rows(large.min_arch()))
+
+
+def test_all_networks_of_a_space_are_timed_in_one_way(monkeypatch):
+    """A small one of a space with large ones is predicted cold, so it is measured cold."""
+    space = load_space('ofa_mbv3_32px')
+    small, asked = space.min_arch(), []
+    assert is_warm(space.rows(small)) and not times_warm(space)
+    monkeypatch.setattr(profiler, 'measure', lambda runners, *, warm, **_: asked.append(warm) or Timing(
+        np.ones((len(runners), 3))))
+    profile = load_profile('amd-epyc-onnxruntime-ofa-mbv3-32px')
+    monkeypatch.setattr('timm_ofa.finish.this_device', lambda processor: (profile.device, ''))
+    assert arch_timer(space, profile)(small)['latency_ms'] == 1
+    measure_network(space.rows(small))
+    assert asked == [False, True]
 
 
 @pytest.mark.parametrize('kwargs, message', [

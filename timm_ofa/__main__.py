@@ -478,7 +478,7 @@ def _measure(args: argparse.Namespace) -> None:
     from .folder import WEIGHTS, check_folder, update_folder
     from .hub import pull
     from .kit import export_network_kit, import_network_kit
-    from .profiler import measure_network, this_device
+    from .profiler import measure_network, this_device, times_warm
 
     is_remote = args.folder.startswith('hf-hub:')
     if is_remote and args.save:
@@ -488,7 +488,7 @@ def _measure(args: argparse.Namespace) -> None:
     rows = record.space.rows(record.arch, record.num_classes)
     how = dict(
         weights=load_file(folder / WEIGHTS), bn_eps=record.space.bn_eps, precision=args.precision,
-        batch_size=args.batch_size)
+        batch_size=args.batch_size, warm=times_warm(record.space, record.num_classes))
     if args.export_kit:
         kit = export_network_kit(args.export_kit, rows, **how)
         _show(args, ['kit'], [dict(kit=str(kit))])

@@ -27,7 +27,7 @@ from .fields import check_slug, slug
 from .files import write_text
 from .latency import DeviceProfile, load_profile, profile_names
 from .predictor import AccuracyPredictor
-from .profiler import measure_network, this_device
+from .profiler import measure_network, this_device, times_warm
 from .record import HUB_ID, Accuracy, Calibration, FrontPoint, Measurement, Record, Search, Supernet, Training
 from .runs import RUN_FILES, TIMES, run_events, supernet_config, supernet_folder
 from .search import Candidate, SearchResult
@@ -84,9 +84,10 @@ def arch_timer(space: SearchSpace, profile: DeviceProfile, seconds: float = 2.0)
         raise InputError(
             f'profile {profile.name!r} is of {profile.device}, this machine is {here}; '
             'leave out measuring here (--no-measure)')
+    warm = times_warm(space, profile.num_classes)
     return lambda arch: measure_network(
-        space.rows(arch, profile.num_classes), profile.runtime, precision=profile.precision, threads=profile.threads,
-        batch_size=profile.batch_size, processor=processor, seconds=seconds)
+        space.rows(arch, profile.num_classes), profile.runtime, warm=warm, precision=profile.precision,
+        threads=profile.threads, batch_size=profile.batch_size, processor=processor, seconds=seconds)
 
 
 # ---- the front as a file ------------------------------------------------------------------------------------------

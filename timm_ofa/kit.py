@@ -48,19 +48,20 @@ def export_kit(folder: str | Path, space: str | SearchSpace, *, precision: str =
 
 
 def export_network_kit(folder: str | Path, rows: Sequence[Row], *, weights: Mapping | None = None,
-                       bn_eps: float = BN_EPS, precision: str = 'fp32', batch_size: int = 1, seed: int = 0) -> Path:
+                       bn_eps: float = BN_EPS, precision: str = 'fp32', batch_size: int = 1, seed: int = 0,
+                       warm: bool | None = None) -> Path:
     """Write a kit of one network into a new or empty folder; arguments as of `profiler.measure_network`."""
     load_runtime('onnxruntime', precision)
     positive(batch_size=batch_size)
     graphs, model = network_graphs(rows), to_onnx(rows, weights=weights, bn_eps=bn_eps, seed=seed,
                                                   batch_size=batch_size)
-    task = _network_task(rows, precision, batch_size, seed)
+    task = _network_task(rows, precision, batch_size, seed, is_warm(rows) if warm is None else warm)
     return _write_kit(Path(folder), {NETWORK: (*graphs[1:], graphs[0])}, task, {graphs[0]: model})
 
 
-def _network_task(rows: Sequence[Row], precision: str, batch_size: int, seed: int) -> dict:
+def _network_task(rows: Sequence[Row], precision: str, batch_size: int, seed: int, warm: bool) -> dict:
     return {
-        'precision': precision, 'batch_size': batch_size, 'seed': seed, 'warm': is_warm(rows),
+        'precision': precision, 'batch_size': batch_size, 'seed': seed, 'warm': warm,
         'graphs': graphs_digest([network_graphs(rows)])}
 
 
@@ -184,7 +185,7 @@ def import_network_kit(path: str | Path, rows: Sequence[Row]) -> dict:
     """What `measure_network` gives, from the results of the kit of these rows; raises `InputError` for others."""
     results, where = _read_results(path, Results)
     task, graphs = results.task, network_graphs(rows)
-    for name, value in _network_task(rows, task.precision, task.batch_size, task.seed).items():
+    for name, value in _network_task(rows, task.precision, task.batch_size, task.seed, task.warm).items():
         if getattr(task, name) != value:
             raise InputError(f'{where}: {name} {getattr(task, name)!r:.60} is not that of this network, {value!r:.60}; '
                              'give the folder of which the kit was made')

@@ -47,6 +47,11 @@ def is_warm(rows: Sequence[Row]) -> bool:
     return 4 * _params(rows) <= WARM_BYTES
 
 
+def times_warm(space: SearchSpace, num_classes: int | None = None) -> bool:
+    """Whether the networks of a space are timed warm, all of them or none: as its largest one is."""
+    return is_warm(space.rows(space.max_arch(), num_classes))
+
+
 def _params(rows: Sequence[Row]) -> int:
     return sum(row.params for row in rows)
 
@@ -118,7 +123,7 @@ def profile_by_networks(space: str | SearchSpace, fitted_nets: int, runtime: str
     space = replace(_at(load_space(space), resolutions), extra_resolutions=())
     nets = check_networks(space, check_nets, random_nets, seed, fitted_nets)
     order = sorted(itertools.chain(*nets.values()), key=space.params, reverse=True)
-    wall, warm = threads > 1 or processor != 'cpu', is_warm(space.rows(space.max_arch(), num_classes))
+    wall, warm = threads > 1 or processor != 'cpu', times_warm(space, num_classes)
     load = partial(
         kit.load, precision=precision, processor=processor, threads=threads, batch_size=batch_size, seed=seed)
     found = measure_groups(
@@ -155,7 +160,7 @@ class Plan:
         return tuple(self.space.rows(net, self.num_classes))
 
     def is_warm(self) -> bool:
-        return is_warm(self.space.rows(self.space.max_arch(), self.num_classes))
+        return times_warm(self.space, self.num_classes)
 
     def task(self, precision: str, batch_size: int) -> dict:
         """What decides the graphs, for a file of results."""
@@ -351,15 +356,19 @@ def statistic(wall: bool, warm: bool) -> str:
 def measure_network(rows: Sequence[Row], runtime: str = DEFAULT, *, weights: Mapping | None = None,
                     bn_eps: float = BN_EPS, precision: str = 'fp32', threads: int = 1, batch_size: int = 1,
                     processor: str = 'cpu', sweeps: int | None = None, seconds: float = 3.0, seed: int = 0,
-                    progress: bool = False) -> dict:
+                    warm: bool | None = None, progress: bool = False) -> dict:
     """Latency of one network as a profile predicts it: same clock, same statistic, and the same company.
 
     In an endless loop of nothing else a network gets up to 20 % faster still, as caches and branch predictors learn it
     by heart; so probes of its own rows run in between. Where a network lies in memory moves its latency by a percent:
     it is loaded three times, and the mean counts. Energy and peak memory are there where the platform tells them.
+
+    Args:
+        warm: Whether it is timed warm; `times_warm` of its space, if a profile is to predict it. None: if it is small.
     """
     positive(threads=threads, batch_size=batch_size, sweeps=sweeps)
-    kit, warm, wall = load_runtime(runtime, precision, processor), is_warm(rows), threads > 1 or processor != 'cpu'
+    kit, wall = load_runtime(runtime, precision, processor), threads > 1 or processor != 'cpu'
+    warm = is_warm(rows) if warm is None else warm
     load = partial(
         kit.load, precision=precision, processor=processor, threads=threads, batch_size=batch_size, seed=seed)
     network, *company = network_graphs(rows)

@@ -30,7 +30,7 @@ from timm_ofa.files import write_text
 from timm_ofa.heldout import FITTED, RANDOM
 from timm_ofa.latency import PROFILES_DIR, DeviceProfile, latency_error
 from timm_ofa.measuring import measure
-from timm_ofa.profiler import NET_LOADS, is_warm, profile_space
+from timm_ofa.profiler import NET_LOADS, profile_space, times_warm
 from timm_ofa.runtimes import load_runtime
 from timm_ofa.space import Arch, SearchSpace, load_space
 
@@ -95,7 +95,7 @@ def measure_again(space: SearchSpace, profile: DeviceProfile, archs: dict[str, l
         kit.load(space.rows(net), precision=profile.precision, processor=processor, threads=profile.threads,
                  batch_size=profile.batch_size) for net in nets]
     timing = measure(
-        runners, warm=is_warm(space.rows(space.max_arch())), wall=profile.threads > 1 or processor != 'cpu',
+        runners, warm=times_warm(space), wall=profile.threads > 1 or processor != 'cpu',
         seconds=seconds)
     low_ms = timing.low_ms()
     return {net: float(np.mean([ms for other, ms in zip(nets, low_ms) if other == net])) for net in dict.fromkeys(nets)}
