@@ -101,7 +101,7 @@ def test_models_show_what_we_compute_beside_what_was_published(capsys):
     subnets = [r for r in rows if r['kind'] == 'subnet' and r['published']]
     same = [r for r in subnets if r['published']['same_network']]
     others = [r for r in subnets if not r['published']['same_network'] and not r['device']]
-    assert (len(same), len(others)) == (50, 8) and len([r for r in rows if r['kind'] == 'supernet']) == 4
+    assert (len(same), len(others)) == (50, 8) and len([r for r in rows if r['kind'] == 'supernet']) == 5
     for row in same:
         assert row['macs_m'] == pytest.approx(row['published']['macs_m'], abs=0.6)
         assert row['params_m'] == pytest.approx(row['published']['params_m'], abs=0.056)

@@ -724,15 +724,19 @@ timm.create_model('ofa_mbv3_test_lat1ms', pretrained=True)""")
         'that ofa_mbv3_test_lat1ms.yaml names; install timm_ofa again, or use pretrained=False')
 
 
+@pytest.fixture(scope='module')
+def cifar10(shared):
+    """The first 500 test images."""
+    return load_data(str(shared / 'data/cifar10'), 32, limit=10).test.subset(range(500), 'first').decode()
+
+
 @pytest.mark.parametrize('name', sorted(SHIPPED))
-def test_what_ships_is_as_accurate_as_said_and_found_by_what_ships(name, shared, monkeypatch):
-    """On the first 500 test images; the predictor, the profile and the weights all are of this package."""
+def test_what_ships_is_as_accurate_as_said_and_found_by_what_ships(name, cifar10, monkeypatch):
+    """The predictor, the profile and the weights all are of this package."""
     monkeypatch.setattr('socket.socket.connect', None)
     s = SHIPPED[name]
-    data = load_data(str(shared / 'data/cifar10'), 32, limit=10)
-    images = data.test.subset(range(500), 'first')
     model = timm.create_model(name, pretrained=True)
-    assert evaluate(model, images, s.space, s.arch.resolution) == pytest.approx(s.top1_pct, abs=5)
+    assert evaluate(model, cifar10, s.space, s.arch.resolution) == pytest.approx(s.top1_pct, abs=5)
     predicted = load_predictor(s.search.predictor, s.space).predict([s.arch])[0]
     assert predicted == pytest.approx(s.predicted_top1_pct, abs=0.006)
     latency_ms = timm_ofa.load_profile(s.search.profile).latency_ms(s.space, [s.arch])[0]

@@ -166,7 +166,8 @@ def profile(sub: argparse.ArgumentParser) -> None:
        '--supernet out/supernet --data fashion-mnist-12k --num 100 --out records.jsonl')
 def collect(sub: argparse.ArgumentParser) -> None:
     _with_supernet(sub, required=True)
-    sub.add_argument('--num', type=int, required=True, metavar='N', help='records that the file shall hold')
+    sub.add_argument('--num', '--num-subnets', type=int, required=True, metavar='N', help=(
+        'records that the file shall hold; behind torchrun, which takes --num for its own, write --num-subnets'))
     sub.add_argument('--num-images', type=whole(1), metavar='N', help='judge on so many held-out images (default all)')
     _with_calibration(sub)
     sub.add_argument('--active', action='store_true', help='after 20 networks, those that may enlarge the front most')

@@ -80,7 +80,7 @@ class Supernet:
 class Search:
     """How the arch was found. Errors are mean absolute, held out."""
     limit: str  # e.g. 'latency <= 2 ms'
-    algorithm: str = 'evolutionary search'
+    algorithm: str = 'annealing'
     seed: int = number()
     predictor: str | None = None  # which one, and on which scale it predicts
     profile: str | None = None
