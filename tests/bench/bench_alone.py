@@ -32,7 +32,7 @@ PEERS = ['mobilenetv3_small_100', 'mobilenetv3_large_100', 'mobilenetv2_100', 't
          'efficientnet_b0']
 SUBNETS = ['smallest', 'one third', 'two thirds', 'largest']  # by MACs, among those of `some_archs`
 TAKEN_AWAY = (0, 3)  # strides of timm's networks, by place
-WEIGHT_DECAY = 5e-4
+WEIGHT_DECAY, AUGMENT = 5e-4, Augment(crop='shift', flip=True)
 
 
 def some_archs(space: SearchSpace, n: int = 20) -> list[Arch]:
@@ -64,7 +64,7 @@ def train_alone(
         name: str, space: SearchSpace, data: Data, *, epochs: int, lr: float, batch_size: int, seed: int,
         precision: str) -> dict:
     """Train one network, `epochs` and one more to warm up, at the space's only resolution, and test it."""
-    began, (resolution,), augment = time.perf_counter(), space.resolutions, Augment(crop='shift', flip=True)
+    began, (resolution,) = time.perf_counter(), space.resolutions
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = build(name, space, data.num_classes)
@@ -72,7 +72,7 @@ def train_alone(
     model = finetune(
         model, batches, steps_per_epoch=len(batches), phase=Phase('alone', epochs, lr, warmup_epochs=1, kd_weight=0),
         weight_decay=WEIGHT_DECAY, label_smoothing=0.1, seed=seed, precision=precision,
-        prepare=lambda pixels, rng, _, part: augment(pixels, space, resolution, rng, part))
+        prepare=lambda pixels, rng, _, part: AUGMENT(pixels, space, resolution, rng, part))
     top1_pct = evaluate(model.eval(), data.test, space, resolution)
     return dict(
         network=name, seed=seed, epochs=epochs + 1, resolution=resolution, top1_pct=round(top1_pct, 2),

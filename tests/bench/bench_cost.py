@@ -1,6 +1,6 @@
 """What a device costs: one supernet for all of them, against a network trained for each.
 
-    python tests/bench/bench_cost.py --data DIR [--supernet ofa_mbv3_cifar10_supernet] [--log LOG.jsonl] [--watts 180]
+    python tests/bench/bench_cost.py --data DIR [--supernet ofa_mbv3_cifar10_supernet] [--times TIMES.jsonl]
 
 Training is counted in multiply-adds of all passes, three for a forward and a backward one, which depends on no machine;
 the subnets of each step are drawn as in the run. What each further device takes is timed here: a search with the
@@ -52,7 +52,6 @@ def main() -> None:
     parser.add_argument('--data', required=True)
     parser.add_argument('--supernet', default='ofa_mbv3_cifar10_supernet')
     parser.add_argument('--times', type=Path, help='times.jsonl of the training')
-    parser.add_argument('--watts', type=float, help='of the GPU while it trained')
     args = parser.parse_args()
     config = load_config(hub_configs()[args.supernet].path)
     space = config.load_space()
@@ -82,8 +81,6 @@ def main() -> None:
     take_s = [seconds_of(lambda arch=s.arch: judge.subnet(arch)) for s in limits.values()]
     print(f'each further limit: search {np.median(search_s):.1f} s, network with its own statistics '
           f'{np.median(take_s):.1f} s')
-    if args.watts:
-        print(f'at {args.watts:g} W an hour of training takes {args.watts / 1e3:.3f} kWh')
 
 
 if __name__ == '__main__':

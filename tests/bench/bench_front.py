@@ -19,13 +19,12 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from bench_alone import PEERS, SUBNETS, build, load_images, read_results, subnet_archs
+from bench_alone import AUGMENT, PEERS, SUBNETS, build, load_images, read_results, subnet_archs
 from torch import nn
 
 import timm_ofa  # noqa: F401 - registers the named networks
 from timm_ofa.accuracy import SubnetJudge
 from timm_ofa.configs import hub_configs, named_subnets
-from timm_ofa.data import Augment
 from timm_ofa.measuring import Progress, measure
 from timm_ofa.plots import BLUE, GRAY, ORANGE, STYLE
 from timm_ofa.profiler import host
@@ -108,7 +107,7 @@ def main() -> None:
                        predicted_ms=subnet.predicted_ms)
             networks.append((row, timm.create_model(name, pretrained=True), subnet.arch.resolution))
     judge = SubnetJudge(timm.create_model(args.supernet, pretrained=True), data.train, data.test,
-                        augment=Augment(crop='shift', flip=True))
+                        augment=AUGMENT)
     for name in [*PEERS, *SUBNETS]:
         row = dict(network=name, kind='alone' if name in SUBNETS else 'timm', top1_pct=float(np.mean(alone[name])))
         if name in SUBNETS:

@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from bench_alone import SUBNETS, WEIGHT_DECAY, load_images, read_results, some_archs, subnet_archs, train_alone
+from bench_alone import AUGMENT, SUBNETS, WEIGHT_DECAY, load_images, read_results, some_archs, subnet_archs, train_alone
 
 from timm_ofa.accuracy import SubnetJudge
-from timm_ofa.data import Augment, Data
+from timm_ofa.data import Data
 from timm_ofa.engine import train_supernet
 from timm_ofa.recipes import RECIPES
 from timm_ofa.shrink import Phase, TrainConfig
@@ -60,7 +60,7 @@ def run(recipe: str, seed: int, args: argparse.Namespace, data: Data) -> dict:
     config = TrainConfig(
         f'{recipe}-{seed}', args.space, args.data, phases_of(recipe, load_space(args.space), rate(args), args.length),
         resolutions=(args.resolution,), batch_size=args.batch_size, seed=seed, weight_decay=WEIGHT_DECAY,
-        limit=args.images, precision=args.precision, augment=Augment(crop='shift', flip=True))
+        limit=args.images, precision=args.precision, augment=AUGMENT)
     began = time.perf_counter()
     if not (folder / 'model.safetensors').exists():
         train_supernet(config, data, folder, resume=(folder / 'train.yaml').exists())
