@@ -18,6 +18,7 @@ from timm_ofa.elastic import (
     dense_conv,
     depthwise_conv,
     first_channels,
+    quick_depthwise,
 )
 from timm_ofa.models import ENTRY_POINTS, OFAResNet, model_args
 from timm_ofa.rows import make_divisible
@@ -121,6 +122,26 @@ def test_the_gradients_of_a_wide_depthwise_convolution_are_right(kernel_size, st
         expected = torch.autograd.grad(nn.functional.conv2d(*doubles, **settings), doubles, grad.double())
         for own, right in zip(torch.autograd.grad(y, inputs, grad), expected):
             assert own.dtype is torch.float32 and (own - right).abs().max() < tolerance * right.abs().max()
+
+
+def test_a_plain_network_is_trained_with_the_quick_depthwise_convolutions():
+    """The same gradients, taken another way; nothing of it is left in the network."""
+    model = make()
+    model = model.extract(model.space.max_arch()).train()
+    x = images(4, 3, 40, 40)
+
+    def gradients():
+        model.zero_grad()
+        model(x).square().sum().backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters()}
+    stock = gradients()
+    with pytest.raises(KeyError), quick_depthwise(model):
+        quick = gradients()
+        raise KeyError
+    assert any(not torch.equal(g, stock[name]) for name, g in quick.items())
+    for name, grad in quick.items():
+        assert (grad - stock[name]).abs().max() <= 1e-3 * stock[name].abs().max() + 1e-4, name
+    assert all(torch.equal(g, stock[name]) for name, g in gradients().items())
 
 
 @pytest.mark.parametrize('kernel_size, stride', [(1, 1), (3, 1), (3, 2)])

@@ -6,8 +6,9 @@ An elastic block keeps the names and tensors of the stock block it is made from.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -223,6 +224,27 @@ def depthwise_conv(x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int])
         if (dtype is torch.float32 and wide) or (dtype is torch.bfloat16 and (wide or strided)):
             return _DepthwiseConv.apply(x.to(dtype), weight.to(dtype), stride)
     return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2, groups=len(weight))
+
+
+@contextmanager
+def quick_depthwise(model: nn.Module) -> Iterator[None]:
+    """Inside, the depthwise convolutions of a plain network are those of an elastic one: the same results, trained
+    faster on a CPU."""
+    convs = [
+        m for m in model.modules()
+        if type(m) is nn.Conv2d and m.groups == m.in_channels == m.out_channels and m.bias is None
+        and (m.padding_mode, m.dilation) == ('zeros', (1, 1)) and m.padding == (m.kernel_size[0] // 2,) * 2]
+    for conv in convs:
+        conv._conv_forward = partial(_depthwise_forward, conv.stride)
+    try:
+        yield
+    finally:
+        for conv in convs:
+            del conv._conv_forward
+
+
+def _depthwise_forward(stride: Sequence[int], x: torch.Tensor, weight: torch.Tensor, _: None) -> torch.Tensor:
+    return depthwise_conv(x, weight, stride)
 
 
 class _DepthwiseConv(torch.autograd.Function):

@@ -32,7 +32,7 @@ from tqdm import tqdm
 from .accuracy import SubnetJudge, judge_together, launched
 from .batches import EpochBatches
 from .data import Data
-from .elastic import synchronize_batch_norm
+from .elastic import quick_depthwise, synchronize_batch_norm
 from .errors import InputError, one_line
 from .files import save_tensors
 from .recipes import RECIPES, Targets
@@ -415,7 +415,7 @@ def finetune(
     loop = Loop(
         accelerator, prepared, optimizer, on_device, steps_per_epoch, prepare, seed, label_smoothing, None, 1,
         lambda event: None, bar)
-    with bar:
+    with bar, quick_depthwise(model):
         loop.run_phase(phase, lambda rng, done: [None], teacher, Progress())
     return accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)  # which mixed precision has put around it
 
