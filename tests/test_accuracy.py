@@ -126,6 +126,8 @@ def test_accuracy_is_the_share_of_hits_in_percent_whatever_the_batch(digits, spa
     expected = 100 * (Guess().eval()(x).argmax(1) == digits.test.labels).float().mean().item()
     for batch_size in (7, 360, 1000):
         assert evaluate(model, digits.test, space, 20, batch_size) == pytest.approx(expected, abs=0.3)
+    shares = [evaluate(model, digits.test, space, 20, top=top) for top in range(1, 11)]
+    assert shares == sorted(shares) and shares[0] < shares[4] < shares[9] == 100
     assert model.training
 
 

@@ -377,7 +377,7 @@ def pool_of(space, limits, predictor=None):
 
 
 @pytest.mark.parametrize('name', ['space', 'resnet'])
-def test_changes_are_networks_of_one_or_two_other_blocks_within_all_limits(request, name, rng):
+def test_changes_are_networks_of_up_to_four_other_blocks_within_all_limits(request, name, rng):
     space = request.getfixturevalue(name)
     limits = [MaxMemory(0.7 * peak_memory_mb(space, space.max_arch())), MaxParams(0.6 * space.params(space.max_arch()))]
     pool = pool_of(space, limits)
@@ -387,9 +387,11 @@ def test_changes_are_networks_of_one_or_two_other_blocks_within_all_limits(reque
     pool.record()
     changed, fits = changes(pool, codes, caps, pool.slopes(codes), 8, 0.1, rng)
     assert changed.shape == (40, 8, codes.shape[1]) and fits.mean() > 0.5
+    blocks = (changed != codes[:, None]).sum(2)
+    assert set(blocks[:, :-1][fits[:, :-1]]) == {1, 2} and set(blocks[:, -1][fits[:, -1]]) <= {2, 3, 4}
     for code, cap, some in zip(codes, caps, (c[f] for c, f in zip(changed, fits))):
         np.testing.assert_array_equal(space.encode(space.decode(some)), some)
-        assert set((some != code).sum(1)) <= {1, 2} and (some[:, 0] == code[0]).all()
+        assert (some[:, 0] == code[0]).all()
         assert (pool.problem.excess(some, np.full(len(some), cap)) <= 0).all()
 
 
@@ -421,7 +423,7 @@ def test_annealing_longer_ends_on_a_better_network(space, rng):
     pool.judge(codes)
     pool.record()
     best = []
-    for steps in (1, 6, 60):
+    for steps in (0, 1, 6):
         anneal(pool, codes, caps, steps, np.random.default_rng(1))
         pool.record()
         best.append(pool.top1.max())

@@ -40,15 +40,16 @@ def recalibrate_bn(subnet: nn.Module, loader: Iterable) -> nn.Module:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, images: ImageSet, space: SearchSpace, resolution: int, batch_size: int = 500) -> float:
-    """Top-1 accuracy in percent of a model at a resolution (px)."""
+def evaluate(model: nn.Module, images: ImageSet, space: SearchSpace, resolution: int, batch_size: int = 500, *,
+             top: int = 1) -> float:
+    """Accuracy in percent of a model at a resolution (px): how often the label is among its `top` first answers."""
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     hits = 0
     for start in range(0, len(images), batch_size):
         indices = torch.arange(start, min(start + batch_size, len(images)))
         x = eval_batch(images.fetch(indices).to(device), space, resolution)
-        hits += (model(x).argmax(1).cpu() == images.labels[indices]).sum().item()
+        hits += (model(x).topk(top).indices.cpu() == images.labels[indices][:, None]).sum().item()
     model.train(was_training)
     return 100 * hits / len(images)
 

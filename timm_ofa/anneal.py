@@ -1,24 +1,27 @@
 """Annealing many networks at a time: each takes the best of a few changes, or at times a worse one, ever more rarely.
 
-The slopes of the predictor at a network say what each change of a block promises; what two changes promise together is
-the sum. The most promising ones, of one block or of two, are judged; the best of them is taken if it is better, and if
-it is worse by chance, as Metropolis has it. Now and then a network gives way to a better one. (Kirkpatrick, Gelatt and
-Vecchi 1983; here vectorized, under hard limits, with first-order slopes.)
+The slopes of the predictor at a network say what each change of a block promises; what some changes promise together is
+the sum. The most promising ones, of one block or two and of up to four, are judged; the best of them is taken if it is
+better, and if it is worse by chance, as Metropolis has it. Now and then a network gives way to a better one.
+(Kirkpatrick, Gelatt and Vecchi 1983; here vectorized, under hard limits, with first-order slopes.)
 
-Legend: N networks, P positions, C choices of a block, M most promising changes, K judged of them.
+Legend: N networks, P positions, C choices of a block, M moves, L limits, K moves judged.
 """
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
 from .pool import Pool
 
-JUDGED = 4  # changes of each network, of one block or of two, judged a step
-JUDGED_MOVED = 2  # and so many with a part of the frame moved as well, where widths vary
-PROMISING = 24  # changes of one block whose pairs are looked at
+JUDGED = 4  # changes of each network judged a step, one of them of up to four blocks, the others of one or two
+JUDGED_MOVED = 3  # and so many with a part of the frame moved as well, where widths vary
+PROMISING = 16  # changes of one block whose pairs are looked at
+PAIRED = 12  # moves of one block or two whose pairs are looked at
 HOT, COLD = 0.2, 0.03  # points of accuracy: temperature at the beginning, at the end
 GIVING_WAY = 10  # steps between two chances to become a better network, of another one drawn
-YIELDING = 0.1  # that chance, a temperature below it
+YIELDING = 0.03  # that chance, a temperature below it
 APART = 0.3  # share of the steps in which only networks of the same resolution are drawn for that
 DEARER = 4  # times the price of cost while limits are broken
 TINY = np.float32(1e-30)  # keeps logarithms finite
@@ -74,9 +77,32 @@ def _candidates(pool: Pool, codes: np.ndarray, caps: np.ndarray, slopes: np.ndar
     return np.concatenate([changed, also, moved[:, None]], 1), np.concatenate([fits, fit, alone[:, None]], 1)
 
 
+class _Moves(NamedTuple):
+    """Moves (N, M) of N networks, each a change of some blocks."""
+    changes: np.ndarray  # (N, M, B): of each block that changes, where its choice is in (P, C); one may be there twice
+    rise: np.ndarray  # (N, M): points of accuracy that they promise; -inf: not a network
+    blocks: np.ndarray  # (N, M): bits of the blocks; two moves of the same one exclude each other
+    depths: np.ndarray  # (N, M): bits of the stages that they make deeper or less deep; likewise
+    dearer: np.ndarray  # (N, M, L): of each limit
+
+    def take(self, index: np.ndarray) -> _Moves:
+        """Those at index (N, K)."""
+        return _Moves(*(np.take_along_axis(a, index.reshape(index.shape + (1,) * (a.ndim - 2)), 1) for a in self))
+
+    def pairs(self) -> _Moves:
+        """Any two of them at once."""
+        i, j = np.triu_indices(self.rise.shape[1], 1)
+        apart = (self.blocks[:, i] & self.blocks[:, j] | self.depths[:, i] & self.depths[:, j]) == 0
+        return _Moves(
+            np.concatenate([self.changes[:, i], self.changes[:, j]], 2),
+            np.where(apart, self.rise[:, i] + self.rise[:, j], -np.inf), self.blocks[:, i] | self.blocks[:, j],
+            self.depths[:, i] | self.depths[:, j], self.dearer[:, i] + self.dearer[:, j])
+
+
 def changes(pool: Pool, codes: np.ndarray, caps: np.ndarray, slopes: np.ndarray, n: int, temperature: float,
             rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Networks (N, K, 1 + P), K = n, with one or two blocks changed, those that promise most; and which fit (N, K).
+    """Networks (N, K, 1 + P), K = n, that promise most, one of them with up to four blocks changed, the others with one
+    or two; and which of them fit (N, K).
 
     Promises are shaken by noise of a temperature in points (Gumbel's: the larger, the more often, as Boltzmann has it).
     """
@@ -84,37 +110,43 @@ def changes(pool: Pool, codes: np.ndarray, caps: np.ndarray, slopes: np.ndarray,
     choices = problem.axis.table.shape[2]
     rise = (slopes - np.take_along_axis(slopes, codes[:, 1:, None], 2)).reshape(len(codes), -1).astype(np.float32)
     limits = [(problem.axis, caps), *problem.others]
-    dearer, slack = [], []
+    dearer, room = [], []
     for table, maximum in limits:
         cost = table(codes)
         dearer.append((table.changes(codes) - cost[:, None, None]).reshape(len(codes), -1))
-        slack.append(maximum - cost)
-    broken = np.any([room < 0 for room in slack], 0)
-    price = pool.price(caps) * np.where(broken, DEARER, 1)
+        room.append(maximum - cost)
+    room = np.stack(room, 1)
+    price = (pool.price(caps) * np.where((room < 0).any(1), DEARER, 1))[:, None]
     rise -= np.float32(temperature) * np.log(rng.standard_exponential(rise.shape, np.float32) + TINY)
-    promise = np.where(_legal(pool, codes), rise - (price[:, None] * dearer[0]).astype(np.float32), -np.inf)
+    promise = np.where(_legal(pool, codes), rise - (price * dearer[0]).astype(np.float32), -np.inf)
     change = _largest(promise, PROMISING)
     position, choice = np.divmod(change, choices)
-    one = np.where(np.isfinite(promise[row, change]), rise[row, change], -np.inf)
     switched = (choice > 0) != (codes[row, 1 + position] > 0)
-    stage = problem.stage[position]
-    a, b = np.triu_indices(change.shape[1])  # pairs, and each change by itself
-    pair = a != b
-    fits = ~pair | (position[:, a] != position[:, b])
-    fits &= ~(pair & switched[:, a] & switched[:, b] & (stage[:, a] == stage[:, b]))  # none after a gap
-    for costs, room in zip(dearer, slack):
-        costs = costs[row, change]
-        fits &= costs[:, a] + pair * costs[:, b] <= room[:, None]
-    both = np.where(fits, one[:, a] + np.where(pair, one[:, b], 0), -np.inf)
-    taken = _largest(both, n)
-    changed = np.repeat(codes[:, None], taken.shape[1], 1)
-    for which in (a[taken], b[taken]):
-        changed[row, np.arange(taken.shape[1]), 1 + position[row, which]] = choice[row, which]
-    fits = np.isfinite(both[row, taken])
-    if problem.others:  # of memory, pairs were only estimated
-        fits &= (problem.excess(changed.reshape(-1, codes.shape[1]), np.repeat(caps, taken.shape[1])) <= 0
+    one = _Moves(
+        change[..., None], np.where(np.isfinite(promise[row, change]), rise[row, change], -np.inf), _bits(position),
+        np.where(switched, _bits(problem.stage[position]), 0), np.stack([costs[row, change] for costs in dearer], 2))
+    two = one.pairs()
+    few = _Moves(*(np.concatenate(both, 1) for both in zip(one._replace(changes=one.changes.repeat(2, 2)), two)))
+    many = few.take(_largest(few.rise - price * few.dearer[..., 0], PAIRED)).pairs()
+    made, fits = [], []
+    for moves, count in ((few, n - 1), (many, 1)):
+        within = np.where((moves.dearer <= room[:, None]).all(2), moves.rise, -np.inf)
+        best = _largest(within, count)
+        changed = np.repeat(codes[:, None], best.shape[1], 1)
+        position, choice = np.divmod(moves.take(best).changes, choices)
+        np.put_along_axis(changed, 1 + position, choice, 2)
+        made.append(changed)
+        fits.append(np.isfinite(within[row, best]))
+    changed, fits = np.concatenate(made, 1), np.concatenate(fits, 1)
+    if problem.others:  # of memory, what several changes take together was only estimated
+        fits &= (problem.excess(changed.reshape(-1, codes.shape[1]), np.repeat(caps, changed.shape[1])) <= 0
                  ).reshape(fits.shape)
     return changed, fits
+
+
+def _bits(index: np.ndarray) -> np.ndarray:
+    """A bit for each index; from 63 on some share one, which excludes too much, never too little."""
+    return np.int64(1) << index % 63
 
 
 def _legal(pool: Pool, codes: np.ndarray) -> np.ndarray:

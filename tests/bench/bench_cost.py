@@ -4,7 +4,8 @@
 
 Training is counted in multiply-adds of all passes, three for a forward and a backward one, which depends on no machine;
 the subnets of each step are drawn as in the run. What each further device takes is timed here: a search with the
-shipped predictor and profile, and taking the network out of the supernet with BatchNorm statistics of its own.
+shipped predictor and profile, and taking the network out of the supernet with BatchNorm statistics of its own. If it
+is fine-tuned then, as the shipped ones are, that is counted in multiply-adds again.
 """
 from __future__ import annotations
 
@@ -17,13 +18,13 @@ import numpy as np
 import timm
 
 import timm_ofa
-from timm_ofa.configs import hub_configs, named_subnets
+from timm_ofa.configs import hub_configs, hub_configs_dir, named_subnets
 from timm_ofa.data import load_data, stored_side
 from timm_ofa.finish import Source
 from timm_ofa.profiler import host
 from timm_ofa.recipes import RECIPES
 from timm_ofa.released import load_predictor
-from timm_ofa.shrink import TrainConfig, load_config
+from timm_ofa.shrink import TrainConfig, load_config, load_finetune
 
 FORWARD_AND_BACKWARD = 3
 DRAWS = 300  # steps of each phase
@@ -51,6 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data', required=True)
     parser.add_argument('--supernet', default='ofa_mbv3_cifar10_supernet')
+    parser.add_argument('--finetune', default='finetune_cifar10_8', help='hub config')
     parser.add_argument('--times', type=Path, help='times.jsonl of the training')
     args = parser.parse_args()
     config = load_config(hub_configs()[args.supernet].path)
@@ -65,7 +67,10 @@ def main() -> None:
     print(f'training the supernet once: {once / 1e15:.2f} P multiply-adds')
     print(f'training a network of the {len(nets)} found for {epochs} epochs: {min(each.values()) / 1e15:.2f} to '
           f'{max(each.values()) / 1e15:.2f}, mean {mean / 1e15:.2f} P')
-    print(f'break-even: {once / mean:.1f} devices')
+    tuned = load_finetune(hub_configs_dir() / f'{args.finetune}.yaml').epochs / epochs * mean
+    print(f'{args.finetune} of such a network: mean {tuned / 1e15:.3f} P')
+    print(f'break-even: {once / mean:.1f} devices with inherited weights, {once / (mean - tuned):.1f} with fine-tuned '
+          'ones')
     if args.times:
         events = [json.loads(line) for line in args.times.read_text().splitlines()]
         for event in events:

@@ -4,9 +4,9 @@
         [--supernet ofa_mbv3_cifar10_supernet] [--seconds 60]
 
 Accuracy of timm's networks, and of subnets without their supernet, is what `bench_alone.py` found; the named networks
-of the supernet have theirs in `hub_configs/`; the same subnets with inherited weights are judged here, on all test
-images. All are exported alike (`torch.onnx`) and timed in the same sweeps, one image on one thread of ONNX Runtime,
-in random order. Writes OUT.txt, OUT.jsonl and OUT.svg.
+of the supernet, fine-tuned, have theirs in `hub_configs/`; with inherited weights all subnets are judged here, on all
+test images. All are exported alike (`torch.onnx`) and timed in the same sweeps, one image on one thread of ONNX
+Runtime, in random order. Writes OUT.txt, OUT.jsonl and OUT.svg.
 """
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def draw(rows: list[dict], path: Path, device: str) -> None:
         figure = Figure(figsize=(7.2, 4.4), layout='constrained')
         axes = figure.subplots()
         for kind, style, label in (
-                ('named', dict(color=BLUE, marker='o', linewidth=1.4), 'found in one supernet'),
+                ('named', dict(color=BLUE, marker='o', linewidth=1.4), 'found in one supernet, fine-tuned'),
                 ('timm', dict(color=ORANGE, marker='^', linewidth=0), 'from timm, trained alone'),
                 ('alone', dict(color=GRAY, marker='x', linewidth=0), 'subnets trained alone')):
             points = sorted((r['latency_ms'], r['top1_pct'], r['network']) for r in rows if r['kind'] == kind)
@@ -100,14 +100,13 @@ def main() -> None:
     for result in read_results(args.alone):
         alone[result['network']].append(result['top1_pct'])
 
+    judge = SubnetJudge(timm.create_model(args.supernet, pretrained=True), data.train, data.test, augment=AUGMENT)
     networks: list[tuple[dict, nn.Module, int]] = []
     for name, subnet in named_subnets().items():
         if subnet.supernet == args.supernet:
-            row = dict(network=name, kind='named', top1_pct=subnet.top1_pct, predicted_pct=subnet.predicted_top1_pct,
-                       predicted_ms=subnet.predicted_ms)
+            row = dict(network=name, kind='named', top1_pct=subnet.top1_pct, inherited_pct=judge.top1_pct(subnet.arch),
+                       predicted_pct=subnet.predicted_top1_pct, predicted_ms=subnet.predicted_ms)
             networks.append((row, timm.create_model(name, pretrained=True), subnet.arch.resolution))
-    judge = SubnetJudge(timm.create_model(args.supernet, pretrained=True), data.train, data.test,
-                        augment=AUGMENT)
     for name in [*PEERS, *SUBNETS]:
         row = dict(network=name, kind='alone' if name in SUBNETS else 'timm', top1_pct=float(np.mean(alone[name])))
         if name in SUBNETS:
@@ -129,7 +128,7 @@ def main() -> None:
         return f'{row[name]:.{digits}f}' if row.get(name) is not None else ''
     text = f'ONNX Runtime {version()}, fp32, one image, one thread; {host()}\n\n' + table(
         ['network', 'made', 'top-1 %', 'inherited %', 'predicted %', 'latency ms', 'predicted ms', 'M params', 'px'],
-        [[r['network'], dict(named='one supernet', timm='alone', alone='alone')[r['kind']], cell(r, 'top1_pct'),
+        [[r['network'], dict(named='found', timm='alone', alone='alone')[r['kind']], cell(r, 'top1_pct'),
           cell(r, 'inherited_pct'), cell(r, 'predicted_pct'), cell(r, 'latency_ms', 3), cell(r, 'predicted_ms', 3),
           cell(r, 'params_m'), str(r['resolution'])] for r in rows]) + '\n\n' + table(
         ["timm's network", 'fastest of ours as accurate', '', 'best of ours as fast', ''], speedups(rows)) + '\n'

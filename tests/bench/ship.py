@@ -15,17 +15,16 @@ import textwrap
 from pathlib import Path
 
 import timm
-import torch
 import yaml
 from bench_alone import load_images
 from torch import nn
 
 import timm_ofa
+from timm_ofa.accuracy import evaluate
 from timm_ofa.configs import hub_configs_dir
-from timm_ofa.data import Data, eval_batch
 from timm_ofa.files import save_tensors, sha256_of, write_text
 from timm_ofa.folder import load_record
-from timm_ofa.record import Record
+from timm_ofa.latency import load_profile
 from timm_ofa.runs import supernet_config
 from timm_ofa.supernet import load_supernet
 
@@ -57,19 +56,6 @@ def ship_supernet(args: argparse.Namespace) -> None:
     print(yaml.safe_dump({'weights': weights}, sort_keys=False))
 
 
-@torch.inference_mode()
-def top_pct(model: nn.Module, data: Data, record: Record) -> tuple[float, float]:
-    """Top-1 and top-5 on the test images, percent."""
-    hits = torch.zeros(5)
-    for start in range(0, len(data.test), 500):
-        indices = torch.arange(start, min(start + 500, len(data.test)))
-        x = eval_batch(data.test.fetch(indices), record.space, record.arch.resolution)
-        best = model(x).topk(5).indices
-        hits += (best == data.test.labels[indices][:, None]).float().sum(0)
-    shares = 100 * hits.cumsum(0) / len(data.test)
-    return round(shares[0].item(), 2), round(shares[4].item(), 2)
-
-
 def ship_subnets(args: argparse.Namespace) -> None:
     for folder in args.folders:
         record = load_record(folder)
@@ -77,10 +63,11 @@ def ship_subnets(args: argparse.Namespace) -> None:
         model = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
         weights = save_half(model, name)
         data = load_images(args.data, record.space, None)
-        top1_pct, top5_pct = top_pct(model, data, record)
+        top1_pct, top5_pct = (
+            round(evaluate(model, data.test, record.space, record.arch.resolution, top=top), 2) for top in (1, 5))
         search = record.search
         write_config(name, f'CIFAR-10 (a JPEG re-encoding) within {record.limit_ms:g} ms on one thread of an '
-                     f'{record.device_name} with ONNX Runtime: {record.accuracy.protocol}.', dict(
+                     f'{load_profile(search.profile).device_name} with ONNX Runtime: {record.accuracy.protocol}.', dict(
             name=name, kind='subnet', family=record.space.name.split('_')[1], space=record.space.name,
             arch=str(record.arch), device=record.device, latency_ms=record.limit_ms, data='uoft-cs/cifar10',
             split='test', images=len(data.test), top1_pct=top1_pct, top5_pct=top5_pct,
