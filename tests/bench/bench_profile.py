@@ -6,7 +6,7 @@
 The profiles of this machine on the shelf, and tests/bench/results/profiles/, all anew (about 15 minutes, each its own):
 
     three="--resolutions 160 192 224"; for options in "" "--space ofa_mbv3_32px" "--space ofa_mbv3_tiny" \
-        "--runtime openvino --seconds 40" "--precision int8 $three" "--runtime litert $three --seconds 15" \
+        "--runtime openvino --seconds 60" "--precision int8 $three" "--runtime litert $three --seconds 15" \
         "--runtime ncnn $three --seconds 15"; do python tests/bench/bench_profile.py --shelf $options; done
 
 Random networks flatter every method, so judge by the others. All run in the same sweeps as the rows. Beside the profile
