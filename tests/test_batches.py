@@ -14,7 +14,7 @@ from PIL import Image
 
 from timm_ofa import InputError
 from timm_ofa.batches import EpochBatches, read_ahead
-from timm_ofa.data import Augment, ImageSet, StreamSet, calibration_batches, load_data
+from timm_ofa.data import Augment, ImageSet, StreamSet, calibration_batches, calibration_set, load_data
 from timm_ofa.engine import train_supernet
 from timm_ofa.shrink import Phase, TrainConfig
 from timm_ofa.space import load_space
@@ -134,7 +134,9 @@ def test_an_epoch_may_be_longer_than_the_stream(parquet):
 
 def test_a_stream_is_calibrated_on_images_that_it_trains_on(parquet):
     data, space = data_of('stream', parquet), replace(load_space('ofa_mbv3_tiny'), resolutions=(20,))
-    one, two = (calibration_batches(data.train, space, 20, augment=Augment(), n=40, batch_size=20) for _ in range(2))
+    one, two = (
+        calibration_batches(calibration_set(data.train, 40), space, 20, augment=Augment(), batch_size=20)
+        for _ in range(2))
     assert [b.shape for b in one] == [(20, 3, 20, 20)] * 2 and all(map(torch.equal, one, two))
     sample = data.train.sample(40)
     held = {image.numpy().tobytes() for image in data.holdout.fetch(range(8))}

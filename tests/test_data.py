@@ -7,7 +7,17 @@ import torch
 from PIL import Image
 
 from timm_ofa import InputError, load_space
-from timm_ofa.data import Augment, ImageSet, calibration_batches, eval_batch, load_data, normalize, resize, stored_side
+from timm_ofa.data import (
+    Augment,
+    ImageSet,
+    calibration_batches,
+    calibration_set,
+    eval_batch,
+    load_data,
+    normalize,
+    resize,
+    stored_side,
+)
 
 PLAIN = Augment(shift=0, flip=False)
 
@@ -305,10 +315,26 @@ def test_erasing_fills_a_rectangle_of_some_images_with_the_mean_color(space):
 
 
 def test_calibration_batches_are_the_same_for_a_seed_and_never_a_single_image(digits, space):
-    def make(**kwargs):
-        return calibration_batches(digits.train, space, 20, augment=Augment(), **kwargs)
+    def make(n, batch_size=200, seed=0):
+        some = calibration_set(digits.train, n, seed)
+        return calibration_batches(some, space, 20, augment=Augment(), batch_size=batch_size, seed=seed)
     batches = make(n=101, batch_size=50)
     assert [b.shape for b in batches] == [(50, 3, 20, 20)] * 2
     assert all(torch.equal(a, b) for a, b in zip(batches, make(n=101, batch_size=50), strict=True))
     assert not torch.equal(batches[0], make(n=101, batch_size=50, seed=1)[0])
     assert sum(len(b) for b in make(n=10**6)) == len(digits.train)
+
+
+def test_calibration_decodes_its_own_images_alone(digits):
+    seen = []
+
+    class Rows:
+        def __getitem__(self, i):
+            seen.append(i)
+            return Image.new('L', (8, 8), i)
+    images = ImageSet(Rows(), [0] * 200, 8, 'gray')
+    some = calibration_set(images, 30, seed=1)
+    values = some.fetch(range(30))[:, 0, 0, 0].tolist()
+    some.fetch(range(30))
+    assert sorted(seen) == sorted(values) and len(set(seen)) == 30 and images._pixels is None
+    assert values == calibration_set(images.decode(), 30, seed=1).fetch(range(30))[:, 0, 0, 0].tolist()

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
-from .data import Augment, Data, ImageSet, calibration_batches, eval_batch
+from .data import Augment, Data, ImageSet, calibration_batches, calibration_set, eval_batch
 from .errors import InputError
 from .files import write_text
 from .space import Arch, SearchSpace
@@ -63,14 +63,16 @@ class SubnetJudge:
         self.augment = augment or Augment()
         self.calibration_images, self.seed = calibration_images, seed
         self._batches: dict[int, list[torch.Tensor]] = {}
+        self._calibration_set: ImageSet | None = None
 
     def batches(self, resolution: int) -> list[torch.Tensor]:
         """Calibration batches at a resolution (px), the same ones each time."""
         if resolution not in self._batches:
             device = next(self.supernet.parameters()).device
+            if self._calibration_set is None:
+                self._calibration_set = calibration_set(self.calibration, self.calibration_images, self.seed)
             self._batches[resolution] = [batch.to(device) for batch in calibration_batches(
-                self.calibration, self.supernet.space, resolution, augment=self.augment, n=self.calibration_images,
-                seed=self.seed)]
+                self._calibration_set, self.supernet.space, resolution, augment=self.augment, seed=self.seed)]
         return self._batches[resolution]
 
     def subnet(self, arch: Arch) -> nn.Module:

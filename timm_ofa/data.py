@@ -413,19 +413,22 @@ class Augment:
             x[i, :, top:top + h, left:left + w] = 0
 
 
+def calibration_set(images: ImageSet | StreamSet, n: int = 2000, seed: int = 0) -> ImageSet:
+    """Training images for BatchNorm statistics, the same for a seed; of the others none is decoded."""
+    images = images.sample(n)
+    return images.subset(np.random.default_rng(seed).permutation(len(images))[:n], images.title)
+
+
 def calibration_batches(
-        images: ImageSet | StreamSet,
+        images: ImageSet,
         space: SearchSpace,
         resolution: int,
         *,
         augment: Augment,
-        n: int = 2000,
         batch_size: int = 200,
         seed: int = 0,
 ) -> list[torch.Tensor]:
-    """Augmented training batches (B, 3, resolution, resolution) for BatchNorm recalibration; the same for a seed."""
-    images = images.sample(n)
+    """Augmented batches (B, 3, resolution, resolution) of a calibration set, the same for a seed."""
     rng = np.random.default_rng([seed, resolution])
-    chosen = np.random.default_rng(seed).permutation(len(images))[:n]
-    batches = [chosen[i:i + batch_size] for i in range(0, len(chosen), batch_size)]
+    batches = torch.arange(len(images)).split(batch_size)
     return [augment(images.fetch(batch), space, resolution, rng) for batch in batches if len(batch) > 1]

@@ -8,7 +8,8 @@ choosing its active subnet included, in float32 unless --original-precision says
 a GPU convolutions may round to TF32, on both sides). The ratio is of the sums over the subnets of each one's median
 time, so above 1 ours is faster; beside it the same of the shortest times and, on a CPU, of the processor's time, which
 other jobs disturb less. The C library keeps freed memory for both, as in our training. Needs the package `ofa`; without
-it only the comparison with the largest net is there. Lines are written as they come; after --seconds none is begun.
+it only the comparison with the largest net is there. `--parts finetune` compares a stock network's step as torch has it
+with the same in fine-tuning. Lines are written as they come; after --seconds none is begun.
 """
 from __future__ import annotations
 
@@ -175,7 +176,7 @@ class Contest:
             theirs = getattr(networks, kind)(**kwargs, dropout_rate=0).to(args.device)
             ours.load_state_dict(convert_upstream(theirs.state_dict(), ours))
             self.original = {p: Original(theirs, space, p) for p in args.original_precision}
-        self.ours = {p: Trainer(ours, p) for p in args.precision}
+        self.supernet, self.ours = ours, {p: Trainer(ours, p) for p in args.precision}
         self.overlapping = {p: Overlapping(ours, p) for p in args.precision}
         largest = ours.extract(space.max_arch()).to(memory_format=torch.channels_last)
         self.largest = {p: Trainer(largest, p) for p in args.precision}
@@ -232,6 +233,26 @@ class Contest:
                 f'{times:.2f} times the passes of the largest net alone')
         return lines
 
+    def fine_tuning(self, size: int, resolution: int) -> list[str]:
+        """A step of each subnet as a stock network: torch's own depthwise gradients against those of fine-tuning."""
+        x, labels = batch(size, resolution, self.device)
+        own, lines = x.contiguous(memory_format=torch.channels_last), []
+        models = [self.supernet.extract(arch).to(memory_format=torch.channels_last) for arch in self.archs]
+        for precision in self.ours:
+            seconds = np.empty((2, len(models), self.rounds))
+            for r in range(-WARM_UP, self.rounds):
+                for m, model in enumerate(models):
+                    trainer = Trainer(model, precision)
+                    seconds[0, m, max(r, 0)] = trainer.step(own, labels, [()])[1]
+                    with elastic.quick_depthwise(model):
+                        seconds[1, m, max(r, 0)] = trainer.step(own, labels, [()])[1]
+            stock, quick = np.median(seconds, 2).sum(1)
+            lines.append(
+                f'{self.space.name:<18} batch {size:3} at {resolution} px, {precision}, stock subnets: step '
+                f'{stock / quick:.2f} times as fast with the depthwise gradients of fine-tuning; '
+                f'{1e3 * quick / len(models):.1f} ms')
+        return lines
+
     def on_the_gpu(self, size: int, resolution: int) -> list[str]:
         """How long the GPU itself works in a step of the first subnet, its kernels, and which take longest; and our
         steps with convolutions taken in other ways."""
@@ -277,7 +298,8 @@ def main() -> None:
     parser.add_argument('--device', choices=list(BAR), default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--precision', nargs='+', choices=list(DTYPES), default=['no'], help='of ours')
     parser.add_argument('--original-precision', nargs='+', choices=list(DTYPES), default=['no'])
-    parser.add_argument('--parts', nargs='+', choices=['original', 'alone', 'gpu'], default=['original', 'alone'])
+    parser.add_argument(
+        '--parts', nargs='+', choices=['original', 'alone', 'finetune', 'gpu'], default=['original', 'alone'])
     parser.add_argument('--seconds', type=float, default=float('inf'), help='after which no measurement is begun')
     parser.add_argument('--out', type=Path, help='lines go there as well, at its end')
     args = parser.parse_args()
@@ -305,7 +327,7 @@ def main() -> None:
                             networks = contest(space)
                             measure = dict(
                                 original=networks.against_original, alone=networks.against_largest_alone,
-                                gpu=networks.on_the_gpu)[part]
+                                finetune=networks.fine_tuning, gpu=networks.on_the_gpu)[part]
                             for line in measure(size, resolution):
                                 say(line)
                         except Exception as error:  # the other measurements are still to be had
