@@ -142,6 +142,10 @@ def test_a_plain_network_is_trained_with_the_quick_depthwise_convolutions():
     for name, grad in quick.items():
         assert (grad - stock[name]).abs().max() <= 1e-3 * stock[name].abs().max() + 1e-4, name
     assert all(torch.equal(g, stock[name]) for name, g in gradients().items())
+    others = nn.ModuleList(
+        nn.Conv2d(4, 4, k, padding=p, groups=4, bias=False) for k, p in [((3, 5), 1), (2, 1), (3, 0)])
+    with quick_depthwise(others):
+        assert not any('_conv_forward' in vars(conv) for conv in others)
 
 
 @pytest.mark.parametrize('kernel_size, stride', [(1, 1), (3, 1), (3, 2)])

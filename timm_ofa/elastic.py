@@ -233,7 +233,8 @@ def quick_depthwise(model: nn.Module) -> Iterator[None]:
     convs = [
         m for m in model.modules()
         if type(m) is nn.Conv2d and m.groups == m.in_channels == m.out_channels and m.bias is None
-        and (m.padding_mode, m.dilation) == ('zeros', (1, 1)) and m.padding == (m.kernel_size[0] // 2,) * 2]
+        and m.kernel_size in ((3, 3), (5, 5), (7, 7)) and m.padding == (m.kernel_size[0] // 2,) * 2
+        and (m.padding_mode, m.dilation) == ('zeros', (1, 1))]
     for conv in convs:
         conv._conv_forward = partial(_depthwise_forward, conv.stride)
     try:
