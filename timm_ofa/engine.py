@@ -435,11 +435,12 @@ class Teacher(nn.Module):
 
     def __init__(self, model: nn.Module, space: SearchSpace):
         super().__init__()
-        self.model = model.eval().requires_grad_(False)
+        self.model = model.requires_grad_(False)
         own = model.pretrained_cfg
         values = dict(mean=space.mean, std=space.std, own_mean=own['mean'], own_std=own['std'])
         for name, value in values.items():
             self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1))
+        self.eval()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.model((x * self.std + self.mean - self.own_mean) / self.own_std)
