@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,14 +64,15 @@ class SubnetJudge:
         self.augment = augment or Augment()
         self.calibration_images, self.seed = calibration_images, seed
         self._batches: dict[int, list[torch.Tensor]] = {}
-        self._calibration_set: ImageSet | None = None
+
+    @cached_property
+    def _calibration_set(self) -> ImageSet:
+        return calibration_set(self.calibration, self.calibration_images, self.seed)
 
     def batches(self, resolution: int) -> list[torch.Tensor]:
         """Calibration batches at a resolution (px), the same ones each time."""
         if resolution not in self._batches:
             device = next(self.supernet.parameters()).device
-            if self._calibration_set is None:
-                self._calibration_set = calibration_set(self.calibration, self.calibration_images, self.seed)
             self._batches[resolution] = [batch.to(device) for batch in calibration_batches(
                 self._calibration_set, self.supernet.space, resolution, augment=self.augment, seed=self.seed)]
         return self._batches[resolution]

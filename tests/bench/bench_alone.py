@@ -60,22 +60,29 @@ def build(name: str, space: SearchSpace, num_classes: int) -> nn.Module:
     return model
 
 
-def train_alone(
-        name: str, space: SearchSpace, data: Data, *, epochs: int, lr: float, batch_size: int, seed: int,
-        precision: str) -> dict:
-    """Train one network, `epochs` and one more to warm up, at the space's only resolution, and test it."""
-    began, (resolution,) = time.perf_counter(), space.resolutions
+def train(
+        model: nn.Module, space: SearchSpace, data: Data, *, epochs: int, lr: float, batch_size: int, seed: int,
+        precision: str, augment: Augment = AUGMENT, teacher: nn.Module | None = None) -> float:
+    """Train a network, `epochs` and one more to warm up, at the space's only resolution; its top-1 in percent."""
+    resolution, = space.resolutions
+    batches = EpochBatches(data.train, batch_size, seed, 0, Accelerator(mixed_precision=precision), augment)
+    phase = Phase('alone', epochs, lr, warmup_epochs=1, kd_weight=float(teacher is not None))
+    model = finetune(
+        model, batches, steps_per_epoch=len(batches), phase=phase, teacher=teacher, weight_decay=WEIGHT_DECAY,
+        label_smoothing=0.1, seed=seed, precision=precision,
+        prepare=lambda pixels, rng, _, part: batches.augment(pixels, space, resolution, rng, part))
+    return evaluate(model.eval(), data.test, space, resolution)
+
+
+def train_alone(name: str, space: SearchSpace, data: Data, *, epochs: int, seed: int, **settings) -> dict:
+    """Train one network by its name as `train` does, and say what came of it."""
+    began = time.perf_counter()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = build(name, space, data.num_classes)
-    batches = EpochBatches(data.train, batch_size, seed, 0, Accelerator(mixed_precision=precision))
-    model = finetune(
-        model, batches, steps_per_epoch=len(batches), phase=Phase('alone', epochs, lr, warmup_epochs=1, kd_weight=0),
-        weight_decay=WEIGHT_DECAY, label_smoothing=0.1, seed=seed, precision=precision,
-        prepare=lambda pixels, rng, _, part: AUGMENT(pixels, space, resolution, rng, part))
-    top1_pct = evaluate(model.eval(), data.test, space, resolution)
+    top1_pct = train(model, space, data, epochs=epochs, seed=seed, **settings)
     return dict(
-        network=name, seed=seed, epochs=epochs + 1, resolution=resolution, top1_pct=round(top1_pct, 2),
+        network=name, seed=seed, epochs=epochs + 1, resolution=space.resolutions[0], top1_pct=round(top1_pct, 2),
         params_m=round(sum(p.numel() for p in model.parameters()) / 1e6, 3),
         seconds=round(time.perf_counter() - began, 1))
 

@@ -82,7 +82,6 @@ def main() -> None:
                 for limit in limits]
     supernet = timm.create_model(args.supernet, pretrained=True)
     judge = Source(supernet, args.supernet, data, config.augment).judge(data.test)
-    data.train.decode()
     take_s = [seconds_of(lambda arch=s.arch: judge.subnet(arch)) for s in limits.values()]
     print(f'each further limit: search {np.median(search_s):.1f} s, network with its own statistics '
           f'{np.median(take_s):.1f} s')

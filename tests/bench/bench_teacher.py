@@ -18,18 +18,15 @@ from pathlib import Path
 
 import timm
 import torch
-from accelerate import Accelerator
-from bench_alone import WEIGHT_DECAY
+from bench_alone import train
 from timm.data import ImageNetInfo
 
 from timm_ofa.accuracy import evaluate
-from timm_ofa.batches import EpochBatches
-from timm_ofa.data import Augment, Data, load_data, stored_side
-from timm_ofa.engine import finetune, load_teacher
+from timm_ofa.data import Augment, load_data, stored_side
+from timm_ofa.engine import load_teacher
 from timm_ofa.files import save_tensors
-from timm_ofa.shrink import Phase
 from timm_ofa.space import load_space
-from timm_ofa.supernet import Supernet, new_supernet
+from timm_ofa.supernet import new_supernet
 
 TEACHER, WEIGHTS = 'tf_efficientnet_lite0', 'models/efficientnet-lite0-57934424.pth'
 
@@ -50,22 +47,6 @@ def save_teacher(folder: Path, synsets: tuple[str, ...]) -> None:
     settings = {key: model.pretrained_cfg[key] for key in ('mean', 'std', 'input_size', 'crop_pct', 'interpolation')}
     (folder / 'config.json').write_text(json.dumps(dict(
         architecture=TEACHER, num_classes=len(synsets), pretrained_cfg=dict(settings, num_classes=len(synsets)))))
-
-
-def train(supernet: Supernet, data: Data, resolution: int, args: argparse.Namespace, taught: bool) -> dict:
-    """The smallest subnet from its random weights; its accuracy on the test images."""
-    began, space, augment = time.perf_counter(), supernet.space, Augment()
-    accelerator = Accelerator(mixed_precision=args.precision)
-    batches = EpochBatches(data.train, args.batch_size, args.seed, 0, accelerator, augment)
-    model = finetune(
-        supernet.extract(space.min_arch(resolution)), batches, steps_per_epoch=len(batches),
-        phase=Phase('alone', args.epochs - 1, args.lr, warmup_epochs=1, kd_weight=float(taught)),
-        teacher=load_teacher(str(args.out / 'lite0'), supernet) if taught else None, weight_decay=WEIGHT_DECAY,
-        seed=args.seed, precision=args.precision,
-        prepare=lambda pixels, rng, _, part: augment(pixels, space, resolution, rng, part))
-    return dict(
-        teacher=TEACHER if taught else None, top1_pct=round(evaluate(model.eval(), data.test, space, resolution), 2),
-        epochs=args.epochs, resolution=resolution, seed=args.seed, seconds=round(time.perf_counter() - began, 1))
 
 
 def main() -> None:
@@ -90,8 +71,14 @@ def main() -> None:
     teacher = load_teacher(str(args.out / 'lite0'), supernet)
     rows = [dict(teacher='itself', top1_pct=round(evaluate(teacher, data.test, space, args.resolution), 2))]
     print(rows[0], flush=True)
-    for taught in (False, True):
-        rows.append(train(supernet, data, args.resolution, args, taught))
+    for name, taught_by in ((None, None), (TEACHER, teacher)):
+        began = time.perf_counter()
+        top1_pct = train(
+            supernet.extract(space.min_arch()), space, data, epochs=args.epochs - 1, lr=args.lr, seed=args.seed,
+            batch_size=args.batch_size, precision=args.precision, augment=Augment(), teacher=taught_by)
+        rows.append(dict(
+            teacher=name, top1_pct=round(top1_pct, 2), epochs=args.epochs, resolution=args.resolution, seed=args.seed,
+            seconds=round(time.perf_counter() - began, 1)))
         print(rows[-1], flush=True)
     (args.out / 'results.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
 
