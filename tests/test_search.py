@@ -464,7 +464,7 @@ def test_no_network_is_judged_twice(space, rng):
     twice = np.concatenate([codes, codes[::-1]])
     np.testing.assert_array_equal(pool.judge(twice), ToyPredictor().predict_codes(twice, space))
     pool.judge(codes)
-    assert len(predictor.judged) == 1 and len(predictor.judged[0]) == len(pool.known) == 30
+    assert len(predictor.judged) == 1 and len(predictor.judged[0]) == pool.judged == 30
     pool.record()
     assert len(pool.codes) == (pool.problem.excess(codes) <= 0).sum()
 

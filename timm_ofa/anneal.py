@@ -28,24 +28,32 @@ TINY = np.float32(1e-30)  # keeps logarithms finite
 RECORDED = 5  # steps between two points of the history
 
 
-def anneal(pool: Pool, codes: np.ndarray, caps: np.ndarray, steps: int, rng: np.random.Generator,
-           hot: float = HOT, lenient: float = 1, apart: float = APART) -> np.ndarray:
+def anneal(pool: Pool, codes: np.ndarray, caps: np.ndarray, steps: int, rng: np.random.Generator, hot: float = HOT,
+           lenient: float = 1, apart: float = APART, judged: int = JUDGED, agreed: float = np.inf,
+           ) -> tuple[np.ndarray, np.ndarray]:
     """Some steps of networks (N, 1 + P), each within its cap (N,) on the axis; all that is judged goes to the pool.
 
-    At the temperature `hot` to begin with; a worse network is taken as at `lenient` times that; at 0 never.
-    Returns the accuracies (N,) that they end with, in percent.
+    At the temperature `hot` to begin with; a worse network is taken as at `lenient` times that; at 0 never. It is over
+    earlier where so many as are `agreed` of the highest cap came to the best network, each by itself.
+    Returns the networks (N, 1 + P) that they end with, and their accuracies (N,) in percent.
     """
     codes, row = codes.copy(), np.arange(len(codes))
     top1, slopes, resolution = pool.judge(codes), pool.slopes(codes), pool.problem.space.frames[:, 0]
+    alone, reached, best_top1 = caps >= caps.max(), np.zeros(len(codes), dtype=bool), -np.inf
     for step in range(steps):
         temperature = hot * (COLD / hot) ** (step / steps)
-        changed, fits = _candidates(pool, codes, caps, slopes, temperature, rng)
+        changed, fits = _candidates(pool, codes, caps, slopes, judged, temperature, rng)
         found = np.full(fits.shape, -np.inf)
         found[fits] = pool.judge(changed[fits])
         best = found.argmax(1)
         found, changed = found[row, best], changed[row, best]
         moves = found - top1 > lenient * temperature * np.log(rng.random(len(codes)) + TINY)
         codes[moves], top1[moves] = changed[moves], found[moves]
+        if top1.max() > best_top1:
+            best_top1, reached[:] = top1.max(), False
+        reached |= moves & alone & (top1 == best_top1)
+        if reached.sum() >= agreed:
+            break
         if step % GIVING_WAY == GIVING_WAY - 1:
             other = rng.integers(0, len(codes), len(codes))
             yields = rng.random(len(codes)) < YIELDING * (top1[other] - top1) / temperature
@@ -54,17 +62,18 @@ def anneal(pool: Pool, codes: np.ndarray, caps: np.ndarray, steps: int, rng: np.
                 yields &= resolution[codes[other, 0]] == resolution[codes[:, 0]]
             codes[yields], top1[yields] = codes[other[yields]], top1[other[yields]]
             moves |= yields
+            alone &= ~yields
         if moves.any():
             slopes[moves] = pool.slopes(codes[moves])
         if step % RECORDED == RECORDED - 1:
             pool.record()
-    return top1
+    return codes, top1
 
 
-def _candidates(pool: Pool, codes: np.ndarray, caps: np.ndarray, slopes: np.ndarray, temperature: float,
+def _candidates(pool: Pool, codes: np.ndarray, caps: np.ndarray, slopes: np.ndarray, judged: int, temperature: float,
                 rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """What networks may become, as `changes`; where widths vary, also with one part of the frame moved."""
-    changed, fits = changes(pool, codes, caps, slopes, JUDGED, temperature, rng)
+    changed, fits = changes(pool, codes, caps, slopes, judged, temperature, rng)
     if len(pool.problem.parts) == 1:
         return changed, fits
     part = rng.choice(pool.problem.parts, len(codes))
@@ -79,24 +88,20 @@ def _candidates(pool: Pool, codes: np.ndarray, caps: np.ndarray, slopes: np.ndar
 
 class _Moves(NamedTuple):
     """Moves (N, M) of N networks, each a change of some blocks."""
-    changes: np.ndarray  # (N, M, B): of each block that changes, where its choice is in (P, C); one may be there twice
     rise: np.ndarray  # (N, M): points of accuracy that they promise; -inf: not a network
-    blocks: np.ndarray  # (N, M): bits of the blocks; two moves of the same one exclude each other
-    depths: np.ndarray  # (N, M): bits of the stages that they make deeper or less deep; likewise
-    dearer: np.ndarray  # (N, M, L): of each limit
+    parts: np.ndarray  # (N, M): bits of blocks, and of stages that get another depth; two of one exclude each other
+    dearer: np.ndarray  # (N, L, M): of each limit
 
-    def take(self, index: np.ndarray) -> _Moves:
-        """Those at index (N, K)."""
-        return _Moves(*(np.take_along_axis(a, index.reshape(index.shape + (1,) * (a.ndim - 2)), 1) for a in self))
-
-    def pairs(self) -> _Moves:
-        """Any two of them at once."""
-        i, j = np.triu_indices(self.rise.shape[1], 1)
-        apart = (self.blocks[:, i] & self.blocks[:, j] | self.depths[:, i] & self.depths[:, j]) == 0
-        return _Moves(
-            np.concatenate([self.changes[:, i], self.changes[:, j]], 2),
-            np.where(apart, self.rise[:, i] + self.rise[:, j], -np.inf), self.blocks[:, i] | self.blocks[:, j],
-            self.depths[:, i] | self.depths[:, j], self.dearer[:, i] + self.dearer[:, j])
+    def pairs(self, single: bool) -> _Moves:
+        """Any two of them at once (N, M·M), or, if `single` ones are wanted, a move with itself: that move alone."""
+        size = self.rise.shape[1]
+        rise, dearer = (a[..., :, None] + a[..., None, :] for a in (self.rise, self.dearer))
+        one, other = self.parts[:, :, None], self.parts[:, None, :]
+        np.copyto(rise, -np.inf, where=(one & other != 0) | np.tri(size, dtype=bool))
+        if single:
+            same = np.arange(size)
+            rise[:, same, same], dearer[..., same, same] = self.rise, self.dearer
+        return _Moves(*(a.reshape(*a.shape[:-2], size * size) for a in (rise, one | other, dearer)))
 
 
 def changes(pool: Pool, codes: np.ndarray, caps: np.ndarray, slopes: np.ndarray, n: int, temperature: float,
@@ -123,24 +128,25 @@ def changes(pool: Pool, codes: np.ndarray, caps: np.ndarray, slopes: np.ndarray,
     position, choice = np.divmod(change, choices)
     switched = (choice > 0) != (codes[row, 1 + position] > 0)
     one = _Moves(
-        change[..., None], np.where(np.isfinite(promise[row, change]), rise[row, change], -np.inf), _bits(position),
-        np.where(switched, _bits(problem.stage[position]), 0), np.stack([costs[row, change] for costs in dearer], 2))
-    two = one.pairs()
-    few = _Moves(*(np.concatenate(both, 1) for both in zip(one._replace(changes=one.changes.repeat(2, 2)), two)))
-    many = few.take(_largest(few.rise - price * few.dearer[..., 0], PAIRED)).pairs()
-    made, fits = [], []
-    for moves, count in ((few, n - 1), (many, 1)):
-        within = np.where((moves.dearer <= room[:, None]).all(2), moves.rise, -np.inf)
-        best = _largest(within, count)
-        changed = np.repeat(codes[:, None], best.shape[1], 1)
-        position, choice = np.divmod(moves.take(best).changes, choices)
-        np.put_along_axis(changed, 1 + position, choice, 2)
-        made.append(changed)
-        fits.append(np.isfinite(within[row, best]))
-    changed, fits = np.concatenate(made, 1), np.concatenate(fits, 1)
+        np.where(np.isfinite(promise[row, change]), rise[row, change], -np.inf),
+        _bits(position) | np.where(switched, _bits(len(problem.stage) + problem.stage[position]), 0),
+        np.stack([costs[row, change] for costs in dearer], 1))
+    few = one.pairs(single=True)
+    top = _largest(few.rise - price * few.dearer[:, 0], PAIRED)
+    many = _Moves(few.rise[row, top], few.parts[row, top], np.take_along_axis(few.dearer, top[:, None], 2)).pairs(False)
+    fits, moves = [], []
+    for pairs, count in ((few, n - 1), (many, 1)):
+        within = np.where((pairs.dearer <= room[:, :, None]).all(1), pairs.rise, -np.inf)
+        moves.append(_largest(within, count))
+        fits.append(np.isfinite(within[row, moves[-1]]))
+    moved = np.concatenate([moves[0], *(top[row, k] for k in np.divmod(moves[1], top.shape[1]))], 1)  # (N, n + 1)
+    changed = np.repeat(codes[:, None], n, 1)
+    network = np.minimum(np.arange(n + 1), n - 1)  # the last two are of one network
+    for which in np.divmod(moved, change.shape[1]):
+        changed[row, network, 1 + position[row, which]] = choice[row, which]
+    fits = np.concatenate(fits, 1)
     if problem.others:  # of memory, what several changes take together was only estimated
-        fits &= (problem.excess(changed.reshape(-1, codes.shape[1]), np.repeat(caps, changed.shape[1])) <= 0
-                 ).reshape(fits.shape)
+        fits &= (problem.excess(changed.reshape(-1, codes.shape[1]), np.repeat(caps, n)) <= 0).reshape(fits.shape)
     return changed, fits
 
 

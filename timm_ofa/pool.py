@@ -9,6 +9,7 @@ from .limits import Problem
 KEPT = 2000  # networks, the nearest to the front
 PRICED = 0.85  # share of a cost from which on the rise of the front gives the price of cost
 RIDGE = 0.3  # of the additive model, in networks
+SLOTS = 20  # bits; of two networks judged with the same, the first is forgotten
 GROWN = 1.3  # times as many networks judged, until it is fitted again
 
 
@@ -19,7 +20,9 @@ class Pool:
         self.problem = problem
         width = 1 + len(problem.index)
         self.hash = np.random.default_rng(0).integers(1, 2**63, width, dtype=np.uint64) | np.uint64(1)
-        self.known: dict[int, float] = {}  # hash of each network judged -> percent
+        self.seen_key = np.zeros(1 << SLOTS, dtype=np.uint64)  # hash of the last network judged of each slot
+        self.seen_top1 = np.zeros(1 << SLOTS)  # its percent
+        self.judged = 0  # networks
         self.codes = np.zeros((0, width), dtype=np.int64)
         self.top1, self.cost = np.zeros((2, 0))  # percent, on the axis
         self.history: list[tuple[int, float]] = []  # (judged, best percent)
@@ -33,22 +36,24 @@ class Pool:
     def judge(self, codes: np.ndarray) -> np.ndarray:
         """Accuracies (N,) of networks in percent, each asked for once; `record` keeps those within the limits."""
         keys, first, place = np.unique(self.keys(codes), return_index=True, return_inverse=True)
-        listed = keys.tolist()
-        new = np.array([i for i, key in enumerate(listed) if key not in self.known], dtype=np.int64)
+        slot = keys >> np.uint64(64 - SLOTS)
+        new = np.flatnonzero(self.seen_key[slot] != keys)
+        top1 = self.seen_top1[slot]
         if new.size:
             asked = codes[first[new]]
-            top1 = np.asarray(self.problem.predictor.predict_codes(asked, self.problem.space), dtype=float)
-            self.known.update(zip(keys[new].tolist(), top1.tolist()))
-            self.fresh.append((asked, top1))
-        return np.array([self.known[key] for key in listed])[place]
+            top1[new] = self.problem.predictor.predict_codes(asked, self.problem.space)
+            self.seen_key[slot[new]], self.seen_top1[slot[new]] = keys[new], top1[new]
+            self.judged += new.size
+            self.fresh.append((asked, top1[new]))
+        return top1[place]
 
     def slopes(self, codes: np.ndarray) -> np.ndarray:
         """What each choice of each block adds (N, P, C) to networks like these, in points: as the predictor says, or
         an additive model of what it said."""
         if hasattr(self.problem.predictor, 'block_slopes'):
             return self.problem.predictor.block_slopes(codes, self.problem.space)
-        if len(self.known) > GROWN * self.fitted:
-            self.additive, self.fitted = fit_additive(self.problem.space, self.codes, self.top1, RIDGE), len(self.known)
+        if self.judged > GROWN * self.fitted:
+            self.additive, self.fitted = fit_additive(self.problem.space, self.codes, self.top1, RIDGE), self.judged
         return self.additive.table[codes[:, 0]]
 
     def price(self, caps: np.ndarray) -> np.ndarray:
@@ -72,7 +77,7 @@ class Pool:
         kept = np.sort(np.argsort(self._front_at(cost) - top1, kind='stable')[:KEPT])
         self.codes, self.top1, self.cost = codes[kept], top1[kept], cost[kept]
         if kept.size:
-            self.history.append((len(self.known), float(self.top1.max())))
+            self.history.append((self.judged, float(self.top1.max())))
 
     def front(self) -> np.ndarray:
         """Indices of the networks that no other one beats, from the cheapest on."""

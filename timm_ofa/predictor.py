@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,6 +37,7 @@ class Predictor:
     """What predictors share: archs to codes, and codes of a restricted space to those of the own one."""
     space: SearchSpace
     ceiling_pct: float | None = None  # the most that it can say, where that is below what networks reach
+    _numbering: _Numbering | None = None  # of the space whose codes were asked for last
     held_out_pct: np.ndarray | None = None  # of fitting, (N,): what was said of each network without learning from it
 
     def predict(self, archs: Iterable[Arch]) -> np.ndarray:
@@ -44,36 +46,57 @@ class Predictor:
 
     def own_codes(self, codes: np.ndarray, space: SearchSpace) -> np.ndarray:
         """Codes (N, 1 + P) of `space`, a restriction of the predictor's, in the predictor's own numbering."""
-        if space == self.space:
-            return codes
-        if space.name != self.space.name or len(space.stages) != len(self.space.stages):
-            raise InputError(f'predictor of {self.space.name!r} cannot judge {space.name!r:.60}; fit one for it')
-        own = np.zeros((len(codes), 1 + len(self.space.positions)), dtype=np.int64)
-        parts = space.frames[codes[:, 0]].T
+        numbering = self._numbering
+        if numbering is None or numbering.space is not space:
+            numbering = self._numbering = _Numbering.of(self.space, space)
+        return numbering(codes)
+
+
+class _Numbering(NamedTuple):
+    """From the codes of a space to those of another one."""
+    space: SearchSpace  # whose codes these are
+    parts: list[tuple[str, np.ndarray]]  # of a frame: its choices, which of the other's (F,) each frame has; -1: none
+    frames: np.ndarray  # (F,) the other's
+    blocks: np.ndarray  # (P, C) likewise
+    columns: np.ndarray  # (P,) of the other's codes; one past its end for positions that it lacks
+    width: int  # of the other's codes
+    same: bool  # both are one space
+
+    @classmethod
+    def of(cls, own: SearchSpace, space: SearchSpace) -> _Numbering:
+        """Raises `InputError` where one space is no restriction of the other."""
+        if space.name != own.name or len(space.stages) != len(own.stages):
+            raise InputError(f'predictor of {own.name!r} cannot judge {space.name!r:.60}; fit one for it')
         choices = [
-            (self.space.resolutions, space.resolutions, 'resolutions'),
-            (self.space.stem_widths, space.stem_widths, 'stem_widths'),
-            *((a.widths, b.widths, 'widths') for a, b in zip(self.space.stages, space.stages))]
-        frame = tuple(_renumbered(part, *choice) for part, choice in zip(parts, choices))
-        own[:, 0] = np.ravel_multi_index(frame, self.space.frame_sizes)
-        column = {position: p for p, position in enumerate(self.space.positions, 1)}
-        for p, (stage, j) in enumerate(space.positions, 1):
-            own_choices = [None, *self.space.choices(stage)] if (stage, j) in column else [None]
-            found = _renumbered(codes[:, p], own_choices, [None, *space.choices(stage)], 'blocks')
-            if (stage, j) in column:
-                own[:, column[stage, j]] = found
-        return own
+            ('resolutions', own.resolutions, space.resolutions), ('stem_widths', own.stem_widths, space.stem_widths),
+            *(('widths', a.widths, b.widths) for a, b in zip(own.stages, space.stages))]
+        parts = [(f'{name} {listed(b)}', _places(a, b)[part]) for (name, a, b), part in zip(choices, space.frames.T)]
+        frames = np.ravel_multi_index([place.clip(0) for _, place in parts], own.frame_sizes)
+        column = {position: p for p, position in enumerate(own.positions, 1)}
+        most = max(len(space.choices(stage)) for stage in range(len(space.stages)))
+        blocks = np.zeros((len(space.positions), 1 + most), dtype=np.int64)
+        for p, (stage, j) in enumerate(space.positions):
+            known = own.choices(stage) if (stage, j) in column else []
+            blocks[p, 1:1 + len(space.choices(stage))] = _places([None, *known], space.choices(stage))
+        columns = np.array([column.get(position, 1 + len(column)) for position in space.positions])
+        return cls(space, parts, frames, blocks, columns, 1 + len(own.positions), own == space)
+
+    def __call__(self, codes: np.ndarray) -> np.ndarray:
+        if self.same:
+            return codes
+        blocks = self.blocks[np.arange(len(self.columns)), codes[:, 1:]]
+        for name, place in (*self.parts, ('blocks', None)):
+            if ((blocks if place is None else place[codes[:, 0]]) < 0).any():
+                raise InputError(f'{name}: some were not seen in fitting; restrict them')
+        own = np.zeros((len(codes), self.width + 1), dtype=np.int64)
+        own[:, 0], own[:, self.columns] = self.frames[codes[:, 0]], blocks
+        return own[:, :-1]
 
 
-def _renumbered(numbers: np.ndarray, own: Sequence[Hashable], theirs: Sequence[Hashable], name: str) -> np.ndarray:
-    """Indices (N,) in `theirs` -> indices of the same choices in `own`; raises `InputError` for one that is not."""
-    if own == theirs:
-        return numbers
+def _places(own: Sequence[Hashable], theirs: Sequence[Hashable]) -> np.ndarray:
+    """Where each of theirs is in `own`; -1: nowhere."""
     place = {choice: i for i, choice in enumerate(own)}
-    found = np.array([place.get(choice, -1) for choice in theirs])[numbers]
-    if (found < 0).any():
-        raise InputError(f'{name} {listed(theirs)}: some were not seen in fitting; restrict them')
-    return found
+    return np.array([place.get(choice, -1) for choice in theirs])
 
 
 def feature_groups(space: SearchSpace, codes: np.ndarray) -> list[np.ndarray]:

@@ -65,7 +65,7 @@ class UpstreamPredictor(Predictor):
         self._check_layers()
         encode = _resnet_inputs if self.space.elastic_widths else _mobilenet_inputs
         self._frame_inputs, self._block_inputs = encode(self.space, self.released.resolutions)
-        self._block_weights: dict[SearchSpace, np.ndarray] = {}  # what `_weights_of` gave
+        self._block_weights: tuple[SearchSpace | None, np.ndarray | None] = None, None  # what `_weights_of` gave last
 
     def _check_layers(self) -> None:
         shapes = [getattr(weight, 'shape', None) for weight, _ in self.layers]
@@ -119,15 +119,17 @@ class UpstreamPredictor(Predictor):
 
     def _weights_of(self, space: SearchSpace) -> np.ndarray:
         """First-layer weights (P, C, H) of each choice of each block of a restricted space."""
-        if space not in self._block_weights:
+        asked, weights = self._block_weights
+        if asked is not space:
             sizes = [1 + len(space.choices(stage)) for stage, _ in space.positions]
             own = np.zeros((len(sizes), max(sizes), 1 + len(self.space.positions)), dtype=np.int64)
             for c in range(1, max(sizes)):
                 codes = np.diag(np.minimum(c, np.array(sizes) - 1))
                 own[:, c] = self.own_codes(np.concatenate([np.zeros_like(codes[:, :1]), codes], 1), space)
             inputs = self._block_inputs[np.arange(own.shape[2] - 1), own[..., 1:]]
-            self._block_weights[space] = self._table[inputs].sum((2, 3))
-        return self._block_weights[space]
+            weights = self._table[inputs].sum((2, 3))
+            self._block_weights = space, weights
+        return weights
 
     @cached_property
     def _table(self) -> np.ndarray:

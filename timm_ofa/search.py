@@ -2,7 +2,8 @@
 
 Where there are few networks all are judged, and where accuracy is additive dynamic programming gives the front: both
 prove it. Else random networks are repaired until they keep the limits, and annealed: a few of each resolution, then
-most of the resolutions that came far, some under lower caps on latency; at last those of the front, uphill only.
+most of the resolutions that came far, some under lower caps on latency, until several came to the same best one or the
+steps are over; at last where they ended, and the front, uphill only.
 
 This room knows no network, no torch and no runtime: it needs `predictor.predict_codes(codes, space)`,
 `predictor.resolutions(space)`, and of a profile `cost_table(space)`, `resolutions(space)` and `name`. A
@@ -34,10 +35,12 @@ INITIAL = 1000  # random networks to begin with
 STEPS = 150  # of annealing
 PILOTS, PILOT_SHARE = 10, 0.2  # networks of each resolution that are annealed first, in a share of the steps
 SPREAD = 0.07  # points of accuracy below the best of them, for a resolution to get 1 / e as many networks
-ANNEALED = 128  # networks under the limit itself
+ANNEALED = 160  # networks under the limit itself
 CAPPED = 16  # networks under lower caps
-FRONT_STEPS = 12  # of the networks of the front, each under the cost of the next one
-FRONT_ANNEALED = 256  # at most so many of them
+AGREED = 4  # networks that end annealing when they come to the best one independently
+CLIMBING_STEPS = 20  # at last, of those annealed, and of those of the front, each under the cost of the next one
+CLIMBING_JUDGED = 12  # in each of them
+FRONT_CLIMBED = 256  # at most so many of the front
 
 
 @dataclass(frozen=True)
@@ -135,12 +138,14 @@ def _explore(pool: Pool, rng: np.random.Generator, steps: int) -> None:
     best = np.argsort(-pool.top1, kind='stable')
     capped = np.concatenate([best[pool.cost[best] <= cap][:1] for cap in caps])
     caps = np.concatenate([np.full(len(starts), problem.top), caps])
-    anneal(pool, np.concatenate([starts, pool.codes[capped]]), caps, steps, rng)
+    ends, _ = anneal(pool, np.concatenate([starts, pool.codes[capped]]), caps, steps, rng, agreed=AGREED)
     pool.record()
+    ends, first = np.unique(ends, axis=0, return_index=True)
     front = pool.front()
-    caps = np.append(np.nextafter(pool.cost[front][1:], 0), problem.top)  # just below the next one
-    chosen = rng.permutation(len(front))[:FRONT_ANNEALED]
-    anneal(pool, pool.codes[front[chosen]], caps[chosen], FRONT_STEPS, rng, hot=COLD, lenient=0)
+    below = np.append(np.nextafter(pool.cost[front][1:], 0), problem.top)  # the cost of the next one
+    chosen = rng.permutation(len(front))[:FRONT_CLIMBED]
+    anneal(pool, np.concatenate([ends, pool.codes[front[chosen]]]), np.concatenate([caps[first], below[chosen]]),
+           CLIMBING_STEPS, rng, hot=COLD, lenient=0, judged=CLIMBING_JUDGED)
 
 
 def _starts(pool: Pool, first: np.ndarray, steps: int, rng: np.random.Generator) -> np.ndarray:
@@ -150,7 +155,7 @@ def _starts(pool: Pool, first: np.ndarray, steps: int, rng: np.random.Generator)
     groups = [first[resolution == r] for r in np.unique(resolution)]
     pilots = [group[:PILOTS] for group in groups]
     caps = np.full(sum(map(len, pilots)), pool.problem.top)
-    reached = anneal(pool, np.concatenate(pilots), caps, steps, rng, apart=1)
+    _, reached = anneal(pool, np.concatenate(pilots), caps, steps, rng, apart=1)
     pool.record()
     best = np.maximum.reduceat(reached, np.cumsum([0, *map(len, pilots[:-1])]))
     share = np.exp((best - best.max()) / SPREAD)
@@ -163,4 +168,4 @@ def _result(pool: Pool, proven: bool) -> SearchResult:
     front = tuple(
         Candidate(arch, float(top1), float(cost) if problem.spans_latency else None)
         for arch, top1, cost in zip(problem.space.decode(pool.codes[leading]), pool.top1[leading], pool.cost[leading]))
-    return SearchResult(front[-1], front, tuple(pool.history), len(pool.known), proven)
+    return SearchResult(front[-1], front, tuple(pool.history), pool.judged, proven)
