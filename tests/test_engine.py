@@ -134,6 +134,28 @@ def test_a_folder_can_teach(run, digits, tmp_path):
     assert losses[0][0] > 2 * losses[1][0]  # five times the teacher's loss is in it
 
 
+def test_training_begins_with_the_weights_of_a_supernet(run, digits, tmp_path, monkeypatch):
+    still = replace(
+        CONFIG, initial_checkpoint=str(run[0]), drop_rate=0.0, phases=(Phase('still', 1, 1e-12, kd_weight=0),))
+    begun = train_supernet(still, digits, tmp_path / 'begun').state_dict()
+    for name, weight in run[1].state_dict().items():  # the rate is next to nothing; statistics of BatchNorm do move
+        assert 'running' in name or 'num_batches' in name or torch.allclose(begun[name], weight, atol=1e-6), name
+    for images in (digits.train, digits.holdout):
+        monkeypatch.setattr(images, 'labels', images.labels % 2)
+    other = train_supernet(still, replace(digits, class_names=('even', 'odd')), tmp_path / 'other')
+    assert other.num_classes == 2
+    assert torch.allclose(other.conv_stem.weight, run[1].conv_stem.weight, atol=1e-6)
+
+
+@pytest.mark.parametrize('source, naming', [
+    ('nowhere', "initial_checkpoint 'nowhere' cannot be loaded"),
+    ('ofa_mbv3_cifar10_supernet', 'supernet of ofa_mbv3_32px, not of ofa_mbv3_tiny')])
+def test_what_training_cannot_begin_with_is_one_line(source, naming, digits, tmp_path):
+    with pytest.raises(InputError, match=naming) as error:
+        train_supernet(replace(CONFIG, initial_checkpoint=source), digits, tmp_path / 'run')
+    assert '\n' not in str(error.value) and not (tmp_path / 'run').exists()
+
+
 def test_a_teacher_sees_images_normalized_its_own_way(run):
     model = run[1].extract(CONFIG.load_space().max_arch()).eval()
     expected = model(torch.zeros(1, 3, 24, 24))
@@ -264,7 +286,7 @@ def test_resuming_a_run_that_has_ended_gives_its_weights(run, digits):
 
 
 @pytest.mark.parametrize('change, naming', [
-    ({'batch_size': 16}, "batch_size is '16'.*'32'"), ({'seed': 3}, "seed is '3'"), ({'space': 'ofa_mbv3_w10'},
+    ({'batch_size': 16}, "batch_size is '16'.*'32'"), ({'seed': 3}, "seed is '3'"), ({'space': 'ofa_mbv3_32px'},
     'space is'),
     ({'phases': CONFIG.phases[:1]}, 'phases is'), ({'augment': Augment()}, 'augment is')])
 def test_resuming_with_other_settings_is_refused_naming_the_field(run, digits, change, naming):

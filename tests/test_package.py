@@ -14,7 +14,7 @@ PACKAGE = ROOT / 'timm_ofa'
 ORDER = [  # a room imports only rooms above it
     'errors', 'files', 'fields', 'tables', 'arch', 'rows', 'space', 'memory',
     'sources', 'data', 'batches', 'weights',
-    'models', 'elastic', 'supernet',
+    'models', 'elastic', 'supernet', 'initial',
     'recipes', 'shrink', 'accuracy', 'runs', 'engine', 'convert',
     'fewshot', 'heldout', 'latency', 'note10', 'csvtables',
     'layers', 'export', 'runtimes', 'measuring', 'energy', 'profiler', 'kit',

@@ -562,8 +562,6 @@ def _source(args: argparse.Namespace, subnet: NamedSubnet | None = None) -> Sour
 
     `--supernet` may be the name of a released supernet, whose weights ship with the package or are then downloaded.
     """
-    import timm
-
     from .accuracy import CALIBRATION_IMAGES
     from .configs import hub_configs
     from .data import Augment, load_data, stored_side
@@ -578,7 +576,7 @@ def _source(args: argparse.Namespace, subnet: NamedSubnet | None = None) -> Sour
     supernet_id = args.supernet or own
     released = [name for name in (supernet_id, own) if name in hub_configs() and hub_configs()[name].weights]
     is_released = supernet_id in released
-    supernet = timm.create_model(supernet_id, pretrained=True) if is_released else load_supernet(supernet_id)
+    supernet = load_supernet(supernet_id)
     if subnet:
         _check_supernet_of(subnet, supernet_id, supernet.space)
     folder = None if is_released else supernet_folder(supernet_id)

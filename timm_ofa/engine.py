@@ -19,7 +19,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
@@ -33,8 +32,9 @@ from .accuracy import SubnetJudge, judge_together, launched
 from .batches import EpochBatches
 from .data import Data
 from .elastic import quick_depthwise, synchronize_batch_norm
-from .errors import InputError, one_line
+from .errors import InputError
 from .files import save_tensors
+from .initial import initialize, load_trained
 from .recipes import RECIPES, Targets
 from .runs import Checkpoints, Interrupted, Progress, RunLog, graceful_stop, open_run, save_supernet, versions
 from .shrink import Phase, TrainConfig, kept_ratios
@@ -253,10 +253,11 @@ def train_supernet(
     """
     output = Path(output)
     accelerator = make_accelerator(config, output if tensorboard else None)
+    supernet = _beginning(config, data.num_classes)
     _open(config, output, resume, accelerator)
     if tensorboard:
         accelerator.init_trackers('tensorboard')
-    supernet, batches = _build(config, data, accelerator)
+    supernet, batches = _on_device(config, supernet, data, accelerator)
     optimizer = make_optimizer(supernet, config.phases[0].lr, config.momentum, config.weight_decay)
     model, optimizer = accelerator.prepare(supernet, optimizer)
 
@@ -320,12 +321,20 @@ def _open(config: TrainConfig, output: Path, resume: bool, accelerator: Accelera
     accelerator.wait_for_everyone()
 
 
-def _build(config: TrainConfig, data: Data, accelerator: Accelerator) -> tuple[Supernet, EpochBatches]:
-    """The supernet with fresh weights and its batches, on the device."""
-    data.train.decode()
+def _beginning(config: TrainConfig, num_classes: int) -> Supernet:
+    """The supernet as training begins with it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        supernet = new_supernet(config.load_space(), num_classes=data.num_classes, drop_rate=config.drop_rate)
+        supernet = new_supernet(config.load_space(), num_classes=num_classes, drop_rate=config.drop_rate)
+    if config.initial_checkpoint:
+        initialize(supernet, config.initial_checkpoint)
+    return supernet
+
+
+def _on_device(config: TrainConfig, supernet: Supernet, data: Data, accelerator: Accelerator,
+               ) -> tuple[Supernet, EpochBatches]:
+    """The supernet and its batches."""
+    data.train.decode()
     if _synchronizes(config, accelerator):
         synchronize_batch_norm(supernet)
     supernet = supernet.to(device=accelerator.device, memory_format=torch.channels_last)
@@ -448,13 +457,7 @@ class Teacher(nn.Module):
 
 def load_teacher(source: str, supernet: Supernet) -> nn.Module:
     """A teacher by timm's name or from a folder, on the supernet's device; raises `InputError`."""
-    name = f'local-dir:{source}' if Path(source).is_dir() else source
-    try:
-        model = timm.create_model(name, pretrained=True)
-    except Exception as error:  # a folder of another make may hold anything
-        raise InputError(
-            f'teacher {source!r:.120} cannot be loaded ({one_line(error):.300}); '
-            'give a timm model with weights, or a folder that timm loads') from None
+    model = load_trained(source, 'teacher')
     if model.num_classes != supernet.num_classes:
         raise InputError(
             f'teacher {source!r:.120} knows {model.num_classes} classes, the data has {supernet.num_classes}; '

@@ -71,6 +71,7 @@ class TrainConfig:
     accumulate: int = number(1, 4096, default=1)  # parts in which each process takes its share of a batch
     sync_bn: bool = True  # BatchNorm over the batches of all processes: n processes learn what one does
     teacher: str | None = text(limit=MAX_LONG_TEXT, default=None)  # a timm model or a folder; None: largest net so far
+    initial_checkpoint: str | None = text(limit=MAX_LONG_TEXT, default=None)  # see `initialize`; None: random weights
     checkpoint_minutes: float = number(1e-9, default=5.0)  # besides one at the end of each phase
     augment: Augment = field(default_factory=Augment)
 

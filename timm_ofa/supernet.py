@@ -252,8 +252,8 @@ def new_supernet(space: SearchSpace, **kwargs) -> Supernet:
 
 
 def load_supernet(source: str, **kwargs) -> Supernet:
-    """A trained supernet: a folder that training wrote, or `hf-hub:ORG/NAME`."""
-    name = source if ':' in source else f'local-dir:{source}'
+    """A trained supernet: a folder that training wrote, `hf-hub:ORG/NAME`, or the name of a released one."""
+    name = source if ':' in source or timm.is_model_pretrained(source) else f'local-dir:{source}'
     try:
         if name.startswith('hf-hub:'):
             known_config(name.removeprefix('hf-hub:'))
@@ -261,7 +261,7 @@ def load_supernet(source: str, **kwargs) -> Supernet:
     except Exception as error:  # a folder of another make may hold anything
         raise InputError(
             f'supernet {source!r:.120} cannot be loaded ({one_line(error):.300}); '
-            'give a folder that train.py wrote, or hf-hub:ORG/NAME') from None
+            'give a folder that train.py wrote, hf-hub:ORG/NAME, or the name of a released one') from None
     if not isinstance(model, Supernet):
         raise InputError(f'{source!r:.120} is a {type(model).__name__}, not a supernet; give one that train.py wrote')
     return model

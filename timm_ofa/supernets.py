@@ -106,10 +106,13 @@ def stage_supernet(folder: str | Path, stage: Path) -> tuple[SupernetRecord, Tra
 
 def _without_places(training: TrainConfig, data: str | None) -> TrainConfig:
     """The same with names where it names places on a disk."""
-    teacher = training.teacher
+    def name(source: str | None) -> str | None:
+        return source if not source or ':' in source else Path(source).name
+
     return replace(
         training, data=training.data if data and training.data.startswith(data) else data or 'unknown',
-        space=Path(training.space).stem, teacher=teacher if not teacher or ':' in teacher else Path(teacher).name)
+        space=Path(training.space).stem, teacher=name(training.teacher),
+        initial_checkpoint=name(training.initial_checkpoint))
 
 
 def _network(config: Mapping[str, Any]) -> Supernet:
