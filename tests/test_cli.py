@@ -286,6 +286,14 @@ def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):
     assert (status, out) == (130, '') and 'same command' in err
 
 
+def test_the_quickstart_refuses_a_limit_that_nothing_meets_before_it_trains(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr('timm_ofa.quickstart.PROFILE_SECONDS', 1.0)
+    status, out, err = run(
+        capsys, 'quickstart', '--data', 'digits', '--max-latency-ms', '0.000001', '--out', tmp_path / 'out')
+    assert status == 2 and out == '' and 'no network of ofa_mbv3_tiny is within' in remarks(err)[-1]
+    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['profile.json']
+
+
 def test_a_full_disk_is_one_line(capsys, files, monkeypatch, tmp_path):
     monkeypatch.chdir(files)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -26,8 +26,9 @@ from .latency import DeviceProfile, load_profile
 from .predictor import AccuracyPredictor
 from .profiler import profile_space, this_device
 from .record import FrontPoint, Training
-from .search import Candidate, search
+from .search import Candidate, Limit, refuse_infeasible, search
 from .shrink import FinetuneConfig, TrainConfig, load_config, scaled
+from .space import SearchSpace
 from .supernet import Supernet, load_supernet
 from .tables import say, table
 
@@ -55,21 +56,22 @@ def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_m
 
     say(f'1/6 images: {config.data}')
     data = load_data(config.data, stored_side(space), holdout=config.holdout, seed=seed)
-    say(f'2/6 supernet: {space.size():,} networks in one, {len(config.phases)} phases')
+    say(f'2/6 latency of this machine ({runtime}, 1 thread)')
+    profile = _profile(out / 'profile.json', space, data, runtime, seed)
+    say(f'    {len(profile.table)} blocks; {profile.check["mape_pct"]:.1f} % mean error on networks it has not seen')
+    references = {
+        'largest subnet': space.max_arch(), 'smallest subnet': space.min_arch(max(space.resolutions))}
+    reference_ms = profile.latency_ms(space, references.values())
+    limit_ms = max_latency_ms or float(f'{LIMIT_SHARE * reference_ms[0]:.2g}')
+    refuse_infeasible(space, profile, [Limit(profile, limit_ms)])
+    say(f'3/6 supernet: {space.size():,} networks in one, {len(config.phases)} phases')
     supernet, training = _train(config, data, out / 'supernet')
     source = Source(supernet, config.name, data, config.augment, training, seed)
-    say(f'3/6 latency of this machine ({runtime}, 1 thread)')
-    profile = _profile(out / 'profile.json', supernet, data, runtime, seed)
-    say(f'    {len(profile.table)} blocks; {profile.check["mape_pct"]:.1f} % mean error on networks it has not seen')
     say('4/6 accuracy of sampled subnets')
     predictor = _predictor(out, source, max(24, round(SUBNETS * budget)), seed)
     check = predictor.check
     say(f'    predictor: Kendall tau {check["kendall_tau"]:.2f}, error {check["rmse_pct"]:.2f} points')
 
-    references = {
-        'largest subnet': space.max_arch(), 'smallest subnet': space.min_arch(max(space.resolutions))}
-    reference_ms = profile.latency_ms(space, references.values())
-    limit_ms = max_latency_ms or float(f'{LIMIT_SHARE * reference_ms[0]:.2g}')
     say(f'5/6 search: most accurate under {limit_ms:g} ms')
     result = search(space, predictor, profile, max_latency_ms=limit_ms, seed=seed)
     found = save_front(
@@ -115,11 +117,11 @@ def _train(config: TrainConfig, data: Data, folder: Path) -> tuple[Supernet, Tra
     return supernet.eval(), replace(cost, hardware=this_device()[1]) if cost.hardware == 'cpu' else cost
 
 
-def _profile(path: Path, supernet: Supernet, data: Data, runtime: str, seed: int) -> DeviceProfile:
+def _profile(path: Path, space: SearchSpace, data: Data, runtime: str, seed: int) -> DeviceProfile:
     if path.exists():
         return load_profile(path)
     profile = profile_space(
-        supernet.space, runtime, num_classes=data.num_classes, seconds=PROFILE_SECONDS, seed=seed)
+        space, runtime, num_classes=data.num_classes, seconds=PROFILE_SECONDS, seed=seed)
     profile.save(path)
     return profile
 

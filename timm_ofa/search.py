@@ -103,6 +103,11 @@ def search(space: SearchSpace, predictor, profile=None, *, max_latency_ms: float
     return _result(pool, proven)
 
 
+def refuse_infeasible(space: SearchSpace, profile, limits: Sequence[Limit | MaxMacs | MaxParams | MaxMemory]) -> None:
+    """Raise `InfeasibleError` where no network meets one of the limits, without a search."""
+    Problem(space, None, profile, tuple(limits))
+
+
 def _judged(space: SearchSpace, predictor, profile, limits: Sequence, resolutions: Sequence[int] | None) -> SearchSpace:
     """The space at the resolutions that are wanted and that predictor and profiles can judge."""
     if resolutions is not None:
