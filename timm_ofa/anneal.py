@@ -33,8 +33,8 @@ def anneal(pool: Pool, codes: np.ndarray, caps: np.ndarray, steps: int, rng: np.
            ) -> tuple[np.ndarray, np.ndarray]:
     """Some steps of networks (N, 1 + P), each within its cap (N,) on the axis; all that is judged goes to the pool.
 
-    At the temperature `hot` to begin with; a worse network is taken as at `lenient` times that; at 0 never. It is over
-    earlier where so many as are `agreed` of the highest cap came to the best network, each by itself.
+    At the temperature `hot` to begin with; a worse network is taken as at `lenient` times that; at 0 never. It ends
+    early when `agreed` of those under the highest cap have come to the best network, each by itself.
     Returns the networks (N, 1 + P) that they end with, and their accuracies (N,) in percent.
     """
     codes, row = codes.copy(), np.arange(len(codes))

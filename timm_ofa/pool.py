@@ -9,7 +9,7 @@ from .limits import Problem
 KEPT = 2000  # networks, the nearest to the front
 PRICED = 0.85  # share of a cost from which on the rise of the front gives the price of cost
 RIDGE = 0.3  # of the additive model, in networks
-SLOTS = 20  # bits; of two networks judged with the same, the first is forgotten
+SLOTS = 20  # bits of a hash; of two networks with the same ones the later is remembered
 GROWN = 1.3  # times as many networks judged, until it is fitted again
 
 
@@ -34,7 +34,10 @@ class Pool:
         return ((codes.astype(np.uint64) + np.uint64(1)) * self.hash).sum(1)
 
     def judge(self, codes: np.ndarray) -> np.ndarray:
-        """Accuracies (N,) of networks in percent, each asked for once; `record` keeps those within the limits."""
+        """Accuracies (N,) of networks in percent; `record` keeps those within the limits.
+
+        None is asked for twice, unless another one has taken its slot since.
+        """
         keys, first, place = np.unique(self.keys(codes), return_index=True, return_inverse=True)
         slot = keys >> np.uint64(64 - SLOTS)
         new = np.flatnonzero(self.seen_key[slot] != keys)
