@@ -416,6 +416,17 @@ def test_most_networks_start_at_the_resolution_whose_pilots_come_furthest(space,
     assert shares[0][space.resolutions.index(28)] > 0.95 > shares[1].max()
 
 
+def test_a_space_with_fewer_changes_than_are_judged_is_annealed(rng):
+    space = load_space('ofa_resnet_tiny').restrict(depths=[1], expand_ratios=[0.25])
+    pool = pool_of(space, [])
+    caps = np.full(20, 1e9)
+    codes = pool.problem.codes(pool.problem.random_genes(20, rng))
+    pool.judge(codes)
+    pool.record()
+    ends, top1 = anneal(pool, codes, caps, 3, rng, judged=200)
+    assert len(ends) == len(top1) == 20 and (pool.problem.excess(ends, caps) == 0).all()
+
+
 def test_annealing_longer_ends_on_a_better_network(space, rng):
     pool = pool_of(space, [])
     caps = np.full(20, 2.5)

@@ -139,6 +139,7 @@ def changes(pool: Pool, codes: np.ndarray, caps: np.ndarray, slopes: np.ndarray,
         within = np.where((pairs.dearer <= room[:, :, None]).all(1), pairs.rise, -np.inf)
         moves.append(_largest(within, count))
         fits.append(np.isfinite(within[row, moves[-1]]))
+    n = moves[0].shape[1] + 1  # a small space may not have so many as are wanted
     moved = np.concatenate([moves[0], *(top[row, k] for k in np.divmod(moves[1], top.shape[1]))], 1)  # (N, n + 1)
     changed = np.repeat(codes[:, None], n, 1)
     network = np.minimum(np.arange(n + 1), n - 1)  # the last two are of one network
