@@ -7,7 +7,7 @@ One command runs all phases; `--resume` goes on after an interruption; `--set ke
 """
 import sys
 
-from timm_ofa.__main__ import main
+from timm_ofa.cli import main
 
 if __name__ == '__main__':
     sys.exit(main(['train', *sys.argv[1:]]))

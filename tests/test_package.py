@@ -5,60 +5,68 @@ import re
 import statistics
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'timm_ofa'
-ORDER = [  # a room imports only rooms above it
-    'errors', 'files', 'fields', 'tables', 'arch', 'rows', 'space', 'memory',
-    'sources', 'data', 'batches', 'weights',
-    'models', 'elastic', 'supernet', 'initial',
-    'recipes', 'shrink', 'accuracy', 'runs', 'engine', 'convert',
-    'fewshot', 'heldout', 'latency', 'note10', 'csvtables',
-    'layers', 'export', 'runtimes', 'measuring', 'energy', 'profiler', 'kit',
-    'additive', 'predictor', 'released', 'knapsack', 'limits', 'pool', 'anneal', 'exact', 'search', 'active',
-    'record', 'configs', 'specialize', 'finish',
-    'card', 'plots', 'folder', 'supernets', 'hub', 'catalog', 'named', 'upstream',
-    'quickstart', 'options', '__main__']
-EXCEPTIONS: dict[tuple[str, str], str] = {}  # (room, what it imports against the order): why
+GROUND = ('errors', 'fields', 'files', 'console')  # modules beside the packages; each may import those before it
+PACKAGES = (  # a package may import the ground floor and the packages before it
+    'spaces', 'networks', 'images', 'runtimes', 'devices', 'searching', 'accuracy', 'training', 'hub', 'cli')
 HEAVY = {
     'onnx', 'onnxruntime', 'openvino', 'ai_edge_litert', 'ncnn', 'executorch', 'matplotlib', 'jinja2', 'datasets',
     'accelerate', 'sklearn', 'pandas', 'scipy'}
-ROOMS = sorted([*PACKAGE.glob('*.py'), *(PACKAGE / 'runtimes').glob('*.py')])
-
-
-def room_of(path):
-    return 'runtimes' if path.parent.name == 'runtimes' else path.stem
+MODULES = sorted(PACKAGE.rglob('*.py'))
+ENTRIES = {PACKAGE / '__init__.py', PACKAGE / '__main__.py'}  # they may import everything
+STAND_ALONE = {PACKAGE / 'devices' / 'run_kit.py'}  # copied into kits, imports nothing of ours
 
 
 def imports_of(path):
-    """(room, line) of every import of this package in a file, those inside functions and for types included."""
-    depth_of_package = 1 if path.parent == PACKAGE else 2
+    """(dotted name below timm_ofa, line) of every import of this package, those in functions and for types included."""
+    here = path.relative_to(PACKAGE).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level == depth_of_package:
-            names = [node.module.split('.')[0]] if node.module else [a.name for a in node.names]
-            yield from ((name, node.lineno) for name in names)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith('timm_ofa'):
-            yield node.module.partition('.')[2].split('.')[0], node.lineno
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = here[:len(here) + 1 - node.level]
+            names = [node.module] if node.module else [a.name for a in node.names]
+            yield from (('.'.join([*base, name]), node.lineno) for name in names if name != '__version__')
+        else:
+            names = [node.module or ''] if isinstance(node, ast.ImportFrom) else (
+                [a.name for a in node.names] if isinstance(node, ast.Import) else [])
+            yield from ((name.removeprefix('timm_ofa.'), node.lineno) for name in names if name.startswith('timm_ofa'))
 
 
 @pytest.mark.parametrize(
-    'path', [p for p in ROOMS if p != PACKAGE / '__init__.py'], ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_room_imports_only_rooms_above_it(path):
-    room = room_of(path)
-    assert room in ORDER, f'say where {room} stands'
+    'path', [p for p in MODULES if p not in ENTRIES], ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_comes_before_its_package(path):
+    order = (*GROUND, *PACKAGES)
+    place = path.relative_to(PACKAGE).parts[0].removesuffix('.py')
+    assert place in order, f'say where {place} stands'
     for name, line in imports_of(path):
-        if name == '__version__' or (room, name) in EXCEPTIONS or (name == room == 'runtimes'):
+        top, _, inside = name.partition('.')
+        if top == place:
             continue
-        assert name in ORDER[:ORDER.index(room)], f'{path.name}:{line} imports {name}'
+        assert top in order[:order.index(place)], f'{path.name}:{line} imports {name}'
+        assert not inside, f'{path.name}:{line} imports {name}; take it from the package {top}, whose names others use'
 
 
-def test_every_exception_and_every_place_in_the_order_is_used():
-    there = {room_of(p) for p in ROOMS} - {'__init__'}
-    assert there <= set(ORDER) and len(set(ORDER)) == len(ORDER)
-    assert set(EXCEPTIONS) <= {(room_of(p), name) for p in ROOMS for name, _ in imports_of(p)}
+def test_every_package_has_its_place():
+    assert {p.name for p in PACKAGE.iterdir() if (p / '__init__.py').is_file()} == set(PACKAGES)
+    assert {p.stem for p in PACKAGE.glob('*.py')} == {*GROUND, '__init__', '__main__'}
+
+
+@pytest.mark.parametrize('package', ['', *PACKAGES])
+def test_the_names_of_a_package_are_there_and_are_used_by_others(package):
+    module = import_module(f'timm_ofa.{package}'.rstrip('.'))
+    folder = PACKAGE / package
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
+    clashes = {p.stem for p in folder.glob('*.py')} & set(module.__all__)
+    assert not clashes, 'a module that has the name of what it exports would hide it'
+    if package:
+        others = [p.read_text() for p in MODULES if folder not in p.parents] + [(PACKAGE / '__init__.pyi').read_text()]
+        unused = [name for name in module.__all__ if not any(re.search(rf'\b{name}\b', text) for text in others)]
+        assert unused == []
 
 
 def python(code, *flags):
@@ -120,14 +128,14 @@ def test_no_file_names_a_place_of_the_machine_it_was_written_on():
 
 def test_no_loose_ends_in_the_sources():
     pattern = re.compile(r'\b(TODO|FIXME|XXX)\b|^\s*print\(|\beval\(\w|pickle\.load', re.M)
-    allowed = {'__main__.py', 'tables.py'}  # these speak
-    found = [f'{p.name}: {m[0].strip()}' for p in ROOMS for m in pattern.finditer(p.read_text())
+    allowed = {'command.py', 'console.py', 'run_kit.py'}  # these speak
+    found = [f'{p.name}: {m[0].strip()}' for p in MODULES for m in pattern.finditer(p.read_text())
              if not (p.name in allowed and 'print' in m[0])]
     assert found == []
 
 
 def test_every_room_says_what_it_is_for():
-    for path in ROOMS:
+    for path in MODULES:
         doc = ast.get_docstring(ast.parse(path.read_text()))
         assert doc and len(doc.splitlines()[0]) <= 120, path.name
 

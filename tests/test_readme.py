@@ -9,9 +9,9 @@ import timm
 import torch
 from timm.models import save_for_hf
 
-from timm_ofa.options import parser
-from timm_ofa.space import load_space
-from timm_ofa.supernet import new_supernet
+from timm_ofa.cli.options import parser
+from timm_ofa.networks.supernet import new_supernet
+from timm_ofa.spaces.space import load_space
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / 'README.md').read_text()

@@ -1,27 +1,42 @@
-"""Once-for-All as a timm plug-in: `import timm, timm_ofa` registers every network of this package with timm."""
-from . import models as models
-from . import named as named
-from . import supernet as supernet
-from .accuracy import recalibrate_bn as recalibrate_bn
-from .convert import convert_upstream as convert_upstream
-from .errors import InputError as InputError
-from .hub import publish as publish
-from .hub import publish_family as publish_family
-from .hub import pull as pull
-from .latency import DeviceProfile as DeviceProfile
-from .latency import load_profile as load_profile
-from .predictor import AccuracyPredictor as AccuracyPredictor
-from .predictor import AdditivePredictor as AdditivePredictor
-from .released import load_upstream_predictor as load_upstream_predictor
-from .search import Candidate as Candidate
-from .search import Limit as Limit
-from .search import MaxMacs as MaxMacs
-from .search import MaxMemory as MaxMemory
-from .search import MaxParams as MaxParams
-from .search import search as search
-from .space import Arch as Arch
-from .space import SearchSpace as SearchSpace
-from .space import load_space as load_space
-from .specialize import specialize as specialize
+"""Once-for-All as a timm plug-in: after `import timm, timm_ofa` every network of this package is a timm model.
+
+The public names are those of `__init__.pyi`. Each is imported when it is first used, and the models are registered as
+soon as timm is imported, before or after this package: so the command line answers without loading torch.
+"""
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
+
+import lazy_loader
 
 __version__ = '0.1.0'
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def _register_models() -> None:
+    from .hub import ofa
+
+
+class _AfterTimm(MetaPathFinder):
+    """Registers the models at the end of the first `import timm`."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != 'timm':
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def exec_module(module):
+                run(module)
+                _register_models()
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+if 'timm' in sys.modules:
+    _register_models()
+else:
+    sys.meta_path.insert(0, _AfterTimm())

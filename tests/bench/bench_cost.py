@@ -18,13 +18,13 @@ import numpy as np
 import timm
 
 import timm_ofa
-from timm_ofa.configs import hub_configs, hub_configs_dir, named_subnets
-from timm_ofa.data import load_data, stored_side
-from timm_ofa.finish import Source
-from timm_ofa.profiler import host
-from timm_ofa.recipes import RECIPES
-from timm_ofa.released import load_predictor
-from timm_ofa.shrink import TrainConfig, load_config, load_finetune
+from timm_ofa.accuracy.released import load_predictor
+from timm_ofa.devices.profiler import host
+from timm_ofa.hub.configs import hub_configs, hub_configs_dir, named_subnets
+from timm_ofa.hub.finishing import Source
+from timm_ofa.images.data import load_data, stored_side
+from timm_ofa.training.config import TrainConfig, load_config, load_finetune
+from timm_ofa.training.recipes import RECIPES
 
 FORWARD_AND_BACKWARD = 3
 DRAWS = 300  # steps of each phase

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from timm_ofa.fewshot import fit_prices, network_work, predict_held_out
-from timm_ofa.latency import latency_error, load_profile
-from timm_ofa.space import Arch, SearchSpace, load_space
+from timm_ofa.devices.fewshot import fit_prices, network_work, predict_held_out
+from timm_ofa.devices.profile import latency_error, load_profile
+from timm_ofa.spaces.space import Arch, SearchSpace, load_space
 
 ARCHIVE = Path(__file__).resolve().parents[3] / 'shared' / 'archives' / 'ofa_mbv3_w1.0_latency.jsonl'
 BARS = {'titan_rtx_64': 98.5, 'v100_64': 98.5, 'titan_rtx_1': 87.5, 'v100_1': 85.0}  # % within +-10 %, of 20 networks

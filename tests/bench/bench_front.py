@@ -23,14 +23,14 @@ from bench_alone import AUGMENT, PEERS, SUBNETS, build, load_images, read_result
 from torch import nn
 
 import timm_ofa  # noqa: F401 - registers the named networks
-from timm_ofa.accuracy import SubnetJudge
-from timm_ofa.configs import hub_configs, named_subnets
-from timm_ofa.measuring import Progress, measure
-from timm_ofa.plots import BLUE, GRAY, ORANGE, STYLE
-from timm_ofa.profiler import host
+from timm_ofa.accuracy.judge import SubnetJudge
+from timm_ofa.console import table
+from timm_ofa.devices.measuring import Progress, measure
+from timm_ofa.devices.profiler import host
+from timm_ofa.hub.configs import hub_configs, named_subnets
+from timm_ofa.hub.plots import BLUE, GRAY, ORANGE, STYLE
 from timm_ofa.runtimes.onnxruntime import Session, version
-from timm_ofa.space import load_space
-from timm_ofa.tables import table
+from timm_ofa.spaces.space import load_space
 
 LOADS = 3  # of each network: where it lies in memory moves its latency by a percent
 

@@ -22,14 +22,15 @@ import timm
 import torch
 from bench_profile import judge
 
-from timm_ofa.energy import cuda_counter, energy_mj
-from timm_ofa.heldout import skewed
-from timm_ofa.latency import kendall_tau
-from timm_ofa.measuring import measure
-from timm_ofa.memory import peak_memory_mb
-from timm_ofa.profiler import host, profile_by_networks
-from timm_ofa.runtimes import load_runtime, pytorch
-from timm_ofa.space import Arch, load_space
+from timm_ofa.devices.energy import cuda_counter, energy_mj
+from timm_ofa.devices.heldout import skewed
+from timm_ofa.devices.measuring import measure
+from timm_ofa.devices.memory import peak_memory_mb
+from timm_ofa.devices.profile import kendall_tau
+from timm_ofa.devices.profiler import host, profile_by_networks
+from timm_ofa.runtimes import pytorch
+from timm_ofa.runtimes.registry import load_runtime
+from timm_ofa.spaces.space import Arch, load_space
 
 RESOLUTIONS = [160, 192, 224]
 SPACE = load_space('ofa_mbv3_w10').restrict(resolutions=RESOLUTIONS)

@@ -15,12 +15,12 @@ import time
 
 import numpy as np
 
-from timm_ofa.finish import arch_timer, meet_limit
-from timm_ofa.latency import latency_error, load_profile
-from timm_ofa.predictor import AccuracyPredictor
-from timm_ofa.profiler import host
-from timm_ofa.search import search
-from timm_ofa.space import SearchSpace, load_space
+from timm_ofa.accuracy.predictor import AccuracyPredictor
+from timm_ofa.devices.profile import latency_error, load_profile
+from timm_ofa.devices.profiler import host
+from timm_ofa.hub.finishing import arch_timer, meet_limit
+from timm_ofa.searching.strategy import search
+from timm_ofa.spaces.space import SearchSpace, load_space
 
 
 def toy_predictor(space: SearchSpace, seed: int) -> AccuracyPredictor:

@@ -25,14 +25,14 @@ from pathlib import Path
 
 import numpy as np
 
+from timm_ofa.devices.heldout import FITTED, RANDOM
+from timm_ofa.devices.measuring import measure
+from timm_ofa.devices.profile import PROFILES_DIR, DeviceProfile, latency_error
+from timm_ofa.devices.profiler import NET_LOADS, profile_space, times_warm
 from timm_ofa.errors import listed
 from timm_ofa.files import write_text
-from timm_ofa.heldout import FITTED, RANDOM
-from timm_ofa.latency import PROFILES_DIR, DeviceProfile, latency_error
-from timm_ofa.measuring import measure
-from timm_ofa.profiler import NET_LOADS, profile_space, times_warm
-from timm_ofa.runtimes import load_runtime
-from timm_ofa.space import Arch, SearchSpace, load_space
+from timm_ofa.runtimes.registry import load_runtime
+from timm_ofa.spaces.space import Arch, SearchSpace, load_space
 
 RESULTS = Path(__file__).resolve().parent / 'results' / 'profiles'
 STEP_16 = [*range(128, 225, 16)]  # px

@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 from bench_alone import AUGMENT, SUBNETS, WEIGHT_DECAY, load_images, read_results, some_archs, subnet_archs, train_alone
 
-from timm_ofa.accuracy import SubnetJudge
-from timm_ofa.data import Data
-from timm_ofa.engine import train_supernet
-from timm_ofa.recipes import RECIPES
-from timm_ofa.shrink import Phase, TrainConfig
-from timm_ofa.space import SearchSpace, load_space
-from timm_ofa.supernet import load_supernet
-from timm_ofa.tables import table
+from timm_ofa.accuracy.judge import SubnetJudge
+from timm_ofa.console import table
+from timm_ofa.images.data import Data
+from timm_ofa.networks.supernet import load_supernet
+from timm_ofa.spaces.space import SearchSpace, load_space
+from timm_ofa.training.config import Phase, TrainConfig
+from timm_ofa.training.engine import train_supernet
+from timm_ofa.training.recipes import RECIPES
 
 LR = 0.08  # at batches of 64; the rate rises with the root of the batch
 

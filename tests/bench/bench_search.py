@@ -22,12 +22,12 @@ from types import ModuleType
 
 import numpy as np
 
-from timm_ofa.latency import load_profile
-from timm_ofa.limits import Limit, Problem
-from timm_ofa.plots import plot_search
-from timm_ofa.released import UpstreamPredictor, load_upstream_predictor
-from timm_ofa.search import MaxMacs, search
-from timm_ofa.space import CostTable, SearchSpace, load_space
+from timm_ofa.accuracy.released import UpstreamPredictor, load_upstream_predictor
+from timm_ofa.devices.profile import load_profile
+from timm_ofa.hub.plots import plot_search
+from timm_ofa.searching.limits import Limit, Problem
+from timm_ofa.searching.strategy import MaxMacs, search
+from timm_ofa.spaces.space import CostTable, SearchSpace, load_space
 
 SHARED = Path(__file__).resolve().parents[3] / 'shared'
 RESOLUTIONS = [160, 176, 192, 208, 224]  # px

@@ -31,13 +31,13 @@ import torch.nn.functional as F
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from timm_ofa import elastic
-from timm_ofa.convert import convert_upstream
-from timm_ofa.engine import keep_freed_memory, make_optimizer
-from timm_ofa.space import Arch, SearchSpace, load_space
-from timm_ofa.supernet import Supernet, new_supernet
+from timm_ofa.networks import elastic
+from timm_ofa.networks.convert import convert_upstream
+from timm_ofa.networks.supernet import Supernet, new_supernet
+from timm_ofa.spaces.space import Arch, SearchSpace, load_space
+from timm_ofa.training.engine import keep_freed_memory, make_optimizer
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parents[1] / 'networks'))
 from test_convert import ORIGINALS, upstream_arch
 
 BAR = {'cpu': 1.5, 'cuda': 2.0}

@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from timm_ofa.__main__ import main as command
-from timm_ofa.data import Augment
-from timm_ofa.shrink import Phase, TrainConfig
+from timm_ofa.cli.command import main as command
+from timm_ofa.images.data import Augment
+from timm_ofa.training.config import Phase, TrainConfig
 
 CONFIG = TrainConfig(  # some seconds, all that can go wrong: sorting, a teacher, dropout, erasing, partial epochs
     'kill', 'ofa_mbv3_tiny', 'digits', resolutions=(20, 24), batch_size=32, limit=240, drop_rate=0.1, clip_grad=10.0,

@@ -6,8 +6,8 @@ The 50 released ones are their networks; the eight ResNets are those of our own 
 """
 from __future__ import annotations
 
-from timm_ofa.configs import named_subnets
-from timm_ofa.tables import table
+from timm_ofa.console import table
+from timm_ofa.hub.configs import named_subnets
 
 
 def rows() -> list[list[str]]:

@@ -20,13 +20,13 @@ from bench_alone import load_images
 from torch import nn
 
 import timm_ofa
-from timm_ofa.accuracy import evaluate
-from timm_ofa.configs import hub_configs_dir
+from timm_ofa.accuracy.judge import evaluate
+from timm_ofa.devices.profile import load_profile
 from timm_ofa.files import save_tensors, sha256_of, write_text
-from timm_ofa.folder import load_record
-from timm_ofa.latency import load_profile
-from timm_ofa.runs import supernet_config
-from timm_ofa.supernet import load_supernet
+from timm_ofa.hub.configs import hub_configs_dir
+from timm_ofa.hub.folder import load_record
+from timm_ofa.networks.supernet import load_supernet
+from timm_ofa.training.runs import supernet_config
 
 PACKAGE = Path(timm_ofa.__file__).parent
 TAG = 'ofa_cifar10'

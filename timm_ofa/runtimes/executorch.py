@@ -12,9 +12,9 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from ..export import to_torch
-from ..layers import BN_EPS, random_input
-from ..space import Row
+from ..spaces import Row
+from .export import to_torch
+from .layers import BN_EPS, random_input
 
 NAME = 'executorch'
 REQUIRES = 'executorch>=1.0'

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..export import RowGraph
-from ..layers import BN_EPS, input_shape, random_input, row_weights
-from ..space import Row
+from ..spaces import Row
+from .export import RowGraph
+from .layers import BN_EPS, input_shape, random_input, row_weights
 
 NAME = 'litert'
 REQUIRES = 'ai-edge-litert>=1.2'

@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from ..export import RowGraph
-from ..layers import BN_EPS, random_input, row_weights
-from ..space import Row
+from ..spaces import Row
+from .export import RowGraph
+from .layers import BN_EPS, random_input, row_weights
 
 NAME = 'ncnn'
 REQUIRES = 'ncnn>=1.0.20240410'

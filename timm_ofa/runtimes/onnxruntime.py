@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from ..errors import InputError
-from ..export import to_onnx
-from ..layers import BN_EPS, random_input
-from ..space import Row
+from ..spaces import Row
+from .export import to_onnx
+from .layers import BN_EPS, random_input
 
 NAME = 'onnxruntime'
 REQUIRES = 'onnxruntime>=1.20'

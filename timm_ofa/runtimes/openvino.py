@@ -7,9 +7,9 @@ from functools import cache
 import numpy as np
 
 from ..errors import InputError
-from ..export import to_onnx
-from ..layers import BN_EPS, random_input
-from ..space import Row
+from ..spaces import Row
+from .export import to_onnx
+from .layers import BN_EPS, random_input
 from .onnxruntime import to_int8
 
 NAME = 'openvino'

@@ -13,9 +13,9 @@ from functools import cache
 import numpy as np
 import torch
 
-from ..export import to_torch
-from ..layers import BN_EPS, input_shape, random_input
-from ..space import Row
+from ..spaces import Row
+from .export import to_torch
+from .layers import BN_EPS, input_shape, random_input
 
 NAME = 'pytorch'
 REQUIRES = 'torch'

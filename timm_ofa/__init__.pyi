@@ -1,0 +1,33 @@
+from . import accuracy as accuracy
+from . import cli as cli
+from . import devices as devices
+from . import hub as hub
+from . import images as images
+from . import networks as networks
+from . import runtimes as runtimes
+from . import searching as searching
+from . import spaces as spaces
+from . import training as training
+from .accuracy import AccuracyPredictor as AccuracyPredictor
+from .accuracy import AdditivePredictor as AdditivePredictor
+from .accuracy import load_upstream_predictor as load_upstream_predictor
+from .accuracy import recalibrate_bn as recalibrate_bn
+from .devices import DeviceProfile as DeviceProfile
+from .devices import load_profile as load_profile
+from .errors import InputError as InputError
+from .hub import publish as publish
+from .hub import publish_family as publish_family
+from .hub import pull as pull
+from .networks import convert_upstream as convert_upstream
+from .searching import Candidate as Candidate
+from .searching import Limit as Limit
+from .searching import MaxMacs as MaxMacs
+from .searching import MaxMemory as MaxMemory
+from .searching import MaxParams as MaxParams
+from .searching import search as search
+from .spaces import Arch as Arch
+from .spaces import SearchSpace as SearchSpace
+from .spaces import load_space as load_space
+from .training import specialize as specialize
+
+__version__: str

@@ -1,0 +1,16 @@
+from .active import Active as Active
+from .judge import CALIBRATION_IMAGES as CALIBRATION_IMAGES
+from .judge import SubnetJudge as SubnetJudge
+from .judge import collect as collect
+from .judge import evaluate as evaluate
+from .judge import judge_together as judge_together
+from .judge import launched as launched
+from .judge import leave as leave
+from .judge import read_records as read_records
+from .judge import recalibrate_bn as recalibrate_bn
+from .judge import supernet_digest as supernet_digest
+from .predictor import AccuracyPredictor as AccuracyPredictor
+from .predictor import AdditivePredictor as AdditivePredictor
+from .released import RELEASED as RELEASED
+from .released import load_predictor as load_predictor
+from .released import load_upstream_predictor as load_upstream_predictor

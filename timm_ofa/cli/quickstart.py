@@ -1,0 +1,180 @@
+"""The whole job on images that ship with the package: train, measure this machine, search, specialize, publish, load.
+
+Every step leaves files in the output folder; running it again goes on where it was stopped.
+"""
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import timm
+import torch
+
+from ..accuracy import AccuracyPredictor, collect, read_records
+from ..console import say, table
+from ..devices import DeviceProfile, load_profile, profile_space, this_device
+from ..errors import InputError
+from ..files import write_text
+from ..hub import (
+    FrontPoint,
+    Source,
+    Training,
+    arch_name,
+    arch_timer,
+    finish,
+    hub_configs_dir,
+    meet_limit,
+    save_folder,
+    save_front,
+    training_cost,
+)
+from ..images import Data, load_data, stored_side
+from ..networks import Supernet, load_supernet
+from ..searching import Candidate, Limit, refuse_infeasible, search
+from ..spaces import SearchSpace
+from ..training import FinetuneConfig, TrainConfig, load_config, scaled, train_supernet
+
+CONFIG = 'ofa_mbv3_fashion_supernet.yaml'
+SUBNETS = 60  # judged for the predictor
+FINETUNE_EPOCHS = 6  # of the chosen network
+LIMIT_SHARE = 0.6  # of the largest subnet's latency, where no limit is given
+PROFILE_SECONDS = 10.0
+
+
+def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_ms: float | None = None,
+               budget: float = 1.0, seed: int = 0, runtime: str = 'onnxruntime') -> list[dict]:
+    """Run everything; returns the final table as rows of (network, top1_pct, predicted_ms, measured_ms, folder).
+
+    Args:
+        out: Folder of all results; given again, finished steps are not repeated.
+        data_source: Other images than the built-in ones (see `load_data`).
+        max_latency_ms: The limit; by default 60 % of what the largest subnet takes.
+        budget: Factor on all training epochs and on the number of judged subnets.
+    """
+    out = Path(out)
+    began = time.perf_counter()
+    config = scaled(load_config(hub_configs_dir() / CONFIG, data=data_source, seed=seed), budget)
+    space = config.load_space()
+
+    say(f'1/6 images: {config.data}')
+    data = load_data(config.data, stored_side(space), holdout=config.holdout, seed=seed)
+    say(f'2/6 latency of this machine ({runtime}, 1 thread)')
+    profile = _profile(out / 'profile.json', space, data, runtime, seed)
+    say(f'    {len(profile.table)} blocks; {profile.check["mape_pct"]:.1f} % mean error on networks it has not seen')
+    references = {
+        'largest subnet': space.max_arch(), 'smallest subnet': space.min_arch(max(space.resolutions))}
+    reference_ms = profile.latency_ms(space, references.values())
+    limit_ms = max_latency_ms or float(f'{LIMIT_SHARE * reference_ms[0]:.2g}')
+    refuse_infeasible(space, profile, [Limit(profile, limit_ms)])
+    say(f'3/6 supernet: {space.size():,} networks in one, {len(config.phases)} phases')
+    supernet, training = _train(config, data, out / 'supernet')
+    source = Source(supernet, config.name, data, config.augment, training, seed)
+    say('4/6 accuracy of sampled subnets')
+    predictor = _predictor(out, source, max(24, round(SUBNETS * budget)), seed)
+    check = predictor.check
+    say(f'    predictor: Kendall tau {check["kendall_tau"]:.2f}, error {check["rmse_pct"]:.2f} points')
+
+    say(f'5/6 search: most accurate under {limit_ms:g} ms')
+    result = search(space, predictor, profile, max_latency_ms=limit_ms, seed=seed)
+    found = save_front(
+        out / 'front.jsonl', result, space, predictor, profile, str(out / 'profile.json'), limit_ms, seed)
+    timer = arch_timer(space, profile)
+    attempts = meet_limit(found.front, limit_ms, timer)
+    for attempt in attempts[:-1]:
+        say(f'    measured {attempt.measured["latency_ms"]:.4g} ms is over the limit; next')
+
+    say('6/6 specialize, save, load again in a new process')
+    judged = {
+        label: Candidate(arch, float(predictor.predict([arch])[0]), float(ms))
+        for (label, arch), ms in zip(references.items(), reference_ms)}
+    points = tuple(
+        FrontPoint(arch=str(c.arch), top1_pct=round(c.top1_pct, 3), latency_ms=round(c.latency_ms, 6), label=label)
+        for label, c in judged.items())
+    name = arch_name(space, profile.device, limit_ms)
+    chosen = attempts[-1]
+    epochs = max(1, round(FINETUNE_EPOCHS * budget))
+    model, record = finish(
+        source, chosen.candidate, name=name, found=found, measured=[chosen.measured],
+        training=FinetuneConfig(epochs), references=points)
+    folder = save_folder(out / name, model, record)
+    _load_in_new_process(folder)
+    rows = [_row(
+        f'chosen, fine-tuned {epochs} epochs', chosen.candidate, record.top1_pct, chosen.measured, source, folder)]
+    judge = source.judge(data.test)
+    inherited = {'the same, inherited weights': chosen.candidate, **judged}
+    for label, candidate in inherited.items():
+        measured = chosen.measured if candidate is chosen.candidate else timer(candidate.arch)
+        rows.append(_row(label, candidate, round(judge.top1_pct(candidate.arch), 3), measured, source))
+    _write_summary(out, rows, limit_ms, time.perf_counter() - began)
+    return rows
+
+
+def _train(config: TrainConfig, data: Data, folder: Path) -> tuple[Supernet, Training]:
+    """The trained supernet; training that was stopped goes on, training that is done is not repeated."""
+    if (folder / 'config.json').exists():  # written last
+        supernet = load_supernet(str(folder))
+    else:
+        supernet = train_supernet(config, data, folder, resume=(folder / 'train.yaml').exists())
+    cost = training_cost(folder)
+    return supernet.eval(), replace(cost, hardware=this_device()[1]) if cost.hardware == 'cpu' else cost
+
+
+def _profile(path: Path, space: SearchSpace, data: Data, runtime: str, seed: int) -> DeviceProfile:
+    if path.exists():
+        return load_profile(path)
+    profile = profile_space(
+        space, runtime, num_classes=data.num_classes, seconds=PROFILE_SECONDS, seed=seed)
+    profile.save(path)
+    return profile
+
+
+def _predictor(out: Path, source: Source, num: int, seed: int) -> AccuracyPredictor:
+    judge, space = source.judge(source.data.holdout), source.supernet.space
+    collect(judge, source.data, num, out / 'records.jsonl', seed=seed)
+    records = read_records(out / 'records.jsonl', space)
+    predictor = AccuracyPredictor.fit(space, [arch for arch, _ in records], [top1 for _, top1 in records], seed=seed)
+    predictor.save(out / 'predictor.safetensors')
+    return predictor
+
+
+def _row(label: str, candidate: Candidate, top1_pct: float, measured: dict, source: Source,
+         folder: Path | None = None) -> dict:
+    space, arch, num_classes = source.supernet.space, candidate.arch, source.data.num_classes
+    return {
+        'network': label, 'top1_pct': top1_pct, 'predicted_ms': round(candidate.latency_ms, 4),
+        'measured_ms': round(measured['latency_ms'], 4), 'macs_m': round(space.macs(arch, num_classes) / 1e6, 2),
+        'params_k': round(space.params(arch, num_classes) / 1e3, 1), 'arch': str(arch), 'folder': str(folder or '')}
+
+
+def _load_in_new_process(folder: Path) -> None:
+    """What a user does next, done once: import, create, run."""
+    code = f'import timm, timm_ofa; timm.create_model({f"local-dir:{folder}"!r}, pretrained=True)'
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f'{folder} does not load in a new process: {done.stderr.strip().splitlines()[-1:]}')
+
+
+def _write_summary(out: Path, rows: list[dict], limit_ms: float, seconds: float) -> None:
+    write_text(out / 'summary.json', json.dumps(dict(
+        limit_ms=limit_ms, seconds=round(seconds, 1), networks=rows, torch=torch.__version__,
+        timm=timm.__version__), indent=1))
+
+
+def closing_words(rows: list[dict]) -> str:
+    """The table for people, where the picture is, and the line that loads the winner."""
+    chosen, inherited, largest = rows[:3]
+    shown = table(
+        ['network', 'top-1 %', 'predicted ms', 'measured ms', 'MMACs', 'k params'],
+        [[r['network'], r['top1_pct'], r['predicted_ms'], r['measured_ms'], r['macs_m'], r['params_k']] for r in rows])
+    return (
+        f'{shown}\n\n{largest["measured_ms"] / chosen["measured_ms"]:.1f} times as fast as the largest subnet at '
+        f'{chosen["top1_pct"] - largest["top1_pct"]:+.1f} points of top-1 '
+        f'({inherited["top1_pct"] - largest["top1_pct"]:+.1f} before fine-tuning)\n'
+        f'card, weights and front ({Path(chosen["folder"]) / "pareto.svg"}): {chosen["folder"]}\n\n'
+        f'    import timm, timm_ofa\n'
+        f"    model = timm.create_model('local-dir:{chosen['folder']}', pretrained=True)")
+

@@ -1,0 +1,106 @@
+"""What memory a network takes: its weights, and the most activations that are alive at one time. Computed, in float32.
+
+Counted is an executor that runs one operation after the other, frees a tensor behind its last use, folds BatchNorm into
+the convolution before it, and does activations, gates and sums in place. Real runtimes take more (their own code, work
+space of convolutions, packed copies of weights); between networks the figure says which needs more.
+
+Legend: N networks, P positions, C codes a position, F frames.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..spaces import Arch, CostTable, Row, SearchSpace
+
+BYTES = 4  # of a float32
+MB = 1e6  # bytes
+
+
+def peak_memory_mb(space: SearchSpace, arch: Arch, batch_size: int = 1, num_classes: int | None = None) -> float:
+    """Weights and live activations of a network, in MB (1e6 bytes), while it runs on `batch_size` images."""
+    rows = space.rows(arch, num_classes)
+    numbers = sum(map(row_weights, rows)) + batch_size * max(map(row_activations, rows))
+    return BYTES * numbers / MB
+
+
+@dataclass(frozen=True)
+class MemoryTable:
+    """`peak_memory_mb` of thousands of networks of a space at once: weights add up, of the activations the most counts.
+
+    Both tables are in MB, activations for the whole batch; see `CostTable`.
+    """
+    weights: CostTable
+    activations: CostTable
+
+    @classmethod
+    def of(cls, space: SearchSpace, batch_size: int = 1, num_classes: int | None = None) -> MemoryTable:
+        return cls(
+            space.cost_table(lambda row: BYTES * row_weights(row) / MB, num_classes),
+            space.cost_table(lambda row: BYTES * batch_size * row_activations(row) / MB, num_classes, total=max))
+
+    def __call__(self, codes: np.ndarray) -> np.ndarray:
+        """Codes (N, 1 + P) as `SearchSpace.encode` gives -> MB (N,)."""
+        return self.weights(codes) + np.maximum(self.activations.const[codes[:, 0]], self._blocks(codes).max(1))
+
+    def changes(self, codes: np.ndarray) -> np.ndarray:
+        """What networks (N, 1 + P) would take (N, P, C) if one block had each choice."""
+        frame, row, blocks = codes[:, 0], np.arange(len(codes)), self._blocks(codes)
+        largest = blocks.argmax(1)
+        others = np.repeat(blocks.max(1, keepdims=True), blocks.shape[1], 1)
+        blocks[row, largest] = 0
+        others[row, largest] = blocks.max(1)
+        others = np.maximum(others, self.activations.const[frame][:, None])
+        return self.weights.changes(codes) + np.maximum(others[:, :, None], self.activations.table[frame])
+
+    def _blocks(self, codes: np.ndarray) -> np.ndarray:
+        """MB of the activations of each block (N, P)."""
+        return self.activations.table[codes[:, :1], np.arange(codes.shape[1] - 1), codes[:, 1:]]
+
+
+def row_weights(row: Row) -> int:
+    """Numbers in the weights of a row: of a BatchNorm's two per channel one is left, the bias of the convolution."""
+    expanded = row.mid_chs * (row.kind == 'ir')
+    normalized = {
+        'conv': row.out_chs, 'res': row.out_chs, 'ds': row.mid_chs + row.out_chs,
+        'ir': expanded + row.mid_chs + row.out_chs, 'bottle': 2 * row.mid_chs + (1 if row.skip else 2) * row.out_chs}
+    return row.params - normalized.get(row.kind, 0)
+
+
+def row_activations(row: Row) -> int:
+    """The most numbers of one image that are alive at one time in a row, its input among them."""
+    before, after = row.in_chs * row.size**2, row.out_chs * row.out_size**2
+    if row.kind in ('ds', 'ir'):
+        return _mobile(row, before, after)
+    if row.kind == 'bottle':
+        return _bottleneck(row, before, after)
+    if row.kind == 'head':
+        pooled = before + row.in_chs
+        return max(pooled, row.in_chs + row.mid_chs, row.mid_chs + row.out_chs) if row.mid_chs else max(
+            pooled, row.in_chs + row.out_chs)
+    return before + after
+
+
+def _mobile(row: Row, before: int, after: int) -> int:
+    held = before if row.skip else 0  # for the sum at the end
+    wide, mid = row.mid_chs * row.size**2, row.mid_chs * row.out_size**2
+    steps = [held + mid + after]
+    if row.kind == 'ir':
+        steps += [before + wide, held + wide + mid]
+    else:
+        steps += [before + mid]
+    if row.se_chs:
+        steps += [held + mid + row.mid_chs + row.se_chs]
+    return max(steps)
+
+
+def _bottleneck(row: Row, before: int, after: int) -> int:
+    wide, mid = row.mid_chs * row.size**2, row.mid_chs * row.out_size**2
+    pooled = row.in_chs * row.out_size**2
+    steps = [before + wide, before + wide + mid, before + mid + after]
+    if not row.skip:
+        steps += [pooled + 2 * after]
+    if row.stride > 1:
+        steps += [before + pooled + after]
+    return max(steps)

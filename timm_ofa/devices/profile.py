@@ -1,0 +1,302 @@
+"""Device profiles: what each row of a network costs on one device, and so what every network of a space costs.
+
+A profile is a readable JSON file. It prices an `Arch` in milliseconds, adds up rows and nothing else, and refuses
+what was never measured. This room knows no runtime and no network.
+"""
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from ..errors import InputError, listed
+from ..fields import MAX_LONG_TEXT, check_slug, number, read, read_value, slug, text
+from ..fields import SLUG as SLUG
+from ..files import write_text
+from ..spaces import Arch, CostTable, Row, SearchSpace
+from .fewshot import MIN_MS, UNITS, checked_latencies, fit_prices, network_work, predict_held_out
+
+PROFILES_DIR = Path(__file__).parent / 'profiles'
+HEAD = {'format': 1, 'unit': 'ms'}  # of a profile file
+UNKNOWN = 'unknown'  # what a published table does not say
+ROW_KEY = re.compile(r'\d+x\d+x\d+/[a-z0-9_.]+(@\d+)?')
+MAX_MS = 1e7  # a border against nonsense, for one row or one overhead
+MAX_COUNT = 2**31
+CHECK_FIELDS = {  # kind, least, most
+    'mape_pct': (float, 0, 1e6), 'within_5_pct': (float, 0, 100), 'within_10_pct': (float, 0, 100),
+    'kendall_tau': (float, -1, 1), 'n': (int, 1, MAX_COUNT)}
+
+
+class RowCost(NamedTuple):
+    """The price of one row, and how sure it is."""
+    ms: float  # the statistic that `protocol` names
+    p50_ms: float | None  # median; None: not published
+    n: int  # measurements behind it
+
+
+def _refuse(where: str, value: Any, cure: str) -> NoReturn:
+    raise InputError(f'{where}: {value!r:.60} {cure}')
+
+
+def _date(value: Any, where: str) -> str:
+    try:
+        return value if value == UNKNOWN else date.fromisoformat(value).isoformat()
+    except (TypeError, ValueError):
+        _refuse(where, value, f"is not a date like 2024-05-31, nor '{UNKNOWN}'")
+
+
+def _table(value: Any, where: str) -> dict[str, RowCost]:
+    if not isinstance(value, Mapping) or not value:
+        _refuse(where, value, 'is not an object of rows; give one entry a row')
+    return {key: _row_cost(key, cost, where) for key, cost in value.items()}
+
+
+def _row_cost(key: str, cost: Any, where: str) -> RowCost:
+    here = f'{where}: row {key!r:.90}'
+    if not ROW_KEY.fullmatch(key):
+        raise InputError(f"{here} is no row key; write it like '56x56x24/ir_r1_k5_s2_e3_c40_se0.25_nre'")
+    if not isinstance(cost, (list, tuple)) or len(cost) != 3:
+        _refuse(here, cost, 'is not [ms, p50_ms, n]')
+    return RowCost(
+        read_value(float, cost[0], f'{here}: ms', low=0, high=MAX_MS),
+        read_value(float | None, cost[1], f'{here}: p50_ms', low=0, high=MAX_MS),
+        read_value(int, cost[2], f'{here}: n', low=1, high=MAX_COUNT))
+
+
+def _protocol(value: Any, where: str) -> dict:
+    if not isinstance(value, Mapping):
+        _refuse(where, value, 'is not an object; name at least the statistic')
+    for key, entry in value.items():
+        finite = not isinstance(entry, float) or math.isfinite(entry)
+        if not isinstance(entry, (str, int, float, type(None))) or not finite:
+            _refuse(f'{where}: {key!r:.60}', entry, 'is not text or a finite number; write one')
+    return dict(value)
+
+
+def _check(value: Any, where: str) -> dict:
+    if not isinstance(value, Mapping) or set(value) != set(CHECK_FIELDS):
+        _refuse(where, value, f'must be null or have exactly the fields {listed(CHECK_FIELDS)}')
+    return {
+        name: read_value(kind, value[name], f'{where}: {name}', low=low, high=high)
+        for name, (kind, low, high) in CHECK_FIELDS.items()}
+
+
+def _networks(value: Any, where: str) -> dict[str, dict[str, float]]:
+    if not isinstance(value, Mapping):
+        _refuse(where, value, 'is not an object; give one of arch -> ms a group, or none')
+    for name, group in value.items():
+        if not isinstance(group, Mapping):
+            _refuse(f'{where}: {name!r:.60}', group, 'is not an object of arch -> ms; write one')
+    return {
+        name: {arch: read_value(float, ms, f'{where}: {name!r:.60}: {arch!r:.90}', low=MIN_MS, high=MAX_MS)
+               for arch, ms in group.items()} for name, group in value.items()}
+
+
+_line = partial(text, r'.*\S.*')  # not empty
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """What the rows of one search space cost on one device with one runtime.
+
+    A network costs `overhead_ms + scale * (its rows added up)`. A key of the table is `Row.key`; one that ends in
+    '@<px>' holds only for networks of that resolution and goes before the plain key.
+    """
+    name: str = field(metadata={'reader': check_slug})
+    space: str = _line()  # name of the search space
+    device: str = field(metadata={'reader': check_slug})  # e.g. 'samsung-note10'
+    device_name: str = _line()  # for people
+    runtime: str = _line()
+    runtime_version: str = _line()
+    precision: str = _line()  # e.g. 'fp32'
+    threads: int | None = number(1, 4096)  # None: not published
+    batch_size: int = number(1, MAX_COUNT)
+    measured_on: str = field(metadata={'reader': _date})  # ISO date, or 'unknown'
+    num_classes: int = number(1, MAX_COUNT)  # of the head that was measured
+    overhead_ms: float = number(0, MAX_MS)  # once a network
+    scale: float = number(1e-3, 1e3)  # fitted on whole networks; 1: none
+    table: dict[str, RowCost] = field(metadata={'reader': _table})
+    protocol: dict = field(metadata={'reader': _protocol})  # statistic, sweeps, method, host, ...
+    check: dict | None = field(metadata={'reader': _check})  # error on whole networks that no number here was fitted on
+    source: str = _line(limit=MAX_LONG_TEXT)
+    networks: dict[str, dict[str, float]] = field(  # group -> arch as text -> ms, measured whole with the rows;
+        default_factory=dict, metadata={'reader': _networks})  # but for 'fitted', no number here was fitted on them
+
+    @classmethod
+    def fit(cls, space: SearchSpace, archs: Iterable[Arch], latency_ms: Sequence[float], *, device: str, runtime: str,
+            device_name: str | None = None, runtime_version: str = UNKNOWN, precision: str = UNKNOWN,
+            threads: int | None = None, batch_size: int = 1, measured_on: str = UNKNOWN, num_classes: int | None = None,
+            statistic: str = UNKNOWN, source: str = 'fitted on measured networks', seed: int = 0) -> DeviceProfile:
+        """A profile of the whole space from 10 to 50 networks that were measured whole, anywhere (`fewshot`).
+
+        Args:
+            archs: N networks of the space; random ones of all resolutions do.
+            latency_ms: (N,) of a whole batch each.
+            device: Slug; this and the other fields of a profile say how the latencies were measured.
+            num_classes: Of the heads that were measured; None: the default of the space.
+            statistic: What each latency is: 'median', 'mean', ...
+            seed: Draws the parts of the check, each priced by a fit on the others.
+        """
+        archs = list(archs)
+        measured_ms = checked_latencies(archs, latency_ms)
+        amounts = network_work(space, archs, num_classes)
+        prices = fit_prices(amounts, measured_ms)
+        rows = [
+            row for resolution in (*space.resolutions, *space.extra_resolutions)
+            for row in space.all_rows(resolution, num_classes)]
+        profile = cls(
+            name=slug(f'{device}-{runtime}-{space.name}-fitted'), space=space.name, device=device,
+            device_name=device_name or device, runtime=runtime, runtime_version=runtime_version, precision=precision,
+            threads=threads, batch_size=batch_size, measured_on=measured_on,
+            num_classes=num_classes or space.num_classes, overhead_ms=_rounded(prices.overhead_ms), scale=1.0,
+            table={row.key: RowCost(_rounded(prices.row_ms(row)), None, len(archs)) for row in dict.fromkeys(rows)},
+            protocol={
+                'statistic': statistic, 'method': 'prices of units of work, fitted on whole networks',
+                'networks': len(archs), 'noise_pct': round(100 * prices.noise, 2),
+                **{f'ms per {unit}': _rounded(ms) for unit, ms in zip(UNITS, prices.ms.tolist())}},
+            check=latency_error(measured_ms, predict_held_out(amounts, measured_ms, seed)), source=source)
+        return cls.from_dict(profile.to_dict(), 'profile')
+
+    def latency_ms(self, space: SearchSpace, archs: Iterable[Arch]) -> np.ndarray:
+        """Archs -> (N,) latency in ms; raises `InputError` naming the arch and the row that was never measured."""
+        if isinstance(archs, Arch):
+            raise InputError(f'archs is one arch, {archs}; pass a list of them')
+        self._same_space(space)
+        return np.array([self._arch_ms(space, arch) for arch in archs], dtype=float)
+
+    def errors(self, space: SearchSpace) -> dict[str, dict]:
+        """Group of `networks` -> how well they are priced (`latency_error`)."""
+        return {
+            name: latency_error(np.array([*group.values()]), self.latency_ms(space, map(space.parse, group)))
+            for name, group in self.networks.items() if group}
+
+    def cost_table(self, space: SearchSpace) -> CostTable:
+        """Every network of the space, priced at once (ms); each resolution of the space must have been measured."""
+        self._same_space(space)
+        tables = [
+            space.restrict(resolutions=(resolution,)).cost_table(self._pricer(resolution), self.num_classes)
+            for resolution in space.resolutions]
+        return CostTable(
+            self.overhead_ms + self.scale * np.concatenate([t.const for t in tables]),
+            self.scale * np.concatenate([t.table for t in tables]))
+
+    def resolutions(self, space: SearchSpace) -> tuple[int, ...]:
+        """The resolutions (px) of the space at which every row is priced."""
+        self._same_space(space)
+        return tuple(
+            resolution for resolution in space.resolutions
+            if all(self._find(row, resolution) for row in space.all_rows(resolution, self.num_classes)))
+
+    def _arch_ms(self, space: SearchSpace, arch: Arch) -> float:
+        rows = space.rows(space.check(arch), self.num_classes)
+        try:
+            return self.overhead_ms + self.scale * sum(map(self._pricer(arch.resolution), rows))
+        except InputError as error:
+            raise InputError(f'arch {arch}: {error}') from None
+
+    def _pricer(self, resolution: int) -> Callable[[Row], float]:
+        def price(row: Row) -> float:
+            cost = self._find(row, resolution)
+            if cost is None:
+                raise InputError(
+                    f'row {row.key} was not measured on {self.name} (resolution {resolution}); '
+                    'choose one of the resolutions that the profile holds, or measure this one')
+            return cost.ms
+        return price
+
+    def _find(self, row: Row, resolution: int) -> RowCost | None:
+        return self.table.get(f'{row.key}@{resolution}') or self.table.get(row.key)
+
+    def _same_space(self, space: SearchSpace) -> None:
+        if space.name != self.space:
+            raise InputError(
+                f'profile {self.name} prices {self.space}, not {space.name}; give a profile of {space.name}')
+
+    # ---- files ----------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict:
+        """JSON-ready; the inverse of `from_dict`."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {**HEAD, **own, 'table': {key: list(cost) for key, cost in self.table.items()}}
+
+    @classmethod
+    def from_dict(cls, data: Mapping, where: str = 'profile') -> DeviceProfile:
+        """A profile from JSON data, every field and row checked; raises `InputError` naming it."""
+        if not isinstance(data, Mapping):
+            _refuse(where, data, 'is not an object; give what DeviceProfile.save writes')
+        for name, wanted in HEAD.items():
+            value = data.get(name)
+            if type(value) is not type(wanted) or value != wanted:
+                _refuse(f'{where}: {name}', value, f'must be {wanted!r}')
+        return read(cls, {k: v for k, v in data.items() if k not in HEAD}, where)
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON, a table row a line; the file appears whole or not at all."""
+        data = self.to_dict()
+        rows = ',\n'.join(f'    {json.dumps(key)}: {json.dumps(cost)}' for key, cost in data.pop('table').items())
+        head = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False).removesuffix('\n}')
+        write_text(path, f'{head},\n  "table": {{\n{rows}\n  }}\n}}\n')
+
+
+def _rounded(ms: float) -> float:
+    return float(f'{ms:.6g}')
+
+
+def profile_names() -> list[str]:
+    """The profiles on the shelf."""
+    return sorted(path.stem for path in PROFILES_DIR.glob('*.json'))
+
+
+def load_profile(name: str | Path | DeviceProfile) -> DeviceProfile:
+    """A device profile from the shelf by name, or from a JSON file by path; raises `InputError`."""
+    if isinstance(name, DeviceProfile):
+        return name
+    path = PROFILES_DIR / f'{name}.json' if str(name) in profile_names() else Path(name)
+    if path.suffix != '.json' or not path.is_file():
+        raise InputError(
+            f'device profile {str(name)!r:.120} is not known; '
+            f'choose from {listed(profile_names())}, or give a .json file')
+    try:
+        data = json.loads(path.read_text(encoding='utf-8'), object_pairs_hook=_no_twins)
+    except InputError as error:
+        raise InputError(f'device profile {path.name}: {error}') from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f'device profile {str(name)!r:.120} is not JSON ({error}); mend the file') from None
+    return DeviceProfile.from_dict(data, f'device profile {path.name}')
+
+
+def _no_twins(pairs: list[tuple]) -> dict:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        twin = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise InputError(f'{twin!r:.90} is given twice; remove one')
+    return data
+
+
+def latency_error(measured_ms: np.ndarray, predicted_ms: np.ndarray) -> dict:
+    """How well predictions (N,) fit measurements (N,): the fields of `DeviceProfile.check`."""
+    measured, predicted = np.asarray(measured_ms, float), np.asarray(predicted_ms, float)
+    error_pct = 100 * np.abs(predicted - measured) / measured
+    return {
+        'mape_pct': round(float(error_pct.mean()), 2),
+        'within_5_pct': round(float(100 * (error_pct <= 5).mean()), 1),
+        'within_10_pct': round(float(100 * (error_pct <= 10).mean()), 1),
+        'kendall_tau': round(kendall_tau(measured, predicted), 3),
+        'n': len(measured),
+    }
+
+
+def kendall_tau(a: np.ndarray, b: np.ndarray) -> float:
+    """Kendall's tau-b of two rankings (N,); 0 where one of them is constant."""
+    i, j = np.triu_indices(len(a), 1)
+    first, second = np.sign(a[i] - a[j]), np.sign(b[i] - b[j])
+    pairs = math.sqrt(np.abs(first).sum() * np.abs(second).sum())
+    return float((first * second).sum() / pairs) if pairs else 0.0

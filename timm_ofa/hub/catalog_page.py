@@ -1,0 +1,111 @@
+"""A page to browse networks by device and latency, and the same as rows for a table.
+
+The page is one file that asks nobody for anything. Its data are text of strangers: they travel as JSON in a block that
+cannot be left, and the script beside it, the only one that may run, makes text nodes of them.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..files import write_text
+from .card import TEMPLATES
+from .publishing import Found, find
+from .record import Measurement, Record
+
+PAGE, STYLE, SCRIPT = (TEMPLATES / f'catalog.{end}' for end in ('html.j2', 'css', 'js'))
+
+
+def catalog(source: str, out: str | Path) -> Path:
+    """Write the page of all networks of an organization on the Hub, or of the published folders in a folder."""
+    found = find(source)
+    name = Path(source).resolve().name if Path(source).is_dir() else source
+    write_text(out, render_catalog(f'{name}: networks by device and latency', found))
+    return Path(out)
+
+
+def render_catalog(title: str, found: list[Found]) -> str:
+    """The page; networks of which no latency is known have no place on it."""
+    import jinja2
+    from markupsafe import Markup
+
+    entries = [entry for entry in map(_entry, found) if entry['latency']]
+    if not entries:
+        raise InputError(f'{title!r:.120}: none with a latency was found; publish one, or give another source')
+    names = {m.device: m.device_name for f in reversed(found) for m in f.record.measurements}
+    data = json.dumps({'devices': names, 'models': entries}, allow_nan=False, separators=(',', ':'))
+    style, script = (path.read_text(encoding='utf-8') for path in (STYLE, SCRIPT))
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=True, keep_trailing_newline=True)
+    return environment.from_string(PAGE.read_text(encoding='utf-8')).render(
+        title=title, style=Markup(style), script=Markup(script), style_hash=_hash(style), script_hash=_hash(script),
+        data=Markup(data.replace('<', r'\u003c').replace('>', r'\u003e').replace('&', r'\u0026')))
+
+
+def model_rows(source: str, device: str | None = None, max_latency_ms: float | None = None) -> list[dict]:
+    """Of every network that fits, one row for each device that it fits on, by device and latency: exact figures.
+
+    Args:
+        source, device, max_latency_ms: As in `find`.
+    """
+    rows = []
+    for f in find(source, device, max_latency_ms):
+        for slug in [device] if device else sorted({m.device for m in f.record.measurements}):
+            m = f.latency(slug)
+            if m and (max_latency_ms is None or m.typical_ms <= max_latency_ms):
+                rows.append(_row(f, m))
+    if not rows:
+        limit = '' if max_latency_ms is None else f' within {max_latency_ms:g} ms'
+        raise InputError(f'no network of {source!r:.120} has a latency on {device or "any device"}{limit}; '
+                         'without --device and --max-latency-ms all are listed')
+    return sorted(rows, key=lambda r: (r['device'], r['latency_ms'], r['name']))
+
+
+def _row(found: Found, m: Measurement) -> dict[str, Any]:
+    record = found.record
+    return dict(
+        name=found.id, device=m.device, latency_ms=m.typical_ms, p90_ms=m.p90_ms, latency_source=m.source,
+        runtime=m.runtime, precision=m.precision, threads=m.threads, top1_pct=record.top1_pct,
+        predicted_top1_pct=record.predicted_top1_pct, data=_data(record), resolution=record.arch.resolution,
+        macs_m=round(record.macs / 1e6, 1), params_m=round(record.params / 1e6, 2), space=record.space.name,
+        arch=str(record.arch), load=found.load_line)
+
+
+def _entry(found: Found) -> dict[str, Any]:
+    """What the page knows of a network. `top1` is in percent."""
+    record = found.record
+    return dict(
+        id=found.id, name=Path(found.id).name, url=found.url, load=found.load_line,
+        top1=record.predicted_top1_pct if record.top1_pct is None else record.top1_pct,
+        predicted=record.top1_pct is None, data=_data(record), macs_m=record.macs / 1e6, params_m=record.params / 1e6,
+        resolution=record.arch.resolution, space=record.space.name, arch=str(record.arch),
+        latency=_latencies(record))
+
+
+def _data(record: Record) -> str:
+    if record.accuracy is None:
+        return record.dataset_id or 'images that are not named'
+    return f'{record.accuracy.dataset}, {record.accuracy.split}'
+
+
+def _latencies(record: Record) -> list[dict]:
+    """One latency for each device and setting: the fastest measurement, else the fastest prediction."""
+    found: dict[tuple[str, str], Measurement] = {}
+    for m in sorted(record.measurements, key=lambda m: (m.source != 'measured', m.typical_ms)):
+        found.setdefault((m.device, _setting(m)), m)
+    return [dict(device=device, setting=setting, ms=m.typical_ms, p90_ms=m.p90_ms, n=m.n, source=m.source, date=m.date,
+                 version=f'{m.runtime} {m.runtime_version}') for (device, setting), m in found.items()]
+
+
+def _setting(m: Measurement) -> str:
+    """What two latencies must share to be compared."""
+    threads = [f'{m.threads} thread{"s" * (m.threads > 1)}'] if m.threads else []
+    return ', '.join([m.runtime, m.precision, *threads, *([f'batch {m.batch_size}'] if m.batch_size != 1 else [])])
+
+
+def _hash(text: str) -> str:
+    """Of an inline block, as a content security policy names it."""
+    return f'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'

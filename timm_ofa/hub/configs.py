@@ -1,0 +1,218 @@
+"""The files of `hub_configs/`: what is named, checked field by field. One file is one published repository.
+
+`kind: subnet` is a network found for a device or a budget, released by the authors of Once-for-All or found by our own
+search; `kind: supernet` is a training run, with the address of its weights where someone has released them. A second
+result under one name lies in `NAME.TAG.yaml`.
+"""
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import InputError, listed, one_line
+from ..fields import choice, number, read, text
+from ..files import read_yaml
+from ..spaces import Arch, SearchSpace, shelf_space, space_names
+from .record import Search
+
+_logger = logging.getLogger(__name__)
+
+FAMILIES = {'mbv3': 'mobilenetv3', 'proxyless': 'efficientnet', 'resnet50d': 'byobnet'}  # as in names -> of the space
+KINDS = ('subnet', 'supernet', 'finetune')
+IMAGENET = 'ILSVRC/imagenet-1k'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Where weights are, and whose they are."""
+    tag: str = text(r'[a-z0-9_]+')  # timm's: who trained it, how, on what
+    hub_id: str = text(r'[\w-][\w.-]*/[\w-][\w.-]*')
+    file: str | None = text(r'([\w-]+/)*[\w-][\w.-]*\.safetensors', default=None)  # in the package: used, not the Hub
+    sha256: str | None = text('[0-9a-f]{64}', default=None)  # of the file
+    url: str | None = text(r'https?://\S+', default=None)  # a checkpoint of the original code
+    license: str = text(r'[a-z0-9][a-z0-9.-]*')
+    source: str | None = text(r'https?://\S+', default=None)  # whose they are, where not our own
+
+    @property
+    def path(self) -> Path | None:
+        """The file that ships with the package."""
+        return self.file and Path(__file__).parent / self.file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """The authors' network under the same limit, to compare with; it is another network."""
+    id: str = text(r'\S+')
+    top1_pct: float = number(0, 100)  # ImageNet-1k validation
+    top5_pct: float = number(0, 100)
+    macs_m: float = number(0.001, 1e6)  # millions
+    params_m: float = number(0.001, 1e6)  # millions
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedSubnet(Weights):
+    """A network found for a device or a budget, and where its weights are."""
+    name: str = text(r'ofa_[a-z0-9]+_[a-z0-9_]+')
+    family: str = choice(*FAMILIES)
+    space: SearchSpace = field(metadata={'reader': shelf_space})
+    arch: Arch = field(metadata={'reader': lambda value, _: value})  # text at first; its space reads it
+    device: str | None = text(r'[a-z0-9]+(-[a-z0-9]+)*', default=None)  # slug
+    latency_ms: float | None = number(0.001, 1e6, default=None)  # the limit it was searched for
+    latency_batch_size: int = number(1, 4096, default=1)  # images that take so long together
+    data: str = text(r'[\w-][\w.-]*(/[\w-][\w.-]*)?', default=IMAGENET)  # the Hub's id of what it was trained on
+    split: str = text(r'\w+', default='validation')  # of which top1_pct and top5_pct are
+    images: int = number(1, default=50000)  # in it
+    top1_pct: float | None = number(0, 100)  # None: not measured
+    top5_pct: float | None = number(0, 100)
+    macs_m: float = number(0.001, 1e6)  # millions
+    params_m: float = number(0.001, 1e6)  # millions
+    drop_rate: float = number(0, 0.99)
+    upstream_id: str | None = text(r'\S+', default=None)  # its name in the original
+    supernet: str | None = text(r'ofa_[a-z0-9_]+_supernet', default=None)  # where the weights are taken from
+    search: Search | None = None  # how it was found, if by us
+    predicted_top1_pct: float | None = number(0, 100, default=None)  # on the scale of the predictor
+    predicted_ms: float | None = number(0.001, 1e6, default=None)
+    published: Published | None = None
+
+    @property
+    def limit(self) -> str:
+        """What it was searched for."""
+        if self.latency_ms:
+            batch = f' for {self.latency_batch_size} images' if self.latency_batch_size > 1 else ''
+            return f'{self.latency_ms:g} ms{batch} on {self.device}'
+        return self.search.limit if self.search else f'{self.macs_m:g} M MACs'
+
+    @property
+    def network(self) -> tuple[str, Arch]:
+        """What equal networks share, whatever resolution they are used at."""
+        return self.space.name, replace(self.arch, resolution=0)
+
+    def known(self) -> dict[str, Any]:
+        """What a `Record` says of it besides its network and its accuracy."""
+        return dict(
+            device=self.device, limit_ms=self.latency_ms, limit_batch_size=self.latency_batch_size, search=self.search,
+            predicted_top1_pct=self.predicted_top1_pct, predicted_ms=self.predicted_ms, license=self.license,
+            dataset_id=self.data, source=self.source)
+
+
+@dataclass(frozen=True)
+class HubConfig:
+    """One file of `hub_configs/`."""
+    name: str  # of the file: the registered model, or NAME.TAG
+    kind: str  # one of KINDS
+    path: Path
+    data: Mapping[str, Any]  # as written; the fields of 'supernet' belong to training
+    subnet: NamedSubnet | None = None  # 'subnet': the data, checked
+    weights: Weights | None = None  # checked
+
+
+def hub_configs_dir() -> Path:
+    """The folder of hub configs: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / 'hub_configs'
+    return inside if inside.is_dir() else package.parent / 'hub_configs'
+
+
+@lru_cache(maxsize=1)
+def hub_configs() -> dict[str, HubConfig]:
+    """Every valid file of `hub_configs/` by name; a warning for each that is not."""
+    return read_folder(hub_configs_dir())
+
+
+def named_subnets() -> dict[str, NamedSubnet]:
+    """The named networks by the name of their file."""
+    return {name: config.subnet for name, config in hub_configs().items() if config.subnet}
+
+
+def find_config(text: str | Path) -> HubConfig:
+    """A file by its path, or one of the shelf by its name: 'NAME' or, wherever one is, 'hub_configs/NAME.yaml'."""
+    path = Path(text)
+    if os.path.isfile(path):  # False for what can be no path
+        return read_hub_config(path)
+    name = path.name.removesuffix('.yaml')
+    if str(path.parent) in ('.', 'hub_configs') and name in hub_configs():
+        return hub_configs()[name]
+    near = difflib.get_close_matches(name, hub_configs(), n=3, cutoff=0)
+    raise InputError(f'config {str(text)!r:.120} is neither a file nor a name; choose from `timm-ofa models`, e.g. '
+                     f'{listed(near)}')
+
+
+def read_folder(folder: Path) -> dict[str, HubConfig]:
+    """Every valid file of a folder by name, a warning for each other."""
+    configs = {}
+    for path in sorted(folder.glob('*.yaml'), key=lambda path: path.stem):
+        try:
+            configs[path.stem] = read_hub_config(path)
+        except InputError as error:
+            _logger.warning('%s is left out: %s', path, error)
+    return configs
+
+
+def read_hub_config(path: str | Path) -> HubConfig:
+    """One file, strictly checked; raises `InputError` naming file and field."""
+    path = Path(path)
+    where = f'hub config {path.name}'
+    name, _, tag = path.stem.partition('.')
+    try:
+        data = read_yaml(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f'{where} is not YAML ({one_line(error)}); mend the file') from None
+    if not isinstance(data, dict):
+        raise InputError(f'{where} holds no fields; write lines like name: {name}')
+    if data.get('name', name) != name or (tag and data.get('tag') != tag):
+        raise InputError(f'{where}: name {data.get("name")!r:.80} with tag {data.get("tag")!r:.40} is not that of the '
+                         f'file; make it {path.stem}')
+    kind = data.get('kind')
+    if kind not in KINDS:
+        raise InputError(f'{where}: kind {kind!r:.60} is unknown; choose from {listed(KINDS)}')
+    if kind == 'subnet':
+        subnet = _read_subnet(data, where)
+        return HubConfig(path.stem, kind, path, data, subnet, subnet)
+    weights = _read_weights(data['weights'], f'{where}: weights') if 'weights' in data else None
+    return HubConfig(path.stem, kind, path, data, weights=weights)
+
+
+def _read_weights(data: Any, where: str) -> Weights:
+    weights = read(Weights, data, where)
+    _check_source(weights, where)
+    return weights
+
+
+def _check_source(weights: Weights, where: str) -> None:
+    if (weights.file is None) != (weights.sha256 is None):
+        raise InputError(f'{where}: file and sha256 belong together; give both or none')
+    if weights.file is None and weights.source is None:
+        raise InputError(f"{where}: field 'source' is missing; add it")
+
+
+def _read_subnet(data: Mapping[str, Any], where: str) -> NamedSubnet:
+    subnet = read(NamedSubnet, {k: v for k, v in data.items() if k != 'kind'}, where)
+    _check_source(subnet, where)
+    if (subnet.device is None) != (subnet.latency_ms is None):
+        raise InputError(f'{where}: device and latency_ms belong together; give both or none')
+    own = (subnet.search, subnet.supernet, subnet.predicted_top1_pct)
+    if any(v is None for v in own) and (subnet.top1_pct is None or any(v is not None for v in own)):
+        raise InputError(f'{where}: search, supernet and predicted_top1_pct belong together, and are needed where '
+                         'top1_pct is null; give all')
+    if (subnet.top1_pct is None) != (subnet.top5_pct is None):
+        raise InputError(f'{where}: top1_pct and top5_pct belong together; give both or null')
+    other_spaces = {f'{name}_supernet' for name in space_names() if name != subnet.space.name}
+    if subnet.supernet in other_spaces:
+        raise InputError(f'{where}: supernet {subnet.supernet!r} is not of {subnet.space.name}; '
+                         f'write {subnet.space.name}_supernet')
+    family = FAMILIES[subnet.family]
+    if subnet.space.family != family:
+        raise InputError(
+            f'{where}: family {subnet.family!r} is not that of {subnet.space.name}, which is {subnet.space.family}')
+    try:
+        return replace(subnet, arch=subnet.space.parse(subnet.arch))
+    except InputError as error:
+        raise InputError(f'{where}: arch: {error}') from None

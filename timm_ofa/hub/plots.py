@@ -1,0 +1,199 @@
+"""Pictures: a network on its front, its blocks; a search; a predictor's error. The same data gives the same bytes."""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..files import replacing
+from ..spaces import Row
+from .record import FrontPoint, Record
+
+STYLE = {'svg.hashsalt': 'timm_ofa', 'text.parse_math': False, 'font.size': 10}
+SHADES = ('#c3d8ef', '#8ab4e2', '#4a87c9', '#2a5f9e', '#1d4373')  # of kernel sizes 1, 3, 5, 7, 9
+BLUE, ORANGE, GRAY = '#2f6db5', '#d9541e', '#6b7280'
+SUFFIXES = ('.svg', '.png')
+
+
+def plot_front(record: Record, path: str | Path) -> Path:
+    """Write the Pareto front of the record's search as SVG: latency (ms) across, top-1 (%) up, the network marked."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4.0), layout='constrained')
+        _draw(figure.subplots(), record)
+        return _save(figure, path)
+
+
+def plot_architecture(record: Record, path: str | Path) -> Path:
+    """Write the blocks of the record's network as SVG, in order: as high as it has channels in its middle, as dark
+    as its kernel is large; a stage each side of a line, its resolution (px) and channels below."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    rows = record.space.rows(record.arch, record.num_classes)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(max(6.4, 0.42 * len(rows) + 1.2), 3.0), layout='constrained')
+        _draw_blocks(figure.subplots(), rows)
+        return _save(figure, path)
+
+
+def plot_search(front: Sequence[tuple[float, float]], history: Sequence[tuple[int, float]], path: str | Path, *,
+                cost: str, limit: float | None = None,
+                baselines: Mapping[str, Sequence[tuple[float, float]]] | None = None) -> Path:
+    """Write a search as SVG or PNG: its front, with the best network marked, and its progress.
+
+    Args:
+        front: (cost, top-1 in percent) of each network, ascending; the last one is the best.
+        history: (networks judged, best top-1 in percent).
+        cost: What `front` and `limit` are, with the unit, e.g. 'latency on note10 (ms)'.
+        baselines: Name of each other method -> its networks, as `front`.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    path = check_picture(path)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 4.0), layout='constrained', dpi=150)
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        left.plot(*zip(*front), color=BLUE, marker='o', markersize=3, linewidth=1.2, label='Pareto front of the search')
+        for marker, (name, points) in zip('v^sD', (baselines or {}).items()):
+            left.plot(*zip(*points), marker, color=GRAY, markersize=6, label=_ascii(name))
+        left.plot(*zip(front[-1]), '*', color=ORANGE, markersize=16, label=f'best, {front[-1][1]:.2f} %')
+        if limit is not None:
+            left.axvline(limit, color=ORANGE, linestyle='--', linewidth=1, label=f'limit, {limit:g}')
+        _dress(left, _ascii(cost), 'predicted top-1 (%)', legend='upper left')
+        right.step(*zip(*history), where='post', color=BLUE, linewidth=1.4, label='this search')
+        _dress(right, 'networks judged', 'best so far, predicted top-1 (%)')
+        return _save(figure, path)
+
+
+def plot_fit(predicted: Sequence[float], measured: Sequence[float], path: str | Path, check: Mapping) -> Path:
+    """Write held-out predictions (N,) against measured top-1 (N,), both in percent, as SVG or PNG."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    path = check_picture(path)
+    ends = [min(*predicted, *measured), max(*predicted, *measured)]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.8, 4.4), layout='constrained', dpi=150)
+        axes = figure.subplots()
+        axes.plot(ends, ends, color=GRAY, linewidth=1, label='predicted as measured')
+        error = f'error {check["rmse_pct"]:.3g} points, tau {check["kendall_tau"]:.3g}'
+        axes.plot(measured, predicted, 'o', color=BLUE, markersize=3.5, alpha=0.7,
+                  label=f'{len(measured)} networks, held out:\n{error}')
+        _dress(axes, 'measured top-1 (%)', 'predicted top-1 (%)')
+        return _save(figure, path)
+
+
+def plot_training(events: Sequence[Mapping], path: str | Path) -> Path:
+    """Write a training as SVG or PNG: the mean loss since the last report and the rate over the steps, phases apart.
+
+    Args:
+        events: Of a run's log; those of training count, which have `phase`, `step`, `loss` and `lr`.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    path = check_picture(path)
+    steps, losses, rates, phases = zip(*(
+        (int(e['step']), float(e['loss']), float(e['lr']), str(e['phase'])) for e in events if is_report(e)))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 4.0), layout='constrained', dpi=150)
+        axes = figure.subplots()
+        axes.plot(steps, losses, color=BLUE, linewidth=1.2, label='loss, mean over the subnets')
+        rate = axes.twinx()
+        rate.plot(steps, rates, color=GRAY, linestyle='--', linewidth=1, label='rate')
+        rate.set_ylabel('learning rate')
+        rate.set_ylim(0)
+        rate.spines[['top']].set_visible(False)
+        axes.plot([], [], color=GRAY, linestyle='--', linewidth=1, label='rate (right)')
+        for i, phase in enumerate(phases):
+            if i == 0 or phase != phases[i - 1]:
+                axes.axvline(steps[i], color='#d1d5db', linewidth=1)
+                axes.annotate(_ascii(phase, 20), (steps[i], 1), (3, -3), xycoords=('data', 'axes fraction'),
+                              textcoords='offset points', rotation=90, va='top', fontsize=8, color=GRAY)
+        _dress(axes, 'step', 'loss', legend='upper right')
+        return _save(figure, path)
+
+
+def is_report(event: Mapping) -> bool:
+    """Whether an event of a run's log is a point of `plot_training`."""
+    numbers = (event.get(name) for name in ('step', 'loss', 'lr'))
+    return 'phase' in event and all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
+
+
+def check_picture(path: str | Path) -> Path:
+    """The path of a picture, whose suffix says its format; raises `InputError` for another one."""
+    if Path(path).suffix not in SUFFIXES:
+        raise InputError(f'picture {str(path)!r:.120} must end in {" or ".join(SUFFIXES)}; rename it')
+    return Path(path)
+
+
+def _save(figure: Any, path: str | Path) -> Path:
+    form = Path(path).suffix[1:]
+    with replacing(path) as partial:
+        figure.savefig(partial, format=form, metadata={'Date': None, 'Creator': None} if form == 'svg' else None)
+    return Path(path)
+
+
+def _draw_blocks(axes, rows: Sequence[Row]) -> None:
+    channels = [row.mid_chs or row.out_chs for row in rows]
+    kernels = sorted({row.kernel_size for row in rows if row.kind != 'head'})
+    shade = {kernel: SHADES[kernel // 2] for kernel in kernels}
+    starts = [i for i, row in enumerate(rows) if row.kind == 'head' or row.stride > 1 or i == 0]
+    for i, (row, height) in enumerate(zip(rows, channels)):
+        color = '#d1d5db' if row.kind == 'head' else shade[row.kernel_size]
+        axes.bar(i, height, width=0.82, color=color)
+        axes.annotate(str(height), (i, height), (0, 2), textcoords='offset points', ha='center', fontsize=7, color=GRAY)
+    for start, end in zip(starts, [*starts[1:], len(rows)]):
+        if start:
+            axes.axvline(start - 0.5, color='#e5e7eb', linewidth=1, zorder=0)
+        last = rows[end - 1]
+        label = 'head' if last.kind == 'head' else f'{last.out_size} px\n{last.out_chs} ch'
+        axes.annotate(label, ((start + end - 1) / 2, 0), (0, -4), textcoords='offset points', ha='center', va='top',
+                      fontsize=8, annotation_clip=False)
+    for kernel in kernels:
+        axes.bar(0, 0, color=shade[kernel], label=f'{kernel}x{kernel}')
+    axes.set_xlim(-0.6, len(rows) - 0.4)
+    axes.set_ylim(0, 1.25 * max(channels))
+    axes.set_xticks([])
+    axes.set_xlabel(' \n ')  # room for the stages
+    axes.set_ylabel('channels in the middle')
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.legend(frameon=False, loc='upper left', ncols=len(kernels), title='kernel', fontsize=8, title_fontsize=8)
+
+
+def _draw(axes, record: Record) -> None:
+    front = sorted((p for p in record.front if not p.label), key=lambda p: p.latency_ms)
+    axes.plot(*_columns(front), color=BLUE, marker='o', markersize=4, linewidth=1.2, label='Pareto front of the search')
+    for marker, point in zip('v^sD', (p for p in record.front if p.label)):
+        axes.plot(*_columns([point]), marker, color=GRAY, markersize=7, label=_ascii(point.label))
+    chosen = [p for p in record.front if p.chosen]
+    if chosen:
+        axes.plot(*_columns(chosen), '*', color=ORANGE, markersize=16, label='this network')
+    if record.limit_ms is not None:
+        axes.axvline(record.limit_ms, color=ORANGE, linestyle='--', linewidth=1, label=f'limit, {record.limit_ms:g} ms')
+    device = record.device_name or record.device or 'the device'
+    _dress(axes, f'predicted latency on {_ascii(device)} (ms)', 'predicted top-1 (%)')
+
+
+def _dress(axes, across: str, up: str, legend: str = 'lower right') -> None:
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.grid(color='#e5e7eb', linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.legend(frameon=False, loc=legend)
+
+
+def _columns(points: list[FrontPoint]) -> tuple[list[float], list[float]]:
+    return [p.latency_ms for p in points], [p.top1_pct for p in points]
+
+
+def _ascii(text: str, limit: int = 60) -> str:
+    """The font has no other glyphs for sure."""
+    return text.encode('ascii', 'replace').decode()[:limit]

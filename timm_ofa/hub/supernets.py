@@ -1,0 +1,132 @@
+"""Trained supernets as folders that somebody else can search for another device: checked, and made ready to publish.
+
+What training wrote stays as it is. What is published says nothing of the disk it was written on.
+"""
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import yaml
+
+from ..errors import InputError, listed, one_line
+from ..files import sha256_of, write_text
+from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, Supernet, check_shapes, read_json
+from ..training import LOG, RUN_FILES, TrainConfig, run_events
+from .finishing import training_cost
+from .plots import is_report, plot_training
+from .record import HUB_ID, NAME, SupernetRecord
+
+SPACE, TRAINING, CURVES = 'space.json', 'train.yaml', 'training.svg'
+FILES = (CONFIG, WEIGHTS, 'README.md', SPACE, TRAINING, CURVES, *RUN_FILES, 'LICENSE')  # all that is published, fetched
+
+
+def is_supernet(folder: str | Path) -> bool:
+    """Whether a folder says that it is a supernet's."""
+    try:
+        block = read_json(Path(folder) / CONFIG).get(BLOCK)
+    except InputError:
+        return False
+    return isinstance(block, Mapping) and block.get('kind') == 'supernet'
+
+
+def check_supernet(folder: str | Path) -> tuple[SupernetRecord, TrainConfig | None]:
+    """Check a supernet's folder before anything in it is used: its space, its weights, how it was trained, its log.
+
+    Raises `InputError`; gives what is known of it.
+    """
+    folder = Path(folder)
+    record, training, network = read_supernet(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(f'folder {str(folder)!r:.200} has no {WEIGHTS}; train it to the end')
+    check_shapes(folder / WEIGHTS, network, str(folder))
+    digest = sha256_of(folder / WEIGHTS)
+    if read_json(folder / CONFIG)[BLOCK].get(DIGEST, digest) != digest:
+        raise InputError(f'{WEIGHTS} in {str(folder)!r:.200} is not that which {CONFIG} was written for; get it anew')
+    return record, training
+
+
+def read_supernet(folder: Path) -> tuple[SupernetRecord, TrainConfig | None, Supernet]:
+    """What the files beside a supernet's weights say, checked, and the network without storage."""
+    from .. import __version__
+
+    if not is_supernet(folder):
+        raise InputError(f'folder {str(folder)!r:.200} is not of a supernet; give one that training wrote')
+    config = read_json(folder / CONFIG)
+    block = config[BLOCK]
+    network = _network(config)
+    if block.get('space') != network.space.name:
+        raise InputError(f'{CONFIG}: space {block.get("space")!r:.60} is not {network.space.name!r}; save it again')
+    training = block.get('training')
+    training = None if training is None else TrainConfig.from_dict(training, f'{CONFIG}: training')
+    data = block.get('data')
+    record = SupernetRecord.from_dict(dict(
+        name=training.name if training and re.fullmatch(NAME, training.name) else f'{network.space.name}_supernet',
+        space=network.space.to_dict(), num_classes=network.num_classes, class_names=block.get('class_names') or [],
+        data=data, dataset_id=data if re.fullmatch(HUB_ID, str(data), re.ASCII) else None,
+        judged=[{k: v for k, v in event.items() if k != 'event'} for event in run_events(folder, LOG)
+                if event.get('event') == 'subnet'],
+        source=block.get('source'), code_version=__version__))
+    return replace(record, training=training_cost(folder)), training, network
+
+
+def stage_supernet(folder: str | Path, stage: Path) -> tuple[SupernetRecord, TrainConfig | None]:
+    """Check a supernet's folder and write its files, all but the card, to where they are published from."""
+    folder = Path(folder)
+    record, training = check_supernet(folder)
+    training = training and _without_places(training, record.data)
+    config = read_json(folder / CONFIG)
+    if training:
+        config[BLOCK]['training'] = training.to_dict()
+        write_text(stage / TRAINING, yaml.safe_dump({'kind': 'supernet', **training.to_dict()}, sort_keys=False))
+    if '/' in str(config[BLOCK].get('source', '')) and '://' not in config[BLOCK]['source']:
+        config[BLOCK]['source'] = Path(config[BLOCK]['source']).name
+    write_text(stage / CONFIG, json.dumps(config, indent=2) + '\n')
+    write_text(stage / SPACE, json.dumps(record.space.to_dict(), indent=2) + '\n')
+    shutil.copyfile(folder / WEIGHTS, stage / WEIGHTS)
+    for name in (*RUN_FILES, 'LICENSE'):
+        if name != LOG and (folder / name).is_file():
+            shutil.copyfile(folder / name, stage / name)
+    events = [{**event, 'config': training.to_dict()} if training and 'config' in event else event
+              for event in run_events(folder, LOG)]
+    if events:
+        write_text(stage / LOG, ''.join(json.dumps(event) + '\n' for event in events))
+    if any(map(is_report, events)):
+        plot_training(events, stage / CURVES)
+    return record, training
+
+
+def _without_places(training: TrainConfig, data: str | None) -> TrainConfig:
+    """The same with names where it names places on a disk."""
+    def name(source: str | None) -> str | None:
+        return source if not source or ':' in source else Path(source).name
+
+    return replace(
+        training, data=training.data if data and training.data.startswith(data) else data or 'unknown',
+        space=Path(training.space).stem, teacher=name(training.teacher),
+        initial_checkpoint=name(training.initial_checkpoint))
+
+
+def _network(config: Mapping[str, Any]) -> Supernet:
+    """The supernet that a `config.json` describes, without storage."""
+    name, args = config.get('architecture'), config.get('model_args') or {}
+    if not isinstance(name, str) or not re.fullmatch(r'ofa_(\w+_)?supernet', name) or not timm.is_model(name):
+        known = timm.list_models('ofa_*supernet')
+        raise InputError(f'{CONFIG}: architecture {name!r:.60} is no supernet; choose from {listed(known)}')
+    allowed = {'space', 'resolutions', 'num_classes', 'in_chans', 'global_pool', 'drop_rate', 'bn_eps', 'bn_momentum'}
+    try:
+        unknown = sorted(set(args) - allowed)
+        network = None if unknown else timm.create_model(name, device='meta', **args)
+    except InputError:
+        raise
+    except Exception as error:  # whatever timm says to arguments of strangers
+        raise InputError(f'{CONFIG}: model_args cannot be built ({one_line(error)}); save it again') from None
+    if unknown:
+        raise InputError(f'{CONFIG}: model_args hold {unknown[0]!r:.60}, which a supernet does not take; remove it')
+    return network

@@ -1,0 +1,113 @@
+"""What the authors of Once-for-All released -> our formats: checkpoints, accuracy predictors, latency tables.
+
+Given as a file, a folder or an address; without one it comes from the address where its authors keep it.
+"""
+from __future__ import annotations
+
+import difflib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import timm
+
+from ..accuracy import RELEASED, load_upstream_predictor
+from ..errors import InputError, listed, one_line
+from ..files import fetch
+from ..spaces import space_names
+from .configs import IMAGENET, HubConfig, NamedSubnet, hub_configs
+from .ofa import read_upstream, weights_cure
+from .record import Accuracy, Record
+
+PREDICTORS = {f'{space}_predictor': space for space in RELEASED}
+TABLES = 'note10'
+TABLE_URL = 'https://raw.githubusercontent.com/han-cai/files/master/ofa/note10/{}_lookup_table.yaml'
+TABLE_RESOLUTIONS = (160, 176, 192, 208, 224)  # px; those at that address
+
+
+def import_upstream(name: str, source: str | Path | None, out: str | Path) -> Path:
+    """Something that the authors released, in our format; what was written.
+
+    Args:
+        name: A named network: written is a folder that `publish` takes. A supernet: one that `load_supernet` takes.
+            A name of `PREDICTORS`: a file that `load_predictor` takes. 'note10': a profile for `load_profile`.
+        source: A file, a folder (of latency tables) or an http address; None: the authors' address.
+        out: The folder, which is made, or replaced if it is such a folder already; or the file.
+    """
+    supernets = [f'{space}_supernet' for space in space_names()]
+    config = hub_configs().get(name)
+    if name in PREDICTORS:
+        return _import_predictor(PREDICTORS[name], source, out)
+    if name == TABLES:
+        return _import_tables(source, out)
+    if name not in supernets and not (config and config.subnet):
+        known = [*(n for n, c in hub_configs().items() if c.weights), *supernets, *PREDICTORS, TABLES]
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0)
+        raise InputError(f'{name!r:.120} was not released; choose from `timm-ofa models`, e.g. {listed(near)}')
+    return _import_weights(name, config, source, out)
+
+
+def _import_weights(name: str, config: HubConfig | None, source: str | Path | None, out: str | Path) -> Path:
+    from ..training import save_supernet
+    from .folder import save_folder
+
+    source = source or (config and config.weights and config.weights.url)
+    if not source:
+        cure = weights_cure(config) if config and config.subnet else 'give a file with --from'
+        raise InputError(f'weights of {name!r} were never released; {cure}')
+    model = timm.create_model(name)
+    try:
+        model.load_state_dict(read_upstream(source, model))
+    except RuntimeError as error:  # our names already, but not of this network
+        raise InputError(f'{str(source)!r:.200} is not of {name!r} ({one_line(error)}); '
+                         'give the checkpoint of this very architecture') from None
+    if config and config.subnet:
+        return save_folder(out, model, subnet_record(name, config.subnet))
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f'{str(out)!r:.200} is a file; give a folder')
+    out.mkdir(parents=True, exist_ok=True)
+    save_supernet(model, out, {'source': str(source)})
+    return out
+
+
+def _import_predictor(space: str, source: str | Path | None, out: str | Path) -> Path:
+    with _as_file(source) as path:
+        load_upstream_predictor(path, space).save(out)
+    return Path(out).with_suffix('.safetensors')
+
+
+def _import_tables(source: str | Path | None, out: str | Path) -> Path:
+    from ..devices import import_note10_tables
+
+    out = Path(out).with_suffix('.json')  # which `load_profile` wants
+    with tempfile.TemporaryDirectory() as folder:
+        if source is None:
+            for resolution in TABLE_RESOLUTIONS:
+                url = TABLE_URL.format(resolution)
+                fetch(url, Path(folder) / url.rpartition('/')[2])
+        import_note10_tables(source or folder).save(out)
+    return out
+
+
+@contextmanager
+def _as_file(source: str | Path | None) -> Iterator[Path | None]:
+    """A source as a file: what an address holds, for as long as it is read."""
+    if source is None or '://' not in str(source):
+        yield source and Path(source)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield fetch(str(source), Path(folder) / 'download.pth')
+
+
+def subnet_record(name: str, subnet: NamedSubnet) -> Record:
+    """What is known of a named network, as it was published; nothing is measured."""
+    from .. import __version__
+
+    accuracy = None if subnet.top1_pct is None else Accuracy(
+        dataset='ImageNet-1k' if subnet.data == IMAGENET else subnet.data, split=subnet.split, n=subnet.images,
+        protocol=f'as published by {"the authors" if subnet.source else "this package"}, not repeated')
+    return Record(
+        name=name, space=subnet.space, arch=subnet.arch, num_classes=subnet.space.num_classes,
+        top1_pct=subnet.top1_pct, accuracy=accuracy, code_version=__version__, **subnet.known())

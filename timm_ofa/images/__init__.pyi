@@ -1,0 +1,10 @@
+from .batches import EpochBatches as EpochBatches
+from .data import DECODE as DECODE
+from .data import Augment as Augment
+from .data import Data as Data
+from .data import ImageSet as ImageSet
+from .data import calibration_batches as calibration_batches
+from .data import calibration_set as calibration_set
+from .data import eval_batch as eval_batch
+from .data import load_data as load_data
+from .data import stored_side as stored_side

@@ -1,0 +1,267 @@
+"""The supernet: the largest stock timm network of a search space, its blocks made elastic, tensor names unchanged.
+
+Every subnet is an argument: `supernet(x, arch)`. `extract(arch)` gives the same network as a stock timm model.
+Source: arXiv:1908.09791, section 3.3.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import timm
+import torch
+from timm.layers import ConvNormAct
+from timm.models import build_model_with_cfg
+from timm.models.efficientnet import EfficientNet
+from timm.models.mobilenetv3 import MobileNetV3
+from torch import fx, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import InputError, one_line
+from ..spaces import Arch, SearchSpace, load_space, space_names
+from .elastic import ElasticBottleneck, ElasticInvertedResidual, first_channels_conv_norm_act
+from .stock import (
+    ENTRY_POINTS,
+    OFAResNet,
+    all_levels,
+    byobnet_kwargs,
+    data_cfg,
+    efficientnet_kwargs,
+    mobilenetv3_kwargs,
+    model_args,
+    set_stem_stride,
+)
+from .weights import known_config
+
+
+@fx.wrap
+def largest_only(x: torch.Tensor, arch: Arch | None) -> torch.Tensor:
+    """What a trace by `torch.fx`, which is that of the largest network, keeps of the argument `arch`: a refusal."""
+    if arch is not None:
+        raise InputError(f'arch {arch!s:.120} is given to a trace of the largest network; trace supernet.extract(arch)')
+    return x
+
+
+class Supernet(nn.Module):
+    """A timm network at the largest arch of `space`; `forward(x, arch)` runs any subnet of it.
+
+    Mixed into timm's class, of which a family says: its elastic stages, their blocks, and what is before and after.
+    """
+
+    def __init__(self, space: SearchSpace, **kwargs):
+        super().__init__(**kwargs)
+        self.space = space
+        self.make_elastic()
+        for module in self.modules():
+            if isinstance(module, nn.Hardswish):
+                module.inplace = False  # in place it copies its input first, which the backward pass needs
+
+    def make_elastic(self) -> None:
+        """Replace the stock blocks."""
+        raise NotImplementedError
+
+    def elastic_stages(self) -> list[nn.Sequential]:
+        """The stages whose blocks vary."""
+        raise NotImplementedError
+
+    def choices(self, arch: Arch) -> list[list[tuple]]:
+        """Arguments of every active block besides its input, one list a stage."""
+        raise NotImplementedError
+
+    def forward_before(self, x: torch.Tensor, arch: Arch) -> torch.Tensor:
+        """What comes before the elastic stages, x (N, 3, H, W)."""
+        raise NotImplementedError
+
+    def forward_after(self, x: torch.Tensor) -> torch.Tensor:
+        """What comes between the elastic stages and the head, x (N, C, H, W)."""
+        raise NotImplementedError
+
+    def forward_features(self, x: torch.Tensor, arch: Arch | None = None) -> torch.Tensor:
+        """x (N, 3, H, W) -> (N, last width, h, w), before the pool."""
+        if arch is None:
+            return super().forward_features(x)
+        self.space.check(arch)
+        x = self.forward_before(x, arch)
+        for stage, choices in zip(self.elastic_stages(), self.choices(arch)):
+            for block, choice in zip(stage, choices):
+                if self.grad_checkpointing and self.training:
+                    x = checkpoint(block, x, *choice, use_reentrant=False)
+                else:
+                    x = block(x, *choice)
+        return self.forward_after(x)
+
+    def forward(self, x: torch.Tensor, arch: Arch | None = None) -> torch.Tensor:
+        """Logits (N, classes) of the given subnet, or of the largest. x (N, 3, H, W) may have any side:
+        `arch.resolution` says which one the caller should have used, it does not resize."""
+        if isinstance(arch, fx.Proxy):
+            x, arch = largest_only(x, arch), None
+        x = self.forward_features(x, arch)
+        return self.forward_head(x) if arch is None else self.forward_classifier(x)
+
+    def forward_classifier(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes) of features (N, C, H, W) of any active width."""
+        return self.forward_head(x)
+
+    def own_names(self, names: Sequence[str], arch: Arch) -> Iterator[tuple[str, str]]:
+        """(name in the subnet, name in the supernet) of every tensor of a subnet."""
+        return ((name, name) for name in names)
+
+    def extract(self, arch: Arch) -> nn.Module:
+        """A stock timm model with its own copy of this subnet's weights; equal to `supernet(x, arch)`.
+
+        Every tensor is the leading slice of the supernet's tensor, depthwise kernels go through their matrices.
+        BatchNorm statistics are copied as they are: recalibrate them before use (`timm_ofa.recalibrate_bn`).
+        """
+        with torch.device('meta'):  # no weights are drawn only to be replaced
+            subnet = timm.create_model(
+                ENTRY_POINTS[self.space.family], **model_args(self.space, arch), num_classes=self.num_classes,
+                in_chans=self.in_chans, drop_rate=self.drop_rate,
+                pretrained_cfg_overlay=data_cfg(self.space, arch.resolution))
+        with torch.no_grad():
+            own, shapes, kernels = self.state_dict(), subnet.state_dict(), self.kernels(arch)
+            state = {
+                name: kernels.get(name, own[own_name][tuple(map(slice, shapes[name].shape))])
+                for name, own_name in self.own_names(list(shapes), arch)}
+            plain = torch.contiguous_format  # a supernet may be in channels-last order; its subnets are saved in this
+            state = {name: tensor.detach().clone(memory_format=plain) for name, tensor in state.items()}
+        subnet.load_state_dict(state, assign=True)
+        return subnet.train(self.training)
+
+    def kernels(self, arch: Arch) -> dict[str, torch.Tensor]:
+        """The tensors of a subnet that are no leading slices, by name."""
+        return {}
+
+    @torch.no_grad()
+    def sort_channels(self, keep: Sequence[float] = ()) -> None:
+        """Order every block's middle channels by importance, keeping the subnets of the expand ratios in `keep`."""
+        for stage in self.elastic_stages():
+            for block in stage:
+                block.sort_channels(keep)
+
+
+class _MobileSupernet(Supernet):
+    """What MobileNetV3 and EfficientNet share: a fixed first block, inverted residuals."""
+    first_stage = 1  # of the elastic ones in `blocks`
+
+    def make_elastic(self) -> None:
+        set_stem_stride(self, self.space.stem_stride)
+        for stage, options in zip(self.elastic_stages(), self.space.stages):
+            for i, block in enumerate(stage):
+                stage[i] = ElasticInvertedResidual(block, options.kernel_sizes, options.se_ratio)
+
+    def elastic_stages(self) -> list[nn.Sequential]:
+        return list(self.blocks)[self.first_stage:][:len(self.space.stages)]
+
+    def choices(self, arch: Arch) -> list[list[tuple]]:
+        return [list(zip(kernels, ratios)) for kernels, ratios in zip(arch.kernel_size, arch.expand_ratio)]
+
+    def forward_before(self, x: torch.Tensor, arch: Arch) -> torch.Tensor:
+        return self.blocks[0](self.bn1(self.conv_stem(x)))
+
+    def kernels(self, arch: Arch) -> dict[str, torch.Tensor]:
+        return {
+            f'blocks.{s}.{b}.conv_dw.weight': block.kernel(kernel_size, block.mid_chs(expand_ratio))
+            for s, (stage, choices) in enumerate(zip(self.elastic_stages(), self.choices(arch)), self.first_stage)
+            for b, (block, (kernel_size, expand_ratio)) in enumerate(zip(stage, choices))}
+
+
+class MobileNetV3Supernet(_MobileSupernet, MobileNetV3):
+    """timm's `MobileNetV3`, elastic; its last convolution is the last of `blocks`."""
+
+    def forward_after(self, x: torch.Tensor) -> torch.Tensor:
+        return self.blocks[-1](x)
+
+
+class EfficientNetSupernet(_MobileSupernet, EfficientNet):
+    """timm's `EfficientNet`, elastic: ProxylessNAS."""
+
+    def forward_after(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn2(self.conv_head(x))
+
+
+class ByobSupernet(Supernet, OFAResNet):
+    """timm's `ByobNet`, elastic: ResNet50D with elastic depth, expansion, widths and stem."""
+
+    def make_elastic(self) -> None:
+        for stage in self.stages:
+            for i, block in enumerate(stage):
+                stage[i] = ElasticBottleneck(block)
+
+    def elastic_stages(self) -> list[nn.Sequential]:
+        return list(self.stages)
+
+    def choices(self, arch: Arch) -> list[list[tuple]]:
+        return [[(ratio, width) for ratio in ratios] for ratios, width in zip(arch.expand_ratio, arch.width)]
+
+    def stem_convs(self, arch: Arch) -> list[str]:
+        """The stem's convolutions that are active, by name: without a residual one the first and the last."""
+        names = [name for name, layer in self.stem.named_children() if isinstance(layer, ConvNormAct)]
+        return names if len(arch.stem_width) == len(names) else [names[0], names[-1]]
+
+    def forward_before(self, x: torch.Tensor, arch: Arch) -> torch.Tensor:
+        names = self.stem_convs(arch)
+        for name, width in zip(names, arch.stem_width):
+            y = first_channels_conv_norm_act(getattr(self.stem, name), x, width)
+            x = y + x if len(names) == 3 and name == names[1] else y
+        return self.stem.pool(x) if self.space.stem_pool else x
+
+    def forward_after(self, x: torch.Tensor) -> torch.Tensor:
+        return self.final_conv(x)
+
+    def forward_classifier(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.head.drop(self.head.global_pool(x))
+        if isinstance(self.head.fc, nn.Linear):
+            x = nn.functional.linear(x, self.head.fc.weight[:, :x.shape[1]], self.head.fc.bias)
+        return self.head.flatten(x)
+
+    def own_names(self, names: Sequence[str], arch: Arch) -> Iterator[tuple[str, str]]:
+        stem = {f'stem.conv{i}': f'stem.{name}' for i, name in enumerate(self.stem_convs(arch), 1)}
+        for name in names:
+            layer = '.'.join(name.split('.')[:2])
+            yield name, name.replace(layer, stem.get(layer, layer), 1)
+
+
+NETWORKS = {  # family -> class, its arguments
+    'mobilenetv3': (MobileNetV3Supernet, mobilenetv3_kwargs),
+    'efficientnet': (EfficientNetSupernet, efficientnet_kwargs),
+    'byobnet': (ByobSupernet, byobnet_kwargs),
+}
+
+
+def create_supernet(name: str, space: SearchSpace, pretrained: bool = False, **kwargs) -> Supernet:
+    """Build the supernet of a space through timm's builder, under a name that `named` registers."""
+    network, network_kwargs = NETWORKS[space.family]
+    args = model_args(space, space.max_arch())
+    stem_stride = args.pop('stem_stride')
+    if kwargs.get('features_only'):
+        kwargs.setdefault('out_indices', all_levels(args['arch_def']))
+    if space.family == 'byobnet':
+        kwargs['stem_stride'] = stem_stride
+    return build_model_with_cfg(
+        network, name, pretrained, space=space, feature_cfg=dict(feature_cls='getter'),
+        **network_kwargs(**args, kwargs=kwargs))
+
+
+def new_supernet(space: SearchSpace, **kwargs) -> Supernet:
+    """A supernet with fresh weights of a space, on the shelf or not, such that its saved folder can be loaded again."""
+    on_shelf = space.name in space_names() and load_space(space.name) == replace(
+        space, resolutions=load_space(space.name).resolutions)
+    if on_shelf:
+        return timm.create_model(f'{space.name}_supernet', resolutions=list(space.resolutions), **kwargs)
+    return timm.create_model('ofa_supernet', space=space.to_dict(), **kwargs)
+
+
+def load_supernet(source: str, **kwargs) -> Supernet:
+    """A trained supernet: a folder that training wrote, `hf-hub:ORG/NAME`, or the name of a released one."""
+    name = source if ':' in source or timm.is_model_pretrained(source) else f'local-dir:{source}'
+    try:
+        if name.startswith('hf-hub:'):
+            known_config(name.removeprefix('hf-hub:'))
+        model = timm.create_model(name, pretrained=True, **kwargs)
+    except Exception as error:  # a folder of another make may hold anything
+        raise InputError(
+            f'supernet {source!r:.120} cannot be loaded ({one_line(error):.300}); '
+            'give a folder that train.py wrote, hf-hub:ORG/NAME, or the name of a released one') from None
+    if not isinstance(model, Supernet):
+        raise InputError(f'{source!r:.120} is a {type(model).__name__}, not a supernet; give one that train.py wrote')
+    return model

@@ -1,0 +1,193 @@
+"""Weights from a folder or a Hub repository, checked before anybody uses them.
+
+timm takes what it is given: the Hub's client compares sizes alone, a repository may have changed between two requests,
+and where no safetensors file is, a pickle would be read. `checked` wraps an entry-point such that the file must have
+the hashes that the Hub and `config.json` list, and the names and shapes of the network that is to be built, before
+that is built. Only safetensors are read.
+"""
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from timm.models._builder import resolve_pretrained_cfg
+from torch import nn
+
+from ..errors import InputError, one_line
+from ..fields import MAX_ITEMS, read_value
+from ..files import sha256_of
+
+CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
+BLOCK = 'timm_ofa'  # our key in config.json
+DIGEST = 'model_sha256'  # in that block: of the weights beside it
+BUILD_ARGS = {'num_classes', 'in_chans', 'global_pool', 'img_size'}  # that timm records beside an entry-point's own
+OTHER_ARGS = {'drop_rate', 'drop_path_rate', 'bn_eps', 'bn_momentum'}  # that a user may have given and then saved
+MAX_JSON_BYTES = 16 * 2**20
+PROBE_S = 5.0  # to find out whether the Hub is there at all; its client would try for 23 s
+
+
+def checked(entry_point: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """The entry-point, but weights of a folder or a repository are checked before they are used (`InputError`)."""
+    own = set(inspect.signature(entry_point).parameters) - {'pretrained', 'kwargs'}
+
+    @functools.wraps(entry_point)
+    def create(pretrained: bool = False, **kwargs) -> nn.Module:
+        cfg = kwargs.get('pretrained_cfg')
+        source = cfg.get('source') if isinstance(cfg, Mapping) else None
+        if not pretrained or source not in ('hf-hub', 'local-dir'):
+            return entry_point(pretrained, **kwargs)
+        where = str(cfg['hf_hub_id'] if source == 'hf-hub' else cfg['file'])
+        args = kwargs.get('pretrained_model_args') or {}
+        cfg = _check_cfg(where, entry_point.__name__, cfg, kwargs.pop('pretrained_cfg_overlay', None), args, own)
+        path = hub_weights(where, kwargs.get('cache_dir')) if source == 'hf-hub' else folder_weights(where)
+        _check_network(path, where, functools.partial(entry_point, False, **{
+            **args, 'num_classes': cfg.num_classes, 'in_chans': cfg.input_size[0], 'device': 'meta',
+            'pretrained_cfg': replace(cfg, source='')}))
+        model = entry_point(True, **{
+            **kwargs, 'pretrained_cfg': replace(cfg, source='', file=str(path), custom_load=False)})
+        told = {**model.pretrained_cfg, 'source': source, 'file': cfg.file}  # where it came from, as timm says it
+        model.pretrained_cfg = model.default_cfg = told
+        return model
+
+    return create
+
+
+def hub_weights(repo_id: str, cache_dir: str | Path | None = None) -> Path:
+    """The weights of a repository, 'ORG/NAME' or 'ORG/NAME@REVISION', in the cache of the Hub's client, checked.
+
+    They are of the commit whose `config.json` was fetched last, and have the hashes that the Hub and that file list.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HTTPError, RemoteEntryNotFoundError
+
+    name, _, revision = repo_id.partition('@')
+    fetch = functools.partial(hf_hub_download, name, cache_dir=cache_dir, library_name='timm_ofa')
+    try:
+        config = known_config(repo_id, cache_dir) or fetch(CONFIG, revision=revision or None)
+        path = Path(fetch(WEIGHTS, revision=Path(config).parent.name))
+    except InputError:
+        raise
+    except RemoteEntryNotFoundError as error:
+        missing = CONFIG if CONFIG in str(error) else WEIGHTS
+        raise InputError(f'{repo_id!r:.120} holds no {missing}, and nothing else is read; publish it again') from None
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
+        raise InputError(f'{WEIGHTS} of {repo_id!r:.120} cannot be fetched ({one_line(error)}); try again') from None
+    blob = path.resolve()
+    digest = sha256_of(path)
+    if re.fullmatch('[0-9a-f]{64}', blob.name) and blob.name != digest:  # the client's name for a large file
+        raise InputError(
+            f'{WEIGHTS} of {repo_id!r:.120} has not the hash that the Hub lists; delete {str(blob)!r} and try again')
+    _check_recorded(Path(config), digest, repo_id)
+    return path
+
+
+def folder_weights(folder: str | Path) -> Path:
+    """The weights of a folder, with the hash that its `config.json` lists, if that is one of ours."""
+    path = Path(folder) / WEIGHTS
+    if not path.is_file():
+        raise InputError(f'{str(folder)!r:.200} holds no {WEIGHTS}, and nothing else is read; '
+                         'save it with safe_serialization=True')
+    _check_recorded(path.with_name(CONFIG), sha256_of(path), str(folder))
+    return path
+
+
+def _check_recorded(config: Path, digest: str, where: str) -> None:
+    block = read_json(config).get(BLOCK)
+    recorded = block.get(DIGEST, digest) if isinstance(block, Mapping) else digest
+    if recorded != digest:
+        raise InputError(f'{WEIGHTS} of {where!r:.200} is not that which {CONFIG} was written for; get it elsewhere, '
+                         'or save it again')
+
+
+def _check_cfg(where: str, name: str, cfg: Mapping, overlay: Mapping | None, args: Any, own: Iterable[str]) -> Any:
+    """timm's `PretrainedCfg` of what somebody's `config.json` says, after a look at all that decides what is built."""
+    allowed = {*own, *BUILD_ARGS, *OTHER_ARGS}
+    unknown = [key for key in args if key not in allowed]
+    if unknown:
+        raise InputError(f'model_args of {where!r:.200} hold {unknown[0]!r:.60}, which {name} does not take; '
+                         f'remove it from {CONFIG}')
+    try:
+        cfg = resolve_pretrained_cfg(name, dict(cfg), overlay)
+    except (TypeError, ValueError) as error:
+        raise InputError(f'{CONFIG} of {where!r:.200} is not one that timm reads ({one_line(error)}); '
+                         'save it again') from None
+    read_value(int, cfg.num_classes, f'{CONFIG} of {where!r:.120}: num_classes', low=0, high=MAX_ITEMS)
+    size = cfg.input_size
+    if not isinstance(size, (list, tuple)) or len(size) != 3 or not all(type(n) is int and 0 < n < 9999 for n in size):
+        raise InputError(f'{CONFIG} of {where!r:.120}: input_size {size!r:.60} is not [channels, height, width]')
+    return cfg
+
+
+def _check_network(path: Path, where: str, build: Callable[[], nn.Module]) -> None:
+    """What the file holds, by its header, is what the network needs; the latter has no storage here."""
+    try:
+        network = build()
+    except InputError:
+        raise
+    except Exception as error:  # whatever timm says to arguments of strangers
+        raise InputError(f'the network of {where!r:.200} cannot be built ({one_line(error)}); mend {CONFIG}') from None
+    check_shapes(path, network, where)
+
+
+def check_shapes(path: Path, network: nn.Module, where: str) -> None:
+    """Names and shapes of the tensors in a file, read from its header alone, are those of a network."""
+    from safetensors import SafetensorError, safe_open
+
+    expected = {k: list(v.shape) for k, v in network.state_dict().items()}
+    try:
+        with safe_open(path, framework='pt') as file:
+            found = {k: file.get_slice(k).get_shape() for k in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise InputError(f'{path.name} of {where!r:.200} cannot be read ({error!s:.80}); save it again') from None
+    wrong = [k for k in {**expected, **found} if found.get(k) != expected.get(k)]
+    if wrong:
+        raise InputError(
+            f'{path.name} of {where!r:.200}: {wrong[0]!r:.80} has the shape {found.get(wrong[0])}, the network needs '
+            f'{expected.get(wrong[0])}; save it again')
+
+
+def known_config(repo_id: str, cache_dir: str | Path | None = None) -> str | None:
+    """The `config.json` of a repository in the cache of the Hub's client; if there is none, the Hub must be there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    name, _, revision = repo_id.partition('@')
+    config = try_to_load_from_cache(name, CONFIG, cache_dir=cache_dir, revision=revision or 'main')
+    if isinstance(config, str):
+        return config
+    refuse_unreachable()
+    return None
+
+
+def refuse_unreachable() -> None:
+    """Say at once that the Hub does not answer. What it answers, and a proxy between, does not matter here."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return  # the client says so itself, and asks nobody
+    try:
+        get_session().head(constants.ENDPOINT, timeout=PROBE_S)
+    except HTTPError as error:
+        raise InputError(f'the Hub at {constants.ENDPOINT} cannot be reached ({type(error).__name__}); '
+                         'check the connection') from None
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object of bounded size from a file that anybody may have written; raises `InputError`."""
+    if not path.is_file() or path.stat().st_size > MAX_JSON_BYTES:
+        raise InputError(f'{str(path)!r} is missing or above {MAX_JSON_BYTES} bytes; save the folder again')
+    try:
+        data = json.loads(path.read_text(encoding='utf-8'))
+    except (ValueError, RecursionError):
+        raise InputError(f'{str(path)!r} is not JSON; save the folder again') from None
+    if not isinstance(data, dict):
+        raise InputError(f'{str(path)!r} is not a JSON object; save the folder again')
+    return data
+

@@ -1,0 +1,9 @@
+from .additive import fit_additive as fit_additive
+from .limits import Limit as Limit
+from .limits import MaxMacs as MaxMacs
+from .limits import MaxMemory as MaxMemory
+from .limits import MaxParams as MaxParams
+from .strategy import Candidate as Candidate
+from .strategy import SearchResult as SearchResult
+from .strategy import refuse_infeasible as refuse_infeasible
+from .strategy import search as search

@@ -1,0 +1,34 @@
+"""Accuracy as a sum over what the frame and each block choose: ridge regression on judged networks.
+
+Legend: N networks, P positions, C codes a position, F frames, D weights.
+"""
+from __future__ import annotations
+
+import numpy as np
+
+from ..spaces import CostTable, SearchSpace
+
+
+def features(space: SearchSpace, codes: np.ndarray) -> np.ndarray:
+    """(N, D): 1 where a part of the frame or a block has a choice; no block is no choice."""
+    sizes = np.array(space.frame_sizes)
+    width = 1 + max(len(space.choices(stage)) for stage in range(len(space.stages)))
+    x = np.zeros((len(codes), sizes.sum() + width * len(space.positions)), dtype=np.float32)
+    row = np.arange(len(codes))[:, None]
+    x[row, space.frames[codes[:, 0]] + np.cumsum([0, *sizes[:-1]])] = 1
+    x[row, sizes.sum() + width * np.arange(len(space.positions)) + codes[:, 1:]] = codes[:, 1:] > 0
+    return x
+
+
+def fit_additive(space: SearchSpace, codes: np.ndarray, top1: np.ndarray, ridge: float) -> CostTable:
+    """The sum that fits networks (N, 1 + P) best, as a table in percent; `ridge` in networks."""
+    x = features(space, codes)
+    middle, level = x.mean(0), top1.mean()
+    centered = x - middle
+    products = (centered.T @ centered).astype(float) + ridge * np.eye(x.shape[1])
+    weights = np.linalg.solve(products, centered.T @ (top1 - level))
+    parts = sum(space.frame_sizes)
+    starts = np.cumsum([0, *space.frame_sizes[:-1]])
+    const = level - middle @ weights + weights[space.frames + starts].sum(1)
+    blocks = weights[parts:].reshape(1, len(space.positions), -1)
+    return CostTable(const, np.broadcast_to(blocks, (len(const), *blocks.shape[1:])))

@@ -1,0 +1,46 @@
+"""Exact optima where costs are additive: the cheapest network, and the best one for every budget.
+
+Legend: P positions, C codes a position (0: inactive), F frames, Q problems, B budget bins. A stage is active from its
+first position up to one of its depths. Costs add up within a frame.
+"""
+from __future__ import annotations
+
+import numpy as np
+
+from ..devices import MemoryTable
+from ..spaces import CostTable, SearchSpace
+
+
+def stage_positions(space: SearchSpace) -> list[list[int]]:
+    """Indices of the positions of each stage."""
+    return [[p for p, (stage, _) in enumerate(space.positions) if stage == s] for s in range(len(space.stages))]
+
+
+def cheapest(space: SearchSpace, table: CostTable) -> tuple[np.ndarray, np.ndarray]:
+    """The least cost in each frame, exact: costs (F,) and the codes (F, 1 + P) that reach them."""
+    codes = np.zeros((len(table.const), 1 + len(space.positions)), dtype=np.int64)
+    codes[:, 0] = np.arange(len(codes))
+    for stage, positions in zip(space.stages, stage_positions(space)):
+        choices = 1 + len(stage.kernel_sizes) * len(stage.expand_ratios)
+        blocks = table.table[:, positions, 1:choices]
+        sums = blocks.min(2).cumsum(1)[:, np.array(stage.depths) - 1]
+        depth = np.array(stage.depths)[sums.argmin(1)]
+        for j, p in enumerate(positions):
+            codes[:, 1 + p] = np.where(j < depth, 1 + blocks[:, j].argmin(1), 0)
+    return table(codes), codes
+
+
+def least_memory(space: SearchSpace, table: MemoryTable) -> tuple[np.ndarray, np.ndarray]:
+    """The least memory in each frame, exact, as `cheapest`: the lightest network for each bound on the activations."""
+    activations, weights = table.activations, table.weights
+    apart = [p for p, (_, index) in enumerate(space.positions) if index <= 1]  # later blocks are like the second
+    frames, const = len(weights.const), activations.const[:, None]
+    bounds = np.maximum(np.concatenate([const, activations.table[:, apart].reshape(frames, -1)], 1), const)
+    least, codes = np.full(frames, np.inf), np.zeros((frames, 1 + len(space.positions)), dtype=np.int64)
+    for bound in np.unique(bounds, axis=1).T:
+        fitting = np.where(activations.table <= bound[:, None, None], weights.table, np.inf)
+        light, found = cheapest(space, CostTable(weights.const, fitting))
+        memory = np.where(np.isfinite(light), table(found), np.inf)
+        better = memory < least
+        least[better], codes[better] = memory[better], found[better]
+    return least, codes

@@ -1,0 +1,186 @@
+"""Progressive shrinking as data: the phases, and the configuration of a whole training run.
+
+Source: arXiv:1908.09791, section 3.4 and appendix B; phases and hyper-parameters of the released training script.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import yaml
+
+from ..errors import InputError, listed
+from ..fields import MAX_LONG_TEXT, choice, number, plain, read, text
+from ..files import read_yaml
+from ..images import DECODE, Augment
+from ..spaces import SearchSpace, load_space
+from .recipes import RECIPES
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase: which choices its subnets are drawn from (None: all of the space), and how long at which rate."""
+    name: str
+    epochs: int = number(1)  # besides the warm-up
+    lr: float = number(1e-12, 100)  # for the whole batch of all processes
+    warmup_epochs: int = number(default=0)
+    depths: tuple[int, ...] | None = None
+    deepest: int | None = number(1, default=None)  # instead: so many of the largest depths of each stage
+    kernel_sizes: tuple[int, ...] | None = None
+    expand_ratios: tuple[float, ...] | None = None
+    widths: int | None = number(1, default=None)  # so many of the largest of each stage
+    subnets_per_step: int = number(1, 64, default=1)
+    kd_weight: float = number(default=1.0)  # of the teacher's soft targets; 0: no teacher
+    sort_channels: bool = False  # by importance, before the phase
+    recipe: str = choice(*RECIPES, default='progressive')  # which subnets a step runs and what they learn from
+
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Whether a fixed teacher is asked."""
+        return bool(self.kd_weight) and RECIPES[self.recipe].asks_teacher
+
+    def subspace(self, space: SearchSpace) -> SearchSpace:
+        """The space that this phase draws from."""
+        return space.restrict(
+            depths=self.depths, deepest=self.deepest, kernel_sizes=self.kernel_sizes, expand_ratios=self.expand_ratios,
+            widths=self.widths)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run: everything that decides its result, one field each; read from `hub_configs/*.yaml`."""
+    name: str
+    space: str = text(limit=MAX_LONG_TEXT)  # a search space by name or path
+    data: str = text(limit=MAX_LONG_TEXT)  # see `load_data`
+    phases: tuple[Phase, ...]
+    resolutions: tuple[int, ...] | None = None  # px; None: all of the space
+    batch_size: int = number(2, default=128)  # of all processes together
+    seed: int = number(default=0)
+    momentum: float = number(0, 0.9999, default=0.9)  # Nesterov
+    weight_decay: float = number(default=3e-5)  # not on BatchNorm and biases
+    label_smoothing: float = number(0, 1, default=0.1)
+    drop_rate: float = number(0, 1, default=0.0)  # before the classifier
+    clip_grad: float | None = number(default=None)  # norm; the original does not clip
+    holdout: float = number(1e-6, 0.9, default=0.1)  # share of the training images on which subnets are compared
+    limit: int | None = number(1, default=None)  # at most so many training images
+    decode: str = choice(*DECODE, default='auto')  # images once into memory, or each time; auto: once where they fit
+    images_per_epoch: int | None = number(1, default=None)  # of a stream; None: what the data set tells
+    precision: str = choice('no', 'bf16', 'fp16', default='no')  # Accelerate's mixed precision
+    workers: int = number(default=0)  # loader processes
+    accumulate: int = number(1, 4096, default=1)  # parts in which each process takes its share of a batch
+    sync_bn: bool = True  # BatchNorm over the batches of all processes: n processes learn what one does
+    teacher: str | None = text(limit=MAX_LONG_TEXT, default=None)  # a timm model or a folder; None: largest net so far
+    initial_checkpoint: str | None = text(limit=MAX_LONG_TEXT, default=None)  # see `initialize`; None: random weights
+    checkpoint_minutes: float = number(1e-9, default=5.0)  # besides one at the end of each phase
+    augment: Augment = field(default_factory=Augment)
+
+    def load_space(self) -> SearchSpace:
+        """The search space at this run's resolutions."""
+        return load_space(self.space).restrict(resolutions=self.resolutions)
+
+    def to_dict(self) -> dict:
+        """YAML-ready; the inverse of `from_dict`."""
+        return plain(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping, where: str = 'config') -> TrainConfig:
+        """From YAML data, every field checked; raises `InputError` naming field, value and cure."""
+        config = read(cls, data, where)
+        space = config.load_space()
+        if not config.phases:
+            raise InputError(f'{where}: phases is empty; give at least one with name, epochs and lr')
+        for phase in config.phases:
+            phase.subspace(space)
+        if len({phase.name for phase in config.phases}) < len(config.phases):
+            raise InputError(f'{where}: phases {listed(p.name for p in config.phases)} repeat a name; rename one')
+        return config
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How one network is trained on; read from a file with `kind: finetune`."""
+    epochs: int = number(1)  # besides the warm-up; a cosine to 0
+    lr: float = number(1e-12, 100, default=0.01)
+    warmup_epochs: int = number(default=0)
+    batch_size: int = number(2, default=64)  # of all processes together
+    momentum: float = number(0, 0.9999, default=0.9)  # Nesterov
+    weight_decay: float = number(default=3e-5)  # not on BatchNorm and biases
+    label_smoothing: float = number(0, 1, default=0.1)
+    kd_weight: float = number(default=1.0)  # of the teacher's soft targets, if there is one
+    teacher: str | None = text(limit=MAX_LONG_TEXT, default=None)  # 'largest' of the supernet, a timm model, a folder
+    workers: int = number(default=0)  # loader processes
+
+    @property
+    def phase(self) -> Phase:
+        """The same as the only phase of a training."""
+        kd_weight = self.kd_weight if self.teacher else 0.0
+        return Phase('finetune', self.epochs, self.lr, self.warmup_epochs, kd_weight=kd_weight)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = (), **replacements) -> TrainConfig:
+    """A training configuration from a YAML file.
+
+    Args:
+        path: The file; `kind: supernet`.
+        overrides: `key=value` texts; the value is YAML, the key may reach inside: `phases.0.epochs=2`.
+        replacements: Fields to replace where the value is not None.
+    """
+    path, data = _read_yaml(path, 'supernet', 'a training configuration')
+    data.pop('weights', None)  # where released ones are; read by `configs`
+    for override in overrides:
+        _override(data, override)
+    data.update({k: v for k, v in replacements.items() if v is not None})
+    return TrainConfig.from_dict(data, path.name)
+
+
+def load_finetune(path: str | Path) -> FinetuneConfig:
+    """How to fine-tune, from a YAML file; raises `InputError` naming file and field."""
+    path, data = _read_yaml(path, 'finetune', 'how to fine-tune')
+    return read(FinetuneConfig, data, path.name)
+
+
+def _read_yaml(path: str | Path, kind: str, what: str) -> tuple[Path, dict]:
+    """The fields of a file of that kind, without the kind."""
+    path = Path(path)
+    try:
+        data = read_yaml(path.read_text(encoding='utf-8'))
+    except OSError as error:
+        raise InputError(
+            f'config {str(path)!r:.120} cannot be read ({error.strerror}); give a hub_configs/*.yaml') from None
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f'config {str(path)!r:.120} is not YAML ({str(error).splitlines()[0]}); mend it') from None
+    if not isinstance(data, dict) or data.pop('kind', None) != kind:
+        raise InputError(f"config {path.name!r:.120} is not {what}; give one with 'kind: {kind}'")
+    return path, data
+
+
+def _override(data: dict, text: str) -> None:
+    key, equals, value = text.partition('=')
+    target, *path = data, *key.split('.')
+    try:
+        if not equals:
+            raise KeyError
+        for part in path[:-1]:
+            target = target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
+        last = int(path[-1]) if isinstance(target, list) else path[-1]
+        if isinstance(target, list):
+            target[last]  # must exist
+        target[last] = read_yaml(value)
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+        raise InputError(
+            f'--set {text!r:.120} cannot be applied; write it like batch_size=64 or phases.0.epochs=2') from None
+
+
+def kept_ratios(phases: Sequence[Phase], i: int) -> tuple[float, ...]:
+    """Expand ratios that phases before the i-th have trained already, and that sorting must leave alone."""
+    earlier = phases[i - 1].expand_ratios if i else None
+    return earlier if earlier and len(earlier) > 1 else ()
+
+
+def scaled(config: TrainConfig, factor: float) -> TrainConfig:
+    """The same run with every phase's epochs multiplied, at least one each."""
+    return replace(config, phases=tuple(
+        replace(
+            p, epochs=max(1, round(p.epochs * factor)),
+            warmup_epochs=min(p.warmup_epochs, max(0, round(p.warmup_epochs * factor)))) for p in config.phases))
