@@ -1,18 +1,37 @@
-"""What people and programs see: tables on stdout, remarks on stderr."""
+"""What people and programs see: tables on stdout; remarks and progress bars on stderr."""
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+PROGRESS_SWITCH = 'TIMM_OFA_PROGRESS'  # environment variable: 0 turns all progress bars off
 
 
 def say(text: str) -> None:
-    """A remark on stderr, so that stdout holds data alone."""
+    """Print a remark on stderr, so that stdout holds only data."""
     print(text, file=sys.stderr, flush=True)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence], gap: int = 2) -> str:
-    """Columns aligned: text to the left, numbers to the right; None is '-'."""
-    def show(value) -> str:
+def progress_bar(total: int, desc: str, unit: str, *, shown: bool = True, **kwargs: Any) -> tqdm:
+    """A bar on stderr that counts to `total` units, as `tqdm` draws it.
+
+    It draws nothing where `shown` is false (all processes but the main one), or where the environment says
+    `TIMM_OFA_PROGRESS=0`. `kwargs` go to `tqdm`.
+    """
+    from tqdm import tqdm
+
+    hidden = not shown or os.environ.get(PROGRESS_SWITCH) == '0'
+    return tqdm(total=total, desc=desc, unit=unit, disable=hidden, **kwargs)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], gap: int = 2) -> str:
+    """A text table: text is aligned to the left, numbers to the right, and None is shown as '-'."""
+    def show(value: object) -> str:
         return '-' if value is None else f'{value:.4g}' if isinstance(value, float) else str(value)
 
     texts = [[show(v) for v in row] for row in rows]
