@@ -537,7 +537,7 @@ def test_a_file_written_by_the_original_package_gives_its_outputs(shared, tmp_pa
 
 
 def test_an_imported_file_is_a_publishable_folder(checkpoint, tmp_path):
-    from timm_ofa.hub.publishing import check_folder
+    from timm_ofa.hub.folder import check_folder
 
     folder = import_upstream(NAME, checkpoint, tmp_path / 'out')
     model = timm.create_model(f'local-dir:{folder}', pretrained=True)

@@ -9,8 +9,9 @@ from timm.models._hub import save_for_hf
 
 from timm_ofa.accuracy.judge import evaluate
 from timm_ofa.errors import InputError
-from timm_ofa.hub.folder import add_onnx, check_folder, save_folder
+from timm_ofa.hub.folder import check_folder
 from timm_ofa.hub.record import Accuracy, Record
+from timm_ofa.hub.saving import add_onnx, save_folder
 from timm_ofa.images.data import eval_batch, load_data
 from timm_ofa.networks.initial import initialize
 from timm_ofa.networks.supernet import new_supernet

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from timm_ofa.errors import InputError
-from timm_ofa.hub.folder import ONNX, PERF, WEIGHTS, add_onnx, check_folder, save_folder
+from timm_ofa.hub.folder import ONNX, PERF, WEIGHTS, check_folder
 from timm_ofa.hub.record import Record
+from timm_ofa.hub.saving import add_onnx, save_folder
 from timm_ofa.networks.stock import ENTRY_POINTS, model_args
 from timm_ofa.runtimes.export import to_onnx, to_torch
 from timm_ofa.runtimes.layers import fold_weights, mean_row, random_input
@@ -209,7 +210,7 @@ def test_an_onnx_file_of_other_weights_is_refused_and_made_anew(tmp_path):
 def test_an_onnx_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
     folder, _ = saved(tmp_path / 'net', SMALL['byobnet'])
     monkeypatch.setattr(
-        'timm_ofa.hub.folder.to_onnx', lambda rows, **kwargs: to_onnx(rows, **{**kwargs, 'bn_eps': 0.1}))
+        'timm_ofa.hub.saving.to_onnx', lambda rows, **kwargs: to_onnx(rows, **{**kwargs, 'bn_eps': 0.1}))
     with pytest.raises(InputError, match=r'model.onnx of .* would differ'):
         add_onnx(folder)
     assert not (folder / ONNX).exists()

@@ -1,7 +1,7 @@
-"""A page to browse networks by device and latency, and the same as rows for a table.
+"""The catalog: one page on which networks are browsed by device and latency.
 
-The page is one file that asks nobody for anything. Its data are text of strangers: they travel as JSON in a block that
-cannot be left, and the script beside it, the only one that may run, makes text nodes of them.
+The page is one file and makes no request. Its data are text of strangers. They travel as JSON in a block that they
+cannot end, and the script beside it, the only one that may run, turns them into text nodes.
 """
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 from ..errors import InputError
 from ..files import write_text
 from .card import TEMPLATES
-from .publishing import Found, find
+from .listing import Found, data_words, find
 from .record import Measurement, Record
 
 PAGE, STYLE, SCRIPT = (TEMPLATES / f'catalog.{end}' for end in ('html.j2', 'css', 'js'))
 
 
 def catalog(source: str, out: str | Path) -> Path:
-    """Write the page of all networks of an organization on the Hub, or of the published folders in a folder."""
+    """Write the page of all networks of an organization on the Hub, or of all published folders in a folder."""
     found = find(source)
     name = Path(source).resolve().name if Path(source).is_dir() else source
     write_text(out, render_catalog(f'{name}: networks by device and latency', found))
@@ -29,7 +29,7 @@ def catalog(source: str, out: str | Path) -> Path:
 
 
 def render_catalog(title: str, found: list[Found]) -> str:
-    """The page; networks of which no latency is known have no place on it."""
+    """The page, as HTML. Networks without a known latency are not on it."""
     import jinja2
     from markupsafe import Markup
 
@@ -45,50 +45,15 @@ def render_catalog(title: str, found: list[Found]) -> str:
         data=Markup(data.replace('<', r'\u003c').replace('>', r'\u003e').replace('&', r'\u0026')))
 
 
-def model_rows(source: str, device: str | None = None, max_latency_ms: float | None = None) -> list[dict]:
-    """Of every network that fits, one row for each device that it fits on, by device and latency: exact figures.
-
-    Args:
-        source, device, max_latency_ms: As in `find`.
-    """
-    rows = []
-    for f in find(source, device, max_latency_ms):
-        for slug in [device] if device else sorted({m.device for m in f.record.measurements}):
-            m = f.latency(slug)
-            if m and (max_latency_ms is None or m.typical_ms <= max_latency_ms):
-                rows.append(_row(f, m))
-    if not rows:
-        limit = '' if max_latency_ms is None else f' within {max_latency_ms:g} ms'
-        raise InputError(f'no network of {source!r:.120} has a latency on {device or "any device"}{limit}; '
-                         'without --device and --max-latency-ms all are listed')
-    return sorted(rows, key=lambda r: (r['device'], r['latency_ms'], r['name']))
-
-
-def _row(found: Found, m: Measurement) -> dict[str, Any]:
-    record = found.record
-    return dict(
-        name=found.id, device=m.device, latency_ms=m.typical_ms, p90_ms=m.p90_ms, latency_source=m.source,
-        runtime=m.runtime, precision=m.precision, threads=m.threads, top1_pct=record.top1_pct,
-        predicted_top1_pct=record.predicted_top1_pct, data=_data(record), resolution=record.arch.resolution,
-        macs_m=round(record.macs / 1e6, 1), params_m=round(record.params / 1e6, 2), space=record.space.name,
-        arch=str(record.arch), load=found.load_line)
-
-
 def _entry(found: Found) -> dict[str, Any]:
-    """What the page knows of a network. `top1` is in percent."""
+    """The data of one network for the page. `top1` is in percent."""
     record = found.record
     return dict(
         id=found.id, name=Path(found.id).name, url=found.url, load=found.load_line,
         top1=record.predicted_top1_pct if record.top1_pct is None else record.top1_pct,
-        predicted=record.top1_pct is None, data=_data(record), macs_m=record.macs / 1e6, params_m=record.params / 1e6,
-        resolution=record.arch.resolution, space=record.space.name, arch=str(record.arch),
+        predicted=record.top1_pct is None, data=data_words(record), macs_m=record.macs / 1e6,
+        params_m=record.params / 1e6, resolution=record.arch.resolution, space=record.space.name, arch=str(record.arch),
         latency=_latencies(record))
-
-
-def _data(record: Record) -> str:
-    if record.accuracy is None:
-        return record.dataset_id or 'images that are not named'
-    return f'{record.accuracy.dataset}, {record.accuracy.split}'
 
 
 def _latencies(record: Record) -> list[dict]:
@@ -101,11 +66,11 @@ def _latencies(record: Record) -> list[dict]:
 
 
 def _setting(m: Measurement) -> str:
-    """What two latencies must share to be compared."""
+    """The conditions that two latencies must share to be compared, in words."""
     threads = [f'{m.threads} thread{"s" * (m.threads > 1)}'] if m.threads else []
     return ', '.join([m.runtime, m.precision, *threads, *([f'batch {m.batch_size}'] if m.batch_size != 1 else [])])
 
 
 def _hash(text: str) -> str:
-    """Of an inline block, as a content security policy names it."""
+    """The hash of an inline block, as a content security policy writes it."""
     return f'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'

@@ -1,6 +1,6 @@
-"""Trained supernets as folders that somebody else can search for another device: checked, and made ready to publish.
+"""Folders of trained supernets are checked and made ready to publish, so that others can search them for their devices.
 
-What training wrote stays as it is. What is published says nothing of the disk it was written on.
+The folder that training wrote stays as it is. The published copy does not name places on the disk of its owner.
 """
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .plots import is_report, plot_training
 from .record import HUB_ID, NAME, SupernetRecord
 
 SPACE, TRAINING, CURVES = 'space.json', 'train.yaml', 'training.svg'
-FILES = (CONFIG, WEIGHTS, 'README.md', SPACE, TRAINING, CURVES, *RUN_FILES, 'LICENSE')  # all that is published, fetched
+FILES = (CONFIG, WEIGHTS, 'README.md', SPACE, TRAINING, CURVES, *RUN_FILES, 'LICENSE')  # that are published and fetched
 
 
 def is_supernet(folder: str | Path) -> bool:
-    """Whether a folder says that it is a supernet's."""
+    """Whether the folder's `config.json` says that it holds a supernet."""
     try:
         block = read_json(Path(folder) / CONFIG).get(BLOCK)
     except InputError:
@@ -39,7 +39,7 @@ def is_supernet(folder: str | Path) -> bool:
 def check_supernet(folder: str | Path) -> tuple[SupernetRecord, TrainConfig | None]:
     """Check a supernet's folder before anything in it is used: its space, its weights, how it was trained, its log.
 
-    Raises `InputError`; gives what is known of it.
+    Gives its record and, if it is known, the configuration of its training. Raises `InputError`.
     """
     folder = Path(folder)
     record, training, network = read_supernet(folder)
@@ -53,7 +53,8 @@ def check_supernet(folder: str | Path) -> tuple[SupernetRecord, TrainConfig | No
 
 
 def read_supernet(folder: Path) -> tuple[SupernetRecord, TrainConfig | None, Supernet]:
-    """What the files beside a supernet's weights say, checked, and the network without storage."""
+    """Read and check the files beside a supernet's weights. Gives the record, the configuration of the training, and
+    the network without storage."""
     from .. import __version__
 
     if not is_supernet(folder):
@@ -77,7 +78,8 @@ def read_supernet(folder: Path) -> tuple[SupernetRecord, TrainConfig | None, Sup
 
 
 def stage_supernet(folder: str | Path, stage: Path) -> tuple[SupernetRecord, TrainConfig | None]:
-    """Check a supernet's folder and write its files, all but the card, to where they are published from."""
+    """Check a supernet's folder and write all its files, except the card, to the folder `stage`, which is then
+    published."""
     folder = Path(folder)
     record, training = check_supernet(folder)
     training = training and _without_places(training, record.data)
@@ -103,7 +105,7 @@ def stage_supernet(folder: str | Path, stage: Path) -> tuple[SupernetRecord, Tra
 
 
 def _without_places(training: TrainConfig, data: str | None) -> TrainConfig:
-    """The same with names where it names places on a disk."""
+    """The same configuration, with names in place of paths on a disk."""
     def name(source: str | None) -> str | None:
         return source if not source or ':' in source else Path(source).name
 
@@ -114,7 +116,7 @@ def _without_places(training: TrainConfig, data: str | None) -> TrainConfig:
 
 
 def _network(config: Mapping[str, Any]) -> Supernet:
-    """The supernet that a `config.json` describes, without storage."""
+    """The supernet that `config.json` describes, without storage for its weights."""
     name, args = config.get('architecture'), config.get('model_args') or {}
     if not isinstance(name, str) or not re.fullmatch(r'ofa_(\w+_)?supernet', name) or not timm.is_model(name):
         known = timm.list_models('ofa_*supernet')
@@ -125,7 +127,7 @@ def _network(config: Mapping[str, Any]) -> Supernet:
         network = None if unknown else timm.create_model(name, device='meta', **args)
     except InputError:
         raise
-    except Exception as error:  # whatever timm says to arguments of strangers
+    except Exception as error:  # timm may raise anything for arguments of strangers
         raise InputError(f'{CONFIG}: model_args cannot be built ({one_line(error)}); save it again') from None
     if unknown:
         raise InputError(f'{CONFIG}: model_args hold {unknown[0]!r:.60}, which a supernet does not take; remove it')

@@ -1,6 +1,6 @@
-"""What the authors of Once-for-All released -> our formats: checkpoints, accuracy predictors, latency tables.
+"""Releases of the authors of Once-for-All are brought into our formats: checkpoints, predictors, latency tables.
 
-Given as a file, a folder or an address; without one it comes from the address where its authors keep it.
+A release is given as a file, a folder or an address. If none is given, it is fetched from its authors' address.
 """
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from .record import Accuracy, Record
 PREDICTORS = {f'{space}_predictor': space for space in RELEASED}
 TABLES = 'note10'
 TABLE_URL = 'https://raw.githubusercontent.com/han-cai/files/master/ofa/note10/{}_lookup_table.yaml'
-TABLE_RESOLUTIONS = (160, 176, 192, 208, 224)  # px; those at that address
+TABLE_RESOLUTIONS = (160, 176, 192, 208, 224)  # px, of the tables at that address
 
 
 def import_upstream(name: str, source: str | Path | None, out: str | Path) -> Path:
-    """Something that the authors released, in our format; what was written.
+    """Write a release of the authors in our format, and give the path of what was written.
 
     Args:
-        name: A named network: written is a folder that `publish` takes. A supernet: one that `load_supernet` takes.
-            A name of `PREDICTORS`: a file that `load_predictor` takes. 'note10': a profile for `load_profile`.
-        source: A file, a folder (of latency tables) or an http address; None: the authors' address.
-        out: The folder, which is made, or replaced if it is such a folder already; or the file.
+        name: What to import. A named network becomes a folder for `publish`, a supernet a folder for `load_supernet`, a
+            name of `PREDICTORS` a file for `load_predictor`, and 'note10' a profile for `load_profile`.
+        source: A file, a folder (of latency tables) or an http address; None for the authors' address.
+        out: The file or the folder to write. A folder is made; if it is such a folder already, it is replaced.
     """
     supernets = [f'{space}_supernet' for space in space_names()]
     config = hub_configs().get(name)
@@ -50,7 +50,7 @@ def import_upstream(name: str, source: str | Path | None, out: str | Path) -> Pa
 
 def _import_weights(name: str, config: HubConfig | None, source: str | Path | None, out: str | Path) -> Path:
     from ..training import save_supernet
-    from .folder import save_folder
+    from .saving import save_folder
 
     source = source or (config and config.weights and config.weights.url)
     if not source:
@@ -59,7 +59,7 @@ def _import_weights(name: str, config: HubConfig | None, source: str | Path | No
     model = timm.create_model(name)
     try:
         model.load_state_dict(read_upstream(source, model))
-    except RuntimeError as error:  # our names already, but not of this network
+    except RuntimeError as error:  # it has our tensor names, but is of another network
         raise InputError(f'{str(source)!r:.200} is not of {name!r} ({one_line(error)}); '
                          'give the checkpoint of this very architecture') from None
     if config and config.subnet:
@@ -81,7 +81,7 @@ def _import_predictor(space: str, source: str | Path | None, out: str | Path) ->
 def _import_tables(source: str | Path | None, out: str | Path) -> Path:
     from ..devices import import_note10_tables
 
-    out = Path(out).with_suffix('.json')  # which `load_profile` wants
+    out = Path(out).with_suffix('.json')  # the suffix that `load_profile` asks for
     with tempfile.TemporaryDirectory() as folder:
         if source is None:
             for resolution in TABLE_RESOLUTIONS:
@@ -93,7 +93,7 @@ def _import_tables(source: str | Path | None, out: str | Path) -> Path:
 
 @contextmanager
 def _as_file(source: str | Path | None) -> Iterator[Path | None]:
-    """A source as a file: what an address holds, for as long as it is read."""
+    """A source as a file. What is behind an address is downloaded, and removed after it was read."""
     if source is None or '://' not in str(source):
         yield source and Path(source)
         return
@@ -102,7 +102,7 @@ def _as_file(source: str | Path | None) -> Iterator[Path | None]:
 
 
 def subnet_record(name: str, subnet: NamedSubnet) -> Record:
-    """What is known of a named network, as it was published; nothing is measured."""
+    """The record of a named network with its published figures. Nothing is measured."""
     from .. import __version__
 
     accuracy = None if subnet.top1_pct is None else Accuracy(

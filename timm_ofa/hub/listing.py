@@ -1,0 +1,190 @@
+"""Published networks and supernets are found: those of an organization on the Hub, or of the folders in a folder.
+
+What is found may be from anybody. A record that is not valid is left out with a warning. Weights are neither fetched
+nor read.
+"""
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from ..fields import check_slug
+from ..networks import CONFIG
+from .client import hub_api, hub_errors
+from .folder import PERF, load_record
+from .metadata import RUNGS_MS, SUPERNET_TAG, evidence
+from .record import Measurement, Record
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
+
+_logger = logging.getLogger(__name__)
+
+READERS = 8  # records that are downloaded at the same time
+
+
+@dataclass(frozen=True)
+class Found:
+    """A published network. `id` is 'ORG/NAME' on the Hub, or its folder."""
+    id: str
+    record: Record
+    url: str | None = None  # of its page on the Hub
+
+    @property
+    def load_line(self) -> str:
+        return _load_line('hf-hub' if self.url else 'local-dir', self.id)
+
+    def latency(self, device: str) -> Measurement | None:
+        """The latency of single images on a device: the fastest measurement, else the fastest prediction."""
+        return next(iter(evidence(self.record, device)), None)
+
+    def latencies_within(self, device: str | None, max_latency_ms: float | None) -> list[Measurement]:
+        """One latency of each device (or of the given one) on which it is at most `max_latency_ms`."""
+        devices = [device] if device else sorted({m.device for m in self.record.measurements})
+        known = [m for m in map(self.latency, devices) if m]
+        return [m for m in known if max_latency_ms is None or m.typical_ms <= max_latency_ms]
+
+
+def find(source: str, device: str | None = None, max_latency_ms: float | None = None) -> list[Found]:
+    """The networks of an organization on the Hub, or of the folders in a folder, by id.
+
+    Args:
+        device: A slug: only networks whose latency on this device is known.
+        max_latency_ms: Only networks that take at most this long there, or on any device if none is given.
+    """
+    if device is not None:
+        check_slug(device, 'device')
+    folder = Path(source)
+    candidates = _in_folder(folder) if folder.is_dir() else _on_hub(source, device, max_latency_ms)
+    found = []
+    for name, url, path in candidates:
+        try:
+            if not name.isprintable():
+                raise InputError('the name holds characters that cannot be shown; rename it')
+            if path is None:
+                raise InputError(f'there is no {CONFIG} or no {PERF} that may be read; publish it again')
+            found.append(Found(name, load_record(path), url))
+        except InputError as error:
+            _logger.warning('left out: %.200r: %s', name, error)
+    if device is not None or max_latency_ms is not None:
+        found = [f for f in found if f.latencies_within(device, max_latency_ms)]
+    return sorted(found, key=lambda f: f.id)
+
+
+def model_rows(source: str, device: str | None = None, max_latency_ms: float | None = None) -> list[dict[str, Any]]:
+    """One row for each network and each device on which it fits, by device and latency. The figures are exact.
+
+    Args:
+        source, device, max_latency_ms: As in `find`.
+    """
+    rows = [_row(f, m) for f in find(source, device, max_latency_ms)
+            for m in f.latencies_within(device, max_latency_ms)]
+    if not rows:
+        limit = '' if max_latency_ms is None else f' within {max_latency_ms:g} ms'
+        raise InputError(f'no network of {source!r:.120} has a latency on {device or "any device"}{limit}; '
+                         'without --device and --max-latency-ms all are listed')
+    return sorted(rows, key=lambda r: (r['device'], r['latency_ms'], r['name']))
+
+
+def _row(found: Found, m: Measurement) -> dict[str, Any]:
+    record = found.record
+    return dict(
+        name=found.id, device=m.device, latency_ms=m.typical_ms, p90_ms=m.p90_ms, latency_source=m.source,
+        runtime=m.runtime, precision=m.precision, threads=m.threads, top1_pct=record.top1_pct,
+        predicted_top1_pct=record.predicted_top1_pct, data=data_words(record), resolution=record.arch.resolution,
+        macs_m=round(record.macs / 1e6, 1), params_m=round(record.params / 1e6, 2), space=record.space.name,
+        arch=str(record.arch), load=found.load_line)
+
+
+def data_words(record: Record) -> str:
+    """The images that the accuracy is of, in words."""
+    if record.accuracy is None:
+        return record.dataset_id or 'images that are not named'
+    return f'{record.accuracy.dataset}, {record.accuracy.split}'
+
+
+def find_supernets(source: str) -> list[dict[str, Any]]:
+    """The supernets of an organization on the Hub, or of the folders in a folder, one row each, by name."""
+    from ..training import supernet_folder
+    from .supernets import is_supernet, read_supernet
+
+    rows, folder = [], Path(source)
+    if folder.is_dir():
+        places = [(str(path), 'local-dir') for path in _folders_with(folder, CONFIG) if is_supernet(path)]
+    else:
+        places = [(f'{info.id}@{info.sha}', 'hf-hub') for info in _listed(source, ['timm_ofa', SUPERNET_TAG])]
+    for place, kind in places:
+        try:
+            record, *_ = read_supernet(supernet_folder(f'hf-hub:{place}') if kind == 'hf-hub' else Path(place))
+        except InputError as error:
+            _logger.warning('left out: %.200r: %s', place, error)
+            continue
+        name = place.split('@')[0] if kind == 'hf-hub' else place
+        rows.append(dict(
+            name=name, space=record.space.name, networks=float(record.space.size()), data=record.data,
+            resolutions=f'{min(record.space.resolutions)}..{max(record.space.resolutions)}',
+            largest_top1_pct=next((j.top1_pct for j in record.judged if j.subnet == 'largest'), None),
+            load=_load_line(kind, name)))
+    if not rows:
+        raise InputError(f'{source!r:.120} holds no supernet; publish one, or give another source')
+    return sorted(rows, key=lambda row: str(row['name']))
+
+
+def _load_line(kind: str, name: str) -> str:
+    return f'import timm, timm_ofa; timm.create_model({f"{kind}:{name}"!r}, pretrained=True)'
+
+
+def _in_folder(folder: Path) -> Iterator[tuple[str, None, Path]]:
+    for path in _folders_with(folder, PERF):
+        yield str(path), None, path
+
+
+def _folders_with(folder: Path, name: str) -> Iterator[Path]:
+    """Folders that hold a file of this name, down to two levels. Hidden ones are still being written."""
+    for pattern in (name, f'*/{name}', f'*/*/{name}'):
+        for path in sorted(folder.glob(pattern)):
+            if not any(part.startswith('.') for part in path.relative_to(folder).parts):
+                yield path.parent
+
+
+def _listed(org: str, wanted: list[str]) -> list[ModelInfo]:
+    """The repositories of an organization that have all of these tags."""
+    if not re.fullmatch(r'[\w-][\w.-]*', org, re.ASCII):
+        raise InputError(f'source {org!r:.120} is neither a folder nor a name on the Hub; give one of these')
+    with hub_errors(org):
+        return list(hub_api().list_models(author=org, filter=wanted, expand=['sha', 'tags']))
+
+
+def _on_hub(org: str, device: str | None, max_latency_ms: float | None) -> Iterator[tuple[str, str, Path | None]]:
+    """The repositories of an organization that have the right tags: id, address, and the folder of the record, if it
+    has one."""
+    from huggingface_hub import constants
+
+    wanted = ['timm_ofa']
+    if device:
+        wanted.append(f'device:{device}')
+        rung = next((r for r in RUNGS_MS if max_latency_ms is not None and max_latency_ms <= r), None)
+        wanted += [f'latency:{device}:le-{rung}ms'] if rung else []
+    infos = [info for info in _listed(org, wanted) if SUPERNET_TAG not in (info.tags or [])]
+    with ThreadPoolExecutor(READERS) as pool:
+        for info, path in zip(infos, pool.map(_fetch_record, infos)):
+            yield info.id, f'{constants.ENDPOINT}/{info.id}', path
+
+
+def _fetch_record(info: ModelInfo) -> Path | None:
+    """The folder of the two files that make a record; None if the repository does not give them."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError, RepositoryNotFoundError
+
+    with hub_errors(info.id):
+        try:
+            paths = [Path(hf_hub_download(info.id, name, revision=info.sha)) for name in (CONFIG, PERF)]
+        except (HFValidationError, RemoteEntryNotFoundError, RepositoryNotFoundError):
+            return None
+    return paths[0].parent

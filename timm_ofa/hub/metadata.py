@@ -1,0 +1,105 @@
+"""What the Hub indexes of a network or a supernet: tags for its search, and the front matter of the card.
+
+Everything in a record is text that somebody else may have written, so `ModelCardData` alone builds the front matter.
+"""
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..fields import slug
+from .record import HUB_ID, Measurement, Record, SupernetRecord
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCardData
+
+RUNGS_MS = (1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 500, 1000)
+UNKNOWN = 'unknown'  # stands for what somebody else's profile does not say
+SUPERNET_TAG = 'supernet'  # of a supernet; a subnet has 'supernet:NAME'
+
+
+def evidence(record: Record, device: str) -> list[Measurement]:
+    """The latencies of single images on a device, fastest first: measurements if there are any, else predictions."""
+    known = [m for m in record.measurements if m.device == device and m.batch_size == 1]
+    measured = [m for m in known if m.source == 'measured']
+    return sorted(measured or known, key=lambda m: m.typical_ms)
+
+
+def tags(record: Record | SupernetRecord) -> list[str]:
+    """The tags of the repository. The tag `latency:<device>:le-<N>ms` is set for every rung N that the latency is
+    within."""
+    if isinstance(record, SupernetRecord):
+        return ['timm', 'timm_ofa', 'once-for-all', SUPERNET_TAG, f'search-space:{slug(record.space.name)}']
+    devices = sorted({m.device for m in record.measurements} | ({record.device} if record.device else set()))
+    found = ['timm', 'timm_ofa', 'once-for-all']
+    found += [f'device:{device}' for device in devices]
+    found += sorted({f'runtime:{m.runtime}' for m in record.measurements})
+    found += sorted({f'precision:{m.precision}' for m in record.measurements if m.precision != UNKNOWN})
+    found += [f'resolution:{record.arch.resolution}']
+    for device in devices:
+        fastest = min((m.typical_ms for m in evidence(record, device)), default=float('inf'))
+        found += [f'latency:{device}:le-{rung}ms' for rung in RUNGS_MS if fastest <= rung]
+    found += sorted({f'latency-source:{m.source}' for m in record.measurements})
+    found += [f'supernet:{slug(record.supernet.id.rsplit("/")[-1])}'] if record.supernet else []
+    return [*found, f'search-space:{slug(record.space.name)}']
+
+
+def card_data(record: Record | SupernetRecord) -> ModelCardData:
+    """The front matter of the card."""
+    from huggingface_hub import ModelCardData
+
+    supernet = getattr(record, 'supernet', None)
+    base = supernet.id if supernet and re.fullmatch(HUB_ID, supernet.id, re.ASCII) else None
+    more: dict[str, Any] = {'base_model_relation': 'finetune'} if base else {}
+    if record.training and record.training.co2_g is not None:
+        more['co2_eq_emissions'] = {
+            'emissions': record.training.co2_g, 'source': record.training.co2_source, 'training_type': 'pre-training',
+            'hardware_used': record.training.hardware}
+    results = _judged_results(record) if isinstance(record, SupernetRecord) else _results(record)
+    return ModelCardData(
+        library_name='timm', pipeline_tag='image-classification', license=record.license, tags=tags(record),
+        datasets=[record.dataset_id] if record.dataset_id else None, base_model=base, model_name=record.name,
+        eval_results=results or None, ignore_metadata_errors=False, **more)
+
+
+def _results(record: Record) -> list[EvalResult]:
+    """Accuracy and latencies for the model index. The name of a latency holds its whole setting, so that no two of
+    them collide."""
+    from huggingface_hub import EvalResult
+
+    dataset = record.accuracy.dataset if record.accuracy else record.space.name
+    result = partial(
+        EvalResult, task_type='image-classification', dataset_type=record.dataset_id or slug(dataset),
+        dataset_name=dataset, dataset_split=record.accuracy.split if record.accuracy else None)
+    results = []
+    if record.top1_pct is not None:
+        results.append(result(metric_type='accuracy', metric_name='Top-1 (%)', metric_value=record.top1_pct))
+    for m in record.measurements:
+        statistic = m.statistic if m.p50_ms is None else 'p50'
+        name = f'Latency on {m.device}, {setting(m)} ({statistic}, {m.source}, ms)'
+        if name not in {r.metric_name for r in results}:
+            results.append(result(metric_type='latency', metric_name=name, metric_value=m.typical_ms))
+    return results
+
+
+def _judged_results(record: SupernetRecord) -> list[EvalResult]:
+    from huggingface_hub import EvalResult
+
+    return [EvalResult(
+        task_type='image-classification', dataset_type=record.dataset_id or slug(record.data or judged.images),
+        dataset_name=judged.images, metric_type='accuracy', metric_name=f'Top-1 of the {judged.subnet} subnet (%)',
+        metric_value=judged.top1_pct) for judged in record.judged if judged.subnet in ('largest', 'smallest')]
+
+
+def setting(m: Measurement) -> str:
+    """The runtime, precision, threads, image size and batch of a latency, in words; what is unknown is left out."""
+    threads = [f'{m.threads} thread{"s" * (m.threads > 1)}'] if m.threads else []
+    size = f'{m.resolution}x{m.resolution}'
+    known = [runtime(m), *([m.precision] if m.precision != UNKNOWN else [])]
+    return ', '.join([*known, *threads, size, f'batch {m.batch_size}'])
+
+
+def runtime(m: Measurement) -> str:
+    """The runtime with its version, if that is known."""
+    return m.runtime if m.runtime_version == UNKNOWN else f'{m.runtime} {m.runtime_version}'

@@ -1,0 +1,202 @@
+"""Finished networks are written as folders that timm loads.
+
+`save_folder` writes one and proves that timm loads it bit for bit; `update_folder`, `add_onnx` and `stage_folder`
+change or copy one that was checked first.
+"""
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..errors import InputError
+from ..files import replacing, save_tensors, sha256_of, write_text
+from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, data_cfg, model_args, read_json
+from ..runtimes import to_onnx
+from .card import render_card
+from .folder import (
+    CARD,
+    DRAWING,
+    ELSEWHERE,
+    FILES,
+    FORMAT,
+    ONNX,
+    PERF,
+    PLOT,
+    check_folder,
+    check_network,
+    entry_point,
+    is_ours,
+    subset,
+)
+from .plots import plot_architecture, plot_front
+from .record import FrontPoint, Measurement, Record
+
+MAX_ONNX_ERROR = 1e-3  # of the largest logit: rounding stays below it, and any wrong weight is far above it
+
+
+def save_folder(folder: str | Path, model: nn.Module, record: Record) -> Path:
+    """Write a folder that `timm.create_model('local-dir:...', pretrained=True)` loads, and check that it loads.
+
+    Args:
+        folder: It is made; if it is such a folder already, it is replaced as a whole.
+        model: A stock timm network of `record.arch`. Its weights and BatchNorm statistics are saved.
+
+    Returns:
+        The folder. Raises `InputError` if the folder holds something else, or the network is not that of the record.
+    """
+    folder, record = Path(folder), record.check()
+    if folder.exists() and not (folder.is_dir() and (is_ours(folder / CONFIG) or not any(folder.iterdir()))):
+        raise InputError(f'folder {str(folder)!r} holds something else; choose another, or remove it')
+    model = _plain_copy(model)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f'.{folder.name}.') as around:
+        partial = Path(around) / 'new'
+        partial.mkdir()
+        save_tensors(partial / WEIGHTS, model.state_dict())
+        _write_config(partial / CONFIG, model, record)
+        _write_figures(partial, record, {'format': FORMAT, 'name': record.name, DIGEST: sha256_of(partial / WEIGHTS)})
+        plot_architecture(record, partial / DRAWING)
+        check_folder(partial)
+        _check_same_logits(partial, model, record.arch.resolution)
+        if folder.exists():
+            folder.rename(Path(around) / 'old')
+        partial.rename(folder)
+    return folder
+
+
+def _write_figures(folder: Path, record: Record, perf: dict) -> None:
+    """Write the files that change with a latency or the front: `perf.json`, picture and card. `perf` are the fields of
+    `perf.json` that do not change."""
+    _write_json(folder / PERF, {**perf, **subset(record.to_dict(), ELSEWHERE[PERF])})
+    if record.front:
+        plot_front(record, folder / PLOT)
+    write_text(folder / CARD, render_card(record))
+
+
+def update_folder(folder: str | Path, *, measurements: Sequence[Measurement] | None = None,
+                  front: Sequence[FrontPoint] | None = None) -> Record:
+    """Write other latencies or another front into a folder, and give its new record. Weights and config stay."""
+    folder = Path(folder)
+    record = check_folder(folder)
+    record = replace(
+        record, measurements=record.measurements if measurements is None else tuple(measurements),
+        front=record.front if front is None else tuple(front)).check()
+    _write_figures(folder, record, read_json(folder / PERF))
+    return record
+
+
+def stage_folder(folder: str | Path, stage: Path) -> Record:
+    """Check a folder and copy its files, except the card, to the folder `stage`, which is then published; raises
+    `InputError`."""
+    folder = Path(folder)
+    record = check_folder(folder)
+    _check_card(folder, record)
+    for name in FILES:
+        if name != CARD and (folder / name).is_file():
+            shutil.copyfile(folder / name, stage / name)
+    return record
+
+
+def _check_card(folder: Path, record: Record) -> None:
+    """Raise if the card of a folder is not the one that its record gives. There may be no card, and the repository that
+    the card names does not matter."""
+    if not (folder / CARD).is_file():
+        return
+    text = (folder / CARD).read_text(encoding='utf-8', errors='replace')
+    named = re.search(r"hf-hub:([\w.-]+/[\w.-]+)'", text, re.ASCII)
+    lines = render_card(record, named and named[1]).splitlines()
+    for number, (found, expected) in enumerate(zip_longest(text.splitlines(), lines), 1):
+        if found != expected:
+            raise InputError(f'{CARD} in {str(folder)!r:.200} is not the card of its record from line {number} on '
+                             f'({found or "nothing"!r:.60}): edited by hand, or of another version; delete it, and '
+                             'publishing writes it anew')
+
+
+def add_onnx(folder: str | Path) -> Path:
+    """Write `model.onnx` beside the weights of a folder: input 'x' (N, 3, R, R) at the network's resolution, output 'y'
+    (N, classes), for any N.
+
+    If ONNX Runtime is installed, its logits must be those of the torch network. `perf.json` keeps the hash of the file,
+    by which `check_folder` knows that it belongs to the weights.
+    """
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    record = check_network(folder)
+    rows = record.space.rows(record.arch, record.num_classes)
+    model = to_onnx(rows, weights=load_file(folder / WEIGHTS), bn_eps=record.space.bn_eps, batch_size=None)
+    if find_spec('onnxruntime'):
+        _check_onnx_logits(model, folder, record.arch.resolution)
+    with replacing(folder / ONNX) as temporary:
+        temporary.write_bytes(model)
+    _write_json(folder / PERF, {**read_json(folder / PERF), 'onnx_sha256': sha256_of(folder / ONNX)})
+    return folder / ONNX
+
+
+def _plain_copy(model: nn.Module) -> nn.Module:
+    """A copy on the CPU whose tensors are contiguous, as they are in files, so that both compute the same bits."""
+    model = copy.deepcopy(model).cpu().eval()
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+    return model
+
+
+def _write_config(path: Path, model: nn.Module, record: Record) -> None:
+    from timm.models._hub import save_config_for_hf
+
+    data = data_cfg(record.space, record.arch.resolution)
+    inside = {k: v for k, v in record.to_dict().items() if k not in (*ELSEWHERE[PERF], *ELSEWHERE[CONFIG])}
+    save_config_for_hf(
+        model, path,
+        model_config={
+            'pretrained_cfg': {
+                'architecture': entry_point(record), 'tag': '', 'license': record.license, 'origin_url': '',
+                'notes': [f'{record.space.name} {record.arch}'], **data},
+            **({'label_names': list(record.class_names)} if record.class_names else {}),
+            BLOCK: {'format': FORMAT, DIGEST: sha256_of(path.with_name(WEIGHTS)), **inside},
+        },
+        model_args=model_args(record.space, record.arch),
+        data_config={k: data[k] for k in ('input_size', 'crop_pct', 'interpolation', 'mean', 'std')})
+
+
+def _loaded_logits(folder: Path, resolution: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two random images (2, 3, R, R), and the logits (2, classes) that the network of a folder gives for them."""
+    import timm
+
+    x = torch.randn(2, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        return x, timm.create_model(f'local-dir:{folder}', pretrained=True).eval()(x)
+
+
+def _check_same_logits(folder: Path, model: nn.Module, resolution: int) -> None:
+    x, logits = _loaded_logits(folder, resolution)
+    with torch.inference_mode():
+        difference = (logits - model(x)).abs().max().item()
+    if difference != 0:
+        raise InputError(
+            f'the reloaded network differs by {difference:g} in its logits; save a model of the plain timm class')
+
+
+def _check_onnx_logits(model: bytes, folder: Path, resolution: int) -> None:
+    from ..runtimes import Session
+
+    x, logits = _loaded_logits(folder, resolution)
+    error = np.abs(Session(model, x=x.numpy()).predict(x.numpy()) - logits.numpy()).max() / logits.abs().max().item()
+    if not error <= MAX_ONNX_ERROR:
+        raise InputError(f'{ONNX} of {str(folder)!r} would differ by {error:.2g} of its logits; save the folder again')
+
+
+def _write_json(path: Path, data: dict) -> None:
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + '\n')
