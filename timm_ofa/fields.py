@@ -1,7 +1,7 @@
-"""Data that anybody may have written -> dataclasses: one strict reader for JSON and YAML.
+"""One strict reader that makes dataclasses of JSON and YAML data, whoever wrote the data.
 
-A dataclass says what it takes: the kind by its annotations, the bounds by `text`, `number` or `choice` in place of
-`dataclasses.field`. What does not fit is an `InputError` that names the field and the value.
+A dataclass declares what it takes: its annotations give the kinds, and `text`, `number` or `choice` in place of
+`dataclasses.field` give the bounds. What does not fit raises an `InputError` that names the field and the value.
 """
 from __future__ import annotations
 
@@ -11,42 +11,57 @@ import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, field, fields, is_dataclass
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from .errors import InputError, listed
 
+T = TypeVar('T')
+
 SLUG = re.compile(r'[a-z0-9]+([.-][a-z0-9]+)*')
-MAX_TEXT, MAX_LONG_TEXT = 200, 4000  # characters: of a line, of a text that may have lines
+MAX_TEXT, MAX_LONG_TEXT = 200, 4000  # characters of one line; of a text that may have several lines
 MAX_ITEMS = 30000  # entries of a list or an object
-MAX_NUMBER = 2**53  # the largest up to which every whole number is exact in JSON
+MAX_NUMBER = 2**53  # up to here every whole number is exact in JSON
 
-# ---- bounds: for the fields of a dataclass ------------------------------------------------------------------------
-
-
-def text(pattern: str = '', limit: int = MAX_TEXT, **kwargs) -> Any:
-    """Up to `limit` characters, all of them if a `pattern` is given by it; above MAX_TEXT there may be lines."""
-    return field(metadata=dict(pattern=pattern, limit=limit), **kwargs)
+# ---- bounds of the fields of a dataclass ---------------------------------------------------------------------------
 
 
-def number(low: float = 0, high: float = MAX_NUMBER, **kwargs) -> Any:
-    """From `low` to `high`; so is each entry of a list."""
-    return field(metadata=dict(low=low, high=high), **kwargs)
+@overload
+def text(pattern: str = ..., limit: int = ..., *, default: T) -> T: ...
+@overload
+def text(pattern: str = ..., limit: int = ...) -> Any: ...
+def text(pattern: str = '', limit: int = MAX_TEXT, *, default: Any = MISSING) -> Any:
+    """A text of up to `limit` characters that matches `pattern` as a whole. A limit above MAX_TEXT allows lines."""
+    return field(metadata=dict(pattern=pattern, limit=limit), default=default)
 
 
-def choice(*values: Any, **kwargs) -> Any:
+@overload
+def number(low: float = ..., high: float = ..., *, default: T) -> T: ...
+@overload
+def number(low: float = ..., high: float = ...) -> Any: ...
+def number(low: float = 0, high: float = MAX_NUMBER, *, default: Any = MISSING) -> Any:
+    """A number from `low` to `high`. In a list, the bounds hold for each entry."""
+    return field(metadata=dict(low=low, high=high), default=default)
+
+
+@overload
+def choice(*values: object, default: T) -> T: ...
+@overload
+def choice(*values: object) -> Any: ...
+def choice(*values: object, default: Any = MISSING) -> Any:
     """One of a few values."""
-    return field(metadata=dict(choices=values), **kwargs)
+    return field(metadata=dict(choices=values), default=default)
 
 
-# ---- both ways ----------------------------------------------------------------------------------------------------
+# ---- reading and writing --------------------------------------------------------------------------------------------
 
 
-def read(cls: type, data: Any, where: str) -> Any:
-    """A dataclass from a mapping: known fields only, none missing, each of its annotated kind and within its bounds.
+def read(cls: Callable[..., T], data: Any, where: str) -> T:
+    """Make a dataclass of a mapping. Raises `InputError`, which begins with `where`.
 
-    Kinds: str, bool, int, float, `int | float` (whole numbers stay int), lists and objects of these as `tuple[...]`
-    and `dict[str, ...]`, dataclasses, and `... | None`. A field without bounds takes any line of text, any number.
-    Where the metadata of a field hold a 'reader', `reader(value, where)` reads it instead. `where` opens each error.
+    No field may be unknown, and no required field may be missing. Kinds: str, bool, int, float, `int | float` (whole
+    numbers stay int), lists and objects of these as `tuple[...]` and `dict[str, ...]`, dataclasses, and `... | None`.
+    A field without bounds takes any line of text or any number. If the metadata of a field has a 'reader', then
+    `reader(value, where)` reads the field.
     """
     known = _known(cls)
     if not isinstance(data, Mapping):
@@ -65,7 +80,7 @@ def read(cls: type, data: Any, where: str) -> Any:
 
 
 def read_value(kind: Any, value: Any, where: str, **bounds: Any) -> Any:
-    """A value of one annotated kind within its bounds."""
+    """Read one value of an annotated kind, within its bounds."""
     kind, optional, parts = _resolve(kind)
     if optional and value is None:
         return None
@@ -85,12 +100,14 @@ def read_value(kind: Any, value: Any, where: str, **bounds: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """JSON-ready, for `read`: dataclasses as dict, tuples as list; dicts by key."""
+    """The inverse of `read`, ready for JSON: dataclasses become dicts, tuples become lists, dicts are sorted by key."""
     if isinstance(value, (tuple, list)):
         return [plain(v) for v in value]
     if isinstance(value, dict):
         return {k: plain(value[k]) for k in sorted(value)}
-    return {f.name: plain(getattr(value, f.name)) for f in fields(value)} if is_dataclass(value) else value
+    if is_dataclass(value):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    return value
 
 
 # ---- kinds --------------------------------------------------------------------------------------------------------
@@ -98,7 +115,7 @@ def plain(value: Any) -> Any:
 
 @functools.cache
 def _known(cls: type) -> dict[str, tuple[Any, Mapping[str, Any], bool]]:
-    """Name of each field -> kind, bounds, whether it is required."""
+    """By the name of each field: its kind, its bounds, and whether it is required."""
     kinds = typing.get_type_hints(cls)
     return {
         f.name: (kinds[f.name], f.metadata, f.default is MISSING and f.default_factory is MISSING)
@@ -107,7 +124,7 @@ def _known(cls: type) -> dict[str, tuple[Any, Mapping[str, Any], bool]]:
 
 @functools.cache
 def _resolve(kind: Any) -> tuple[Any, bool, tuple]:
-    """Kind -> the kind without None, whether there was None, and the kinds of entries of a `tuple` or a `dict`."""
+    """The kind without None, whether None was in it, and the kinds of the entries of a `tuple` or a `dict`."""
     optional = type(None) in typing.get_args(kind)
     kind = typing.get_args(kind)[0] if optional else kind
     origin = typing.get_origin(kind)
@@ -162,16 +179,16 @@ _SCALARS: dict[Any, Callable] = {
     **{kind: functools.partial(_read_number, kind) for kind in (int, float, int | float)}}
 
 
-# ---- slugs: what may stand in a tag or a file name ----------------------------------------------------------------
+# ---- slugs, which may stand in tags and file names ----------------------------------------------------------------
 
 
 def slug(words: str, otherwise: str = 'unknown') -> str:
-    """Lower-case letters and digits, joined by '-' or '.'; `otherwise` where none is left."""
+    """Lower-case letters and digits, joined by '-' or '.'; `otherwise` where none are left."""
     return '-'.join(re.findall(r'[a-z0-9]+(?:\.[a-z0-9]+)*', words.lower())) or otherwise
 
 
 def check_slug(value: Any, where: str) -> str:
-    """The value itself if it is a slug; else `InputError`."""
+    """Return the value if it is a slug; else raise `InputError`."""
     if not isinstance(value, str) or len(value) > MAX_TEXT or not SLUG.fullmatch(value):
         raise InputError(
             f"{where}: {value!r:.60} is not a slug; use lower case letters, digits, '-' and '.', like 'samsung-note10'")

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, whoever else writes them meanwhile; and how YAML is read."""
+"""Files that are written as a whole or not at all, even if others write them at the same time; YAML; downloads."""
 from __future__ import annotations
 
 import hashlib
@@ -16,11 +16,11 @@ from .errors import InputError
 if TYPE_CHECKING:
     import torch
 
-TIMEOUT_S = 30.0  # without a byte from a server
+TIMEOUT_S = 30.0  # seconds to wait for the next byte from a server
 CHUNK = 2**20  # bytes
 
 
-class _YamlLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
+class _YamlLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):  # type: ignore[misc]  # C where yaml has it
     """Reads 1e-3 as a number, as YAML 1.2 does."""
 
 
@@ -29,13 +29,13 @@ _YamlLoader.add_implicit_resolver(
 
 
 def read_yaml(text: str) -> Any:
-    """The values of a YAML text, plain data alone; raises `yaml.YAMLError`, or ValueError or RecursionError."""
+    """The values of a YAML text: plain data only. Raises `yaml.YAMLError`, ValueError or RecursionError."""
     return yaml.load(text, _YamlLoader)
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path of one's own in the same folder, which takes the place of `path` if the block ends well."""
+    """Give a new temporary path in the same folder; it replaces `path` if the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.urandom(6).hex()}.part')
@@ -53,12 +53,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write a safetensors file: copies on the CPU, contiguous; the only metadata is the one that makes bytes repeat."""
+    """Write a safetensors file from contiguous copies on the CPU. The same tensors give the same bytes."""
     from safetensors.torch import save
 
     data = save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, {'format': 'pt'})
     with replacing(path) as temporary:
-        temporary.write_bytes(data)  # save_file would keep it from all other users
+        temporary.write_bytes(data)  # `save_file` makes files that other users cannot read
 
 
 def sha256_of(path: str | Path) -> str:
@@ -71,7 +71,7 @@ def sha256_of(path: str | Path) -> str:
 
 
 def fetch(url: str, path: Path, sha256: str | None = None) -> Path:
-    """Download a file over http(s), whole or not at all, and check what arrived; raises `InputError`."""
+    """Download a file over http(s) as a whole or not at all, and check its length and SHA-256; raises `InputError`."""
     from http.client import HTTPException
     from urllib.error import HTTPError
     from urllib.request import urlopen
