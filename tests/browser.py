@@ -1,4 +1,4 @@
-"""Headless Chromium, driven over two pipes with its own protocol: pages, keys, screenshots. Needs nothing else."""
+"""Headless Chromium, driven through two pipes by its own protocol: pages, keys, screenshots. It needs no package."""
 from __future__ import annotations
 
 import base64
@@ -31,7 +31,7 @@ class Browser:
     """`with Browser(folder) as browser: browser.open('file:///...'); browser.run('document.title')`."""
 
     def __init__(self, home: Path) -> None:
-        """`home` holds what the browser writes."""
+        """`home` is the folder to which the browser writes."""
         reads, self._out = (_high(fd) for fd in os.pipe())
         self._in, writes = (_high(fd) for fd in os.pipe())
         self._process = subprocess.Popen(
@@ -56,7 +56,7 @@ class Browser:
         os.close(self._out)
 
     def call(self, method: str, **params) -> dict:
-        """One command of the protocol, answered."""
+        """The answer to one command of the protocol."""
         self._number += 1
         message = {'id': self._number, 'method': method, 'params': params}
         if self._session:
@@ -78,7 +78,7 @@ class Browser:
         return json.loads(message)
 
     def open(self, url: str) -> None:
-        """Another page, loaded. The blank one between makes a change of the hash alone a page of its own."""
+        """Load another page. A blank page comes first, so that a change of the hash alone also loads the page."""
         for address in ('about:blank', url):
             self.call('Page.navigate', url=address)
             self.wait(f'document.readyState == "complete" && location.href == new URL({json.dumps(address)}).href')
@@ -110,7 +110,7 @@ class Browser:
             self.call('Input.dispatchMouseEvent', type=kind, x=x, y=y, button='left', clickCount=1)
 
     def look(self, width: int, height: int, dark: bool = False) -> None:
-        """Size of the window, px, and what the reader prefers."""
+        """Set the size of the window (px) and the color scheme that the reader prefers."""
         self.call(
             'Emulation.setDeviceMetricsOverride', width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
         scheme = [{'name': 'prefers-color-scheme', 'value': 'dark' if dark else 'light'}]
@@ -121,7 +121,7 @@ class Browser:
 
 
 def _high(fd: int) -> int:
-    """The same file under a number that the launcher does not overwrite."""
+    """The same open file under a number that the launcher does not overwrite."""
     found = fcntl.fcntl(fd, fcntl.F_DUPFD, 10)
     os.close(fd)
     return found

@@ -1,14 +1,15 @@
-"""Fixtures that several rooms share."""
+"""Fixtures that several packages' tests share."""
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_server import Client, HubServer
+from hub_client import Client
+from hub_server import HubServer
 
 
 def pytest_configure() -> None:
-    """Before torch is imported: on a busy machine its threads wait for each other."""
+    """Set one thread before torch is imported: on a busy machine several threads wait for each other."""
     os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 

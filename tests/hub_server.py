@@ -1,7 +1,8 @@
 """A small Hub on localhost, for the real huggingface_hub client: enough of the API to publish, list and load models
-and to keep collections of them. And a process with such a client.
+and to keep collections of them.
 
-Files above 10 KiB and safetensors travel as LFS; from a client with `xet=True` by Xet, whose storage is then a folder.
+Files above 10 KiB and safetensors travel as LFS. From a client with `xet=True` they travel by Xet, whose storage is
+then a folder.
 """
 from __future__ import annotations
 
@@ -15,8 +16,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -35,7 +34,7 @@ TOKENS = {  # token -> what whoami says of it
 }
 
 
-COUNTER = itertools.count()  # no two commits of a process are the same
+COUNTER = itertools.count()  # so that no two commits of a process are the same
 PAGE = 20  # entries of a list in one answer
 SHOWN = 4  # items of a collection in a list of collections
 
@@ -82,10 +81,10 @@ def entry(path: str, data: bytes) -> dict:
 class HubServer:
     """`with HubServer() as hub:`
 
-    `hub.repos` (a Space goes by 'spaces/' and its id) and `hub.collections` are the state, `hub.requests` says what was
-    asked, `hub.lose_answers` counts commits to leave unanswered, `hub.forbid` is a pattern of paths that get a 403.
-    `hub.fault` is what happens to the request number `hub.fault_at` (from 0): a status, 'drop' (no answer, nothing
-    done), 'lose' (done, no answer), or the process id of the client, which is then killed in the middle.
+    `hub.repos` (the key of a Space is 'spaces/' and its id) and `hub.collections` are the state. `hub.requests` lists
+    the requests, `hub.lose_answers` counts the commits that are to get no answer, `hub.forbid` is a pattern of paths
+    that get a 403. `hub.fault` is what happens to request number `hub.fault_at` (from 0): a status, 'drop' (nothing is
+    done, no answer), 'lose' (it is done, no answer), or the process id of the client, which is then killed meanwhile.
     """
 
     def __init__(self) -> None:
@@ -129,8 +128,8 @@ class HubServer:
         self.fault, self.fault_at = None, -1
 
     def blob(self, oid: str) -> bytes:
-        """What was uploaded with this SHA-256. From Xet's storage it is put together by the hash of one of `xet_files`,
-        of which copies here are known; the storage is in use, so a copy of it is read."""
+        """The uploaded file with this SHA-256. In Xet's storage it is found by the Xet hash of that one of `xet_files`
+        which has the same content. The storage is in use, so a copy of it is read."""
         if oid not in self.blobs:
             import hf_xet
 
@@ -311,7 +310,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.reply({'success': True, 'commitOid': sha, 'commitUrl': f'{self.hub.url}/{repo}/commit/{sha}'})
 
     def models(self) -> None:
-        """Those of an author with all the tags, a page at a time. What is not asked for is left out."""
+        """The models of an author that have all the tags, one page. Fields that are not asked for are left out."""
         wanted, author = set(self.query.get('filter', [])), self.query.get('author', [None])[0]
         there = [r for r in self.hub.repos if not r.startswith('spaces/')]
         found = [self.hub.info(r) for r in there if author in (None, r.split('/')[0])]
@@ -425,38 +424,3 @@ ROUTES = [
     ('POST', f'/api/models/{REPO}/tag/(?P<revision>[^/]+)', _Handler.tag),
     ('GET', f'/{MAYBE}{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)', _Handler.resolve),
 ]
-
-
-class Client:
-    """A process with the Hub's address in its environment, which the client library reads once, at import."""
-    LOOP = '''
-import contextlib, io, json, os, sys
-import timm, torch, timm_ofa
-from timm_ofa import hub
-for line in sys.stdin:
-    request, out = json.loads(line), io.StringIO()
-    os.environ['HF_TOKEN'] = request['token']
-    try:
-        with contextlib.redirect_stdout(out):
-            exec(request['code'])
-        print(json.dumps(out.getvalue().strip()), flush=True)
-    except Exception as error:
-        print(json.dumps(f'{type(error).__name__}: {error}'), flush=True)
-'''
-
-    def __init__(self, server: HubServer, home: Path, xet: bool = False) -> None:
-        path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get('PYTHONPATH', '')])
-        self.process = subprocess.Popen(
-            [sys.executable, '-c', self.LOOP], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, **server.env(home, xet=xet), 'PYTHONPATH': path})
-
-    def __call__(self, code: str, token: str = 'hf_write') -> str:
-        """What the code printed, or its error."""
-        self.process.stdin.write(json.dumps({'code': code, 'token': token}) + '\n')
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait(timeout=30)

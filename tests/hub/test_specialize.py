@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from hub_makers import toy_profile
 from timm.models.mobilenetv3 import MobileNetV3
 
 import timm_ofa
-from timm_ofa import DeviceProfile, InputError, load_space
+from timm_ofa import InputError, load_space
 from timm_ofa.accuracy.judge import evaluate, recalibrate_bn, supernet_digest
-from timm_ofa.devices.profile import RowCost
 from timm_ofa.hub.finishing import Source, arch_name, arch_timer, finish, load_front, meet_limit, save_front
 from timm_ofa.images.data import Augment, load_data
 from timm_ofa.networks.supernet import new_supernet
@@ -93,14 +93,6 @@ def test_attempts_are_bounded(front):
     timer.ms = dict.fromkeys(timer.ms, 6.0001)
     with pytest.raises(InputError, match='the last of 3 tried'):
         meet_limit(front, 6.0, timer, max_attempts=3)
-
-
-def toy_profile(space, device):
-    return DeviceProfile(
-        name='toy', space=space.name, device=device, device_name='Toy', runtime='pytorch', runtime_version='1',
-        precision='fp32', threads=1, batch_size=1, measured_on='2024-05-31', num_classes=10, overhead_ms=0.0, scale=1.0,
-        table={row.key: RowCost(1.0, None, 3) for row in space.all_rows(20)}, protocol={'statistic': 'none'},
-        check=dict(mape_pct=2.5, within_5_pct=90.0, within_10_pct=100.0, kendall_tau=0.9, n=12), source='a test')
 
 
 def test_another_device_cannot_be_measured_here(space):

@@ -1,0 +1,83 @@
+"""Cards: what they say, their tags and results, and that no text of a record breaks them."""
+import re
+from dataclasses import replace
+
+import pytest
+import yaml
+from hub_makers import REPO, SPACE, like, make_model, make_record, measured
+
+from timm_ofa.errors import InputError
+from timm_ofa.hub.card import render_card
+from timm_ofa.hub.folder import CARD
+from timm_ofa.hub.metadata import tags
+from timm_ofa.hub.publishing import publish
+from timm_ofa.hub.record import Accuracy, Record
+from timm_ofa.hub.saving import save_folder
+
+HOSTILE = 'a|b `c` <img src=x> [d](javascript:e) *f* \\'
+
+
+def test_tags_name_every_rung_from_the_measured_latency():
+    found = tags(make_record())
+    assert {'timm_ofa', 'device:my-cpu', 'runtime:onnxruntime-cpu', 'supernet:ofa-mbv3-tiny'} <= set(found)
+    rungs = [int(t.split('le-')[1][:-2]) for t in found if t.startswith('latency:my-cpu:')]
+    assert rungs == [2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 500, 1000]
+    assert len(found) == len(set(found)) and not [t for t in found if ',' in t or ' ' in t]
+
+
+def test_a_slow_second_device_gets_no_rung_of_the_fast_one():
+    fast = make_record().measurements[0]
+    found = tags(make_record(measurements=(fast, replace(fast, device='slow', latency_ms=60, p50_ms=60))))
+    assert 'latency:my-cpu:le-2ms' in found and 'latency:slow:le-75ms' in found
+    assert 'latency:slow:le-50ms' not in found
+
+
+def test_the_tags_of_a_card_are_those_that_are_looked_for():
+    record = make_record()
+    assert yaml.safe_load(render_card(record).split('---\n')[1])['tags'] == tags(record)
+
+
+def test_the_card_opens_with_the_import_and_carries_both_results():
+    front, body = render_card(make_record(), REPO).split('\n---\n', 1)
+    assert f"import timm, timm_ofa\n\nmodel = timm.create_model('hf-hub:{REPO}', pretrained=True)" in body
+    assert body.index('```') < body.index('import timm, timm_ofa') < body.index('## Latency')
+    data = yaml.safe_load(front.removeprefix('---\n'))
+    metrics = data['model-index'][0]['results'][0]['metrics']
+    assert [m['type'] for m in metrics] == ['accuracy', 'latency', 'latency']
+    assert [m['value'] for m in metrics] == [82.5, 1.9, 0.9]
+    assert 'my-cpu' in metrics[1]['name'] and (data['library_name'], data['license']) == ('timm', 'apache-2.0')
+
+
+def test_hostile_text_stays_text_in_the_card():
+    measurement = replace(make_record().measurements[0], device_name=HOSTILE, runtime_version='x: {[')
+    card = render_card(make_record(
+        device_name=HOSTILE, measurements=(measurement,), citation='```\n# out\n```',
+        accuracy=Accuracy(dataset='- a: b\n# c', split='yes', n=1, protocol=HOSTILE)))
+    front, body = card.split('\n---\n', 1)
+    assert yaml.safe_load(front.removeprefix('---\n'))['model-index'][0]['results'][0]['dataset']['split'] == 'yes'
+    assert '<img' not in body and '[d](' not in body and body.count('```') == 8
+    header, row = re.search(r'(\| device \|.*)\n\|.*\n(\| a.*)', body).groups()
+    assert len(re.findall(r'(?<!\\)\|', row)) == header.count('|')
+
+
+def test_a_record_of_the_bare_minimum_has_a_card(tmp_path):
+    arch = SPACE.min_arch()
+    record = Record(name='tiny', space='ofa_mbv3_tiny', arch=arch, num_classes=3, code_version='0.1.0')
+    save_folder(tmp_path / 'tiny', make_model(record), record)
+    assert 'An image classifier.' in (tmp_path / 'tiny' / 'README.md').read_text()
+    assert not (tmp_path / 'tiny' / 'pareto.svg').exists()
+
+
+@pytest.mark.parametrize('change', [
+    lambda text: text + 'By hand.\n', lambda text: text.replace('le-5ms', 'le-1ms'), lambda text: '',
+    lambda text: '---\n['])
+def test_a_card_that_was_edited_by_hand_is_one_line(template, tmp_path, change):
+    folder = like(template, tmp_path / 'net', 'net', (measured('amd-epyc', 3),))
+    publish(folder, 'acme/net', dry_run=True)
+    card = folder / CARD
+    card.write_text(change(card.read_text()))
+    with pytest.raises(InputError, match='is not the card of its record from line') as error:
+        publish(folder, 'acme/net', dry_run=True)
+    assert '\n' not in str(error.value)
+    card.unlink()
+    publish(folder, 'acme/net', dry_run=True)

@@ -1,0 +1,123 @@
+"""Published folders: a saved one loads bit for bit, and a changed or hostile one is refused."""
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+from hub_makers import NAME, SPACE, edit, make_model, make_record
+
+from timm_ofa.errors import InputError
+from timm_ofa.hub.folder import FILES, check_folder, load_record
+from timm_ofa.hub.publishing import publish
+from timm_ofa.hub.record import Record
+from timm_ofa.hub.saving import save_folder
+
+
+def test_a_saved_folder_loads_through_timm_bit_for_bit(folder):
+    record = make_record()
+    x = torch.randn(2, 3, record.arch.resolution, record.arch.resolution)
+    loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    assert torch.equal(loaded(x), make_model(record)(x))
+    assert loaded.pretrained_cfg['label_names'] == list('abcd')
+    assert timm.data.resolve_model_data_config(loaded)['mean'] == list(SPACE.mean)
+    assert sorted(p.name for p in folder.iterdir()) == sorted(FILES[:6])
+
+
+def test_a_record_survives_the_folder(folder):
+    assert load_record(folder) == make_record()
+
+
+def test_the_same_network_gives_the_same_bytes(folder, tmp_path):
+    again = save_folder(tmp_path / NAME, make_model(make_record()), make_record())
+    assert {p.name: p.read_bytes() for p in again.iterdir()} == {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_a_folder_is_replaced_whole_and_leaves_no_rubbish(tmp_path):
+    record = make_record()
+    for seed in (0, 1):
+        save_folder(tmp_path / NAME, make_model(record, seed), record)
+    x = torch.randn(1, 3, 32, 32)
+    loaded = timm.create_model(f'local-dir:{tmp_path / NAME}', pretrained=True).eval()
+    assert torch.equal(loaded(x), make_model(record, 1)(x))
+    assert [p.name for p in tmp_path.iterdir()] == [NAME]
+
+
+def test_a_foreign_folder_is_not_replaced(tmp_path):
+    (tmp_path / 'thesis.tex').write_text('years of work')
+    with pytest.raises(InputError, match='holds something else'):
+        save_folder(tmp_path, make_model(make_record()), make_record())
+    assert (tmp_path / 'thesis.tex').exists()
+
+
+def test_a_model_that_is_not_the_arch_is_refused(tmp_path):
+    other = make_record(arch=SPACE.max_arch())
+    with pytest.raises(InputError, match='has the shape'):
+        save_folder(tmp_path / 'x', make_model(other), make_record())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_computes_something_else_is_refused(tmp_path):
+    model = make_model(make_record())
+    model.act2 = torch.nn.Identity()
+    with pytest.raises(InputError, match='differs by'):
+        save_folder(tmp_path / 'x', model, make_record())
+
+
+def test_a_space_of_ones_own_travels_in_the_folder(tmp_path):
+    space = replace(SPACE, name='my_space', num_features=64)
+    record = make_record(space=space)
+    save_folder(tmp_path / 'x', make_model(record), record)
+    assert load_record(tmp_path / 'x').space == space
+
+
+@pytest.mark.parametrize(('field', 'value', 'message'), [
+    ('name', '../etc', 'does not match'),
+    ('space', '/etc/passwd.json', 'is not known'),
+    ('device', 'My CPU', 'does not match'),
+    ('num_classes', 10**9, 'out of range'),
+    ('top1_pct', float('nan'), 'out of range'),
+    ('top1_pct', '82', 'not a number'),
+    ('limit_ms', -1, 'out of range'),
+    ('device_name', 'x' * 201, 'up to 200'),
+    ('device_name', 'a\nb', 'cannot be shown'),
+    ('measurements', [{'device': 'x'}], 'missing'),
+    ('measurements', 'none', 'not a list'),
+    ('class_names', ['a'], 'entries'),
+    ('accuracy', None, 'accuracy'),
+    ('supernet', {'id': 'x', 'exec': 'y'}, 'unknown'),
+    ('front', [{'arch': 'r999', 'top1_pct': 1, 'latency_ms': 1}], 'cannot be read'),
+    ('surprise', 1, 'unknown'),
+])
+def test_a_hostile_record_is_one_line(field, value, message):
+    with pytest.raises(InputError, match=message) as caught:
+        Record.from_dict({**make_record().to_dict(), field: value})
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(('file', 'change', 'message'), [
+    ('config.json', lambda d: d.update(architecture='resnet50'), 'architecture'),
+    ('config.json', lambda d: d['model_args']['arch_def'][1].append('ir_r1_k3_s1_e4_c24_nre'), 'arch_def'),
+    ('config.json', lambda d: d['model_args'].update(checkpoint_path='/x'), 'checkpoint_path'),
+    ('config.json', lambda d: d['timm_ofa']['arch'].update(resolution=10**6), 'out of range'),
+    ('config.json', lambda d: d.pop('timm_ofa'), 'no .timm_ofa. block'),
+    ('config.json', lambda d: d['timm_ofa'].update(format=99), 'upgrade'),
+    ('perf.json', lambda d: d.update(name='other'), 'is of'),
+    ('perf.json', lambda d: d.update(model_sha256='0' * 64), 'perf.json was written for'),
+    ('config.json', lambda d: d['timm_ofa'].update(model_sha256='0' * 64), 'config.json was written for'),
+])
+def test_a_changed_folder_is_refused(copied, file, change, message):
+    edit(copied / file, change)
+    with pytest.raises(InputError, match=message):
+        check_folder(copied)
+
+
+def test_a_folder_with_a_pickle_is_refused(copied):
+    (copied / 'pytorch_model.bin').write_bytes(b'x')
+    with pytest.raises(InputError, match='pickles can run code'):
+        publish(copied, dry_run=True)
+
+
+def test_broken_weights_are_refused(copied):
+    (copied / 'model.safetensors').write_bytes(b'\xff' * 100)
+    with pytest.raises(InputError, match='cannot be read'):
+        check_folder(copied)
