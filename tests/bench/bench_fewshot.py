@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from timm_ofa.devices.fewshot import fit_prices, network_work, predict_held_out
+from timm_ofa.devices.fewshot import fit_prices, predict_held_out
 from timm_ofa.devices.profile import latency_error, load_profile
+from timm_ofa.devices.work import network_work
 from timm_ofa.spaces.space import Arch, SearchSpace, load_space
 
 ARCHIVE = Path(__file__).resolve().parents[3] / 'shared' / 'archives' / 'ofa_mbv3_w1.0_latency.jsonl'

@@ -27,8 +27,9 @@ import numpy as np
 
 from timm_ofa.devices.heldout import FITTED, RANDOM
 from timm_ofa.devices.measuring import measure
+from timm_ofa.devices.plan import NET_LOADS, times_warm
 from timm_ofa.devices.profile import PROFILES_DIR, DeviceProfile, latency_error
-from timm_ofa.devices.profiler import NET_LOADS, profile_space, times_warm
+from timm_ofa.devices.profiler import profile_space
 from timm_ofa.errors import listed
 from timm_ofa.files import write_text
 from timm_ofa.runtimes.registry import load_runtime

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.optimize import nnls
 
-from timm_ofa.devices.fewshot import UNITS, _nonnegative, fit_prices, network_work, operators, read_networks, work
+from timm_ofa.devices import fewshot
+from timm_ofa.devices.fewshot import fit_prices
+from timm_ofa.devices.netfiles import read_networks
 from timm_ofa.devices.profile import DeviceProfile, latency_error, load_profile
+from timm_ofa.devices.work import UNITS, network_work, operators, work
 from timm_ofa.errors import InputError
 from timm_ofa.spaces.space import Arch, load_space, space_names
 
@@ -52,10 +54,13 @@ def test_work_counts_the_macs_and_weights_of_every_row(name):
 
 
 @pytest.mark.parametrize('seed', range(20))
-def test_nonnegative_least_squares_agree_with_scipy(seed):
+def test_exact_latencies_give_the_true_prices_back_where_nothing_else_is_expected(seed, monkeypatch):
+    monkeypatch.setattr(fewshot, 'SHARE', 1e3)
     rng = np.random.default_rng(seed)
-    a, b = rng.normal(size=(30, 8)) + 0.5, rng.normal(size=30)
-    np.testing.assert_allclose(_nonnegative(a.T @ a, a.T @ b), nnls(a, b)[0], atol=1e-9)
+    amounts, prices = rng.uniform(size=(30, len(UNITS))), rng.uniform(size=len(UNITS)) * rng.integers(0, 2, len(UNITS))
+    found = fit_prices(amounts, amounts @ prices + 1e-9)
+    np.testing.assert_allclose(found.ms, prices, atol=1e-3)
+    assert (found.ms >= 0).all()
 
 
 @pytest.mark.parametrize('ms_per', [LAUNCH, STREAM], ids=['launch-bound', 'throughput-bound'])

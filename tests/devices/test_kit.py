@@ -9,8 +9,9 @@ import pytest
 
 from timm_ofa.cli.command import main
 from timm_ofa.devices.kit import export_kit, export_network_kit, import_kit, import_network_kit
+from timm_ofa.devices.plan import make_plan
 from timm_ofa.devices.profile import load_profile
-from timm_ofa.devices.profiler import make_plan, measure_network
+from timm_ofa.devices.profiler import measure_network
 from timm_ofa.errors import InputError
 from timm_ofa.spaces.space import load_space
 

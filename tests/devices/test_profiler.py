@@ -5,19 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from timm_ofa.devices import measuring, profiler
+from timm_ofa.devices import measuring, profiler, rowprices
 from timm_ofa.devices.measuring import Timing, measure
-from timm_ofa.devices.profile import SLUG, load_profile
-from timm_ofa.devices.profiler import (
-    is_warm,
-    make_plan,
-    measure_network,
-    profile_by_networks,
-    profile_space,
-    this_device,
-    times_warm,
-)
+from timm_ofa.devices.plan import is_warm, make_plan, times_warm
+from timm_ofa.devices.profile import load_profile
+from timm_ofa.devices.profiler import measure_network, profile_by_networks, profile_space, this_device
 from timm_ofa.errors import InputError
+from timm_ofa.fields import SLUG
 from timm_ofa.hub.finishing import arch_timer
 from timm_ofa.spaces.space import load_space
 
@@ -82,7 +76,7 @@ def test_what_weights_cost_in_a_network_and_not_in_a_probe_is_learned_from_netwo
 
     load, fake.kit.load = fake.kit.load, slow_weights_in_networks
     found = profile_space(SPACE, 'fake', sweeps=2, progress=False)
-    monkeypatch.setattr(profiler, 'WEIGHT_SHARE', 1e-9)
+    monkeypatch.setattr(rowprices, 'WEIGHT_SHARE', 1e-9)
     scaled = profile_space(SPACE, 'fake', sweeps=2, progress=False)
     assert found.protocol['share_by_weights'] > 0.01 and scaled.protocol['share_by_weights'] == 0
     assert found.check['mape_pct'] < scaled.check['mape_pct'] / 1.5

@@ -1,11 +1,12 @@
 from .csvtables import import_csv as import_csv
-from .fewshot import read_networks as read_networks
 from .kit import export_kit as export_kit
 from .kit import export_network_kit as export_network_kit
 from .kit import import_kit as import_kit
 from .kit import import_network_kit as import_network_kit
 from .memory import MemoryTable as MemoryTable
+from .netfiles import read_networks as read_networks
 from .note10 import import_note10_tables as import_note10_tables
+from .plan import times_warm as times_warm
 from .profile import DeviceProfile as DeviceProfile
 from .profile import kendall_tau as kendall_tau
 from .profile import load_profile as load_profile
@@ -14,4 +15,3 @@ from .profiler import measure_network as measure_network
 from .profiler import profile_by_networks as profile_by_networks
 from .profiler import profile_space as profile_space
 from .profiler import this_device as this_device
-from .profiler import times_warm as times_warm

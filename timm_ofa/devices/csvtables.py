@@ -6,7 +6,7 @@ from pathlib import Path
 from ..errors import InputError, listed
 from ..fields import slug
 from ..spaces import SearchSpace
-from .fewshot import csv_entries
+from .netfiles import csv_entries
 from .profile import UNKNOWN, DeviceProfile
 
 COLUMNS, OPTIONAL = ('row', 'ms'), ('p50_ms', 'n')

@@ -1,7 +1,7 @@
-"""Whole networks that tell how good a device profile is: what it is fitted on, and what it never saw.
+"""Whole networks that tell how good a device profile is: those that it is fitted on, and those that it never saw.
 
-Random networks flatter every method, since their latencies all but follow the MACs. So there are two more groups:
-corners, where a search goes, and networks of equal MACs that differ in all else as much as the space allows.
+Random networks flatter every method, because their latencies nearly follow their MACs. So there are two more groups:
+corners, to which a search goes, and networks of equal MACs that differ in everything else as much as the space allows.
 """
 from __future__ import annotations
 
@@ -12,33 +12,36 @@ from dataclasses import replace
 import numpy as np
 
 from ..spaces import Arch, Row, SearchSpace
-from .fewshot import operators
+from .work import operators
 
-FITTED, RANDOM = 'fitted', 'random'  # the group that gives a profile its constant; the one of many networks
-POOL = 200_000  # networks, of which the skewed ones are chosen
-NEAR = 0.005  # relative distance from the MACs that are wanted: any two are equal within 1 %
+FITTED, RANDOM = 'fitted', 'random'  # the group that constants are fitted on; the group that may be larger
+POOL = 200_000  # networks, from which the skewed ones are chosen
+NEAR = 0.005  # relative distance from the wanted MACs, so that any two networks are equal within 1 %
 
 
 def check_networks(space: SearchSpace, n: int, random_nets: int | None = None, seed: int = 0,
                    fitted_nets: int | None = None) -> dict[str, tuple[Arch, ...]]:
-    """Group -> distinct networks: `fitted_nets` 'fitted' and `random_nets` 'random' ones (None: N of each) of all
-    resolutions in turn; up to N 'corners' at the middle resolution; N 'skewed' ones of any.
+    """Group -> networks, all of them distinct.
+
+    There are `fitted_nets` 'fitted' and `random_nets` 'random' ones (None: N of each), which take the resolutions in
+    turn; up to N 'corners' at the middle resolution; and N 'skewed' ones of any resolution.
     """
     middle, rng, fitted = space.resolutions[len(space.resolutions) // 2], np.random.default_rng(seed), fitted_nets or n
     sampled = [replace(arch, resolution=space.resolutions[i % len(space.resolutions)])
                for i, arch in enumerate(space.sample(rng, fitted + (random_nets or n)))]
-    groups = {
+    drawn = {
         FITTED: sampled[:fitted], RANDOM: sampled[fitted:], 'corners': corners(space, middle)[:n],
         'skewed': skewed(space, n, rng)}
+    groups: dict[str, tuple[Arch, ...]] = {}
     seen: set[Arch] = set()
-    for name, archs in groups.items():
+    for name, archs in drawn.items():
         groups[name] = tuple(arch for arch in dict.fromkeys(archs) if arch not in seen)
         seen.update(archs)
     return groups
 
 
 def corners(space: SearchSpace, resolution: int) -> list[Arch]:
-    """Networks whose blocks are all alike: extreme depths and expansions, three kernel sizes or widths."""
+    """Networks whose blocks are all alike: extreme depths and expansion ratios, three kernel sizes or widths."""
     def ends(choices: Sequence, middle: bool = False) -> list[int]:
         return sorted({0, len(choices) - 1, *([len(choices) // 2] if middle else [])})
 
@@ -50,7 +53,7 @@ def corners(space: SearchSpace, resolution: int) -> list[Arch]:
             return choices[min(index, len(choices) - 1)]
 
         depths = [pick(s.depths, depth) for s in space.stages]
-        widths = ()
+        widths: tuple = ()
         if space.elastic_widths:
             widths = tuple(pick(s.widths, width) for s in space.stages), pick(space.stem_widths, width)
         found.append(space.check(Arch(
@@ -60,12 +63,11 @@ def corners(space: SearchSpace, resolution: int) -> list[Arch]:
 
 
 def skewed(space: SearchSpace, n: int, rng: np.random.Generator) -> list[Arch]:
-    """N networks of equal MACs, spread evenly over what a network does beside multiplying: from one end of the space,
-    where few values are moved, few weights fetched and few operators started, to the other.
+    """N networks of equal MACs, spread evenly over the rest of the work: values moved, weights fetched, operators started.
 
-    At one end are shallow networks of large images, at the other deep, wide ones of small images, with most of the work
-    in late stages. The MACs are those that the most resolutions have in common. The blocks of a stage are alike, with
-    extreme kernel sizes and expansions, whatever the other stages have.
+    At one end, where all of these are few, are shallow networks of large images. At the other end are deep, wide ones
+    of small images, with most of the work in late stages. The MACs are those that the most resolutions have in common.
+    The blocks of a stage are alike, with extreme kernel sizes and expansion ratios, whatever the other stages have.
     """
     codes = _extreme_codes(space, rng)
     macs = space.cost_table(lambda row: float(row.macs))(codes)
@@ -83,7 +85,7 @@ def skewed(space: SearchSpace, n: int, rng: np.random.Generator) -> list[Arch]:
 
 
 def _extreme_codes(space: SearchSpace, rng: np.random.Generator) -> np.ndarray:
-    """(POOL, 1 + P), see `SearchSpace.encode`: any frame; any depth, the blocks of a stage all alike and extreme."""
+    """Random codes (POOL, 1 + P), see `SearchSpace.encode`: any frame and depth; the blocks of a stage alike, extreme."""
     parts = [rng.integers(len(space.frames), size=(POOL, 1))]
     for i, stage in enumerate(space.stages):
         code = {choice: c for c, choice in enumerate(space.choices(i), 1)}

@@ -21,8 +21,10 @@ from ..files import write_text
 from ..runtimes import BN_EPS, input_shape, load_runtime, to_onnx
 from ..spaces import Row, SearchSpace, load_space
 from . import measuring
+from .plan import Graph, Plan, graphs_digest, is_warm, make_plan, network_graphs
 from .profile import MAX_COUNT, MAX_MS, DeviceProfile
-from .profiler import Graph, Plan, graphs_digest, is_warm, make_plan, make_profile, network_graphs, positive, statistic
+from .profiler import positive
+from .rowprices import make_profile, statistic
 
 if TYPE_CHECKING:
     import onnx

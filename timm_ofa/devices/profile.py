@@ -22,7 +22,8 @@ from ..fields import MAX_LONG_TEXT, check_slug, number, read, read_value, slug, 
 from ..fields import SLUG as SLUG
 from ..files import write_text
 from ..spaces import Arch, CostTable, Row, SearchSpace
-from .fewshot import MIN_MS, UNITS, checked_latencies, fit_prices, network_work, predict_held_out
+from .fewshot import MIN_MS, checked_latencies, fit_prices, predict_held_out
+from .work import UNITS, network_work
 
 PROFILES_DIR = Path(__file__).parent / 'profiles'
 HEAD = {'format': 1, 'unit': 'ms'}  # of a profile file
