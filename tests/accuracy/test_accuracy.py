@@ -21,11 +21,11 @@ from timm_ofa.accuracy.judge import (
     subnets_to_judge,
     supernet_digest,
 )
-from timm_ofa.images.data import Augment, eval_batch, load_data
+from timm_ofa.images import Augment, eval_batch, load_data
 from timm_ofa.networks.supernet import new_supernet
 from timm_ofa.training.config import Phase, TrainConfig
-from timm_ofa.training.engine import train_supernet
 from timm_ofa.training.runs import save_supernet
+from timm_ofa.training.supernets import train_supernet
 
 AUGMENT = Augment(flip=False, shift=0.05)
 

@@ -21,12 +21,14 @@ from accelerate import Accelerator
 from torch import nn
 
 from timm_ofa.accuracy.judge import evaluate
+from timm_ofa.images import Augment, Data, load_data, stored_side
 from timm_ofa.images.batches import EpochBatches
-from timm_ofa.images.data import Augment, Data, load_data, stored_side
 from timm_ofa.networks.supernet import new_supernet
-from timm_ofa.spaces.space import Arch, SearchSpace, load_space
+from timm_ofa.spaces.arch import Arch
+from timm_ofa.spaces.shelf import load_space
+from timm_ofa.spaces.space import SearchSpace
 from timm_ofa.training.config import Phase
-from timm_ofa.training.engine import finetune
+from timm_ofa.training.specialization import finetune
 
 PEERS = ['mobilenetv3_small_100', 'mobilenetv3_large_100', 'mobilenetv2_100', 'tf_efficientnet_lite0',
          'efficientnet_b0']

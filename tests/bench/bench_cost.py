@@ -22,7 +22,7 @@ from timm_ofa.accuracy.released import load_predictor
 from timm_ofa.devices.profiler import host
 from timm_ofa.hub.configs import hub_configs, hub_configs_dir, named_subnets
 from timm_ofa.hub.finishing import Source
-from timm_ofa.images.data import load_data, stored_side
+from timm_ofa.images import load_data, stored_side
 from timm_ofa.training.config import TrainConfig, load_config, load_finetune
 from timm_ofa.training.recipes import RECIPES
 

@@ -23,13 +23,16 @@ from bench_teacher import save_teacher
 from timm_ofa.accuracy.judge import SubnetJudge, evaluate
 from timm_ofa.devices.measuring import measure
 from timm_ofa.hub.finishing import training_cost
-from timm_ofa.images.data import Data, eval_batch, load_data, stored_side
+from timm_ofa.images import Data, eval_batch, load_data, stored_side
 from timm_ofa.networks.supernet import Supernet, load_supernet
 from timm_ofa.runtimes.export import to_onnx
 from timm_ofa.runtimes.onnxruntime import Session, quantize
-from timm_ofa.spaces.space import Arch, SearchSpace, load_space
+from timm_ofa.spaces.arch import Arch
+from timm_ofa.spaces.shelf import load_space
+from timm_ofa.spaces.space import SearchSpace
 from timm_ofa.training.config import Phase, TrainConfig
-from timm_ofa.training.engine import load_teacher, train_supernet
+from timm_ofa.training.supernets import train_supernet
+from timm_ofa.training.teachers import load_teacher
 
 SPACE, RESOLUTIONS = 'ofa_lite0', (64, 80, 96, 112, 128)
 CALIBRATION_IMAGES = 200  # of int8

@@ -20,12 +20,13 @@ from bench_alone import AUGMENT, SUBNETS, WEIGHT_DECAY, load_images, read_result
 
 from timm_ofa.accuracy.judge import SubnetJudge
 from timm_ofa.console import table
-from timm_ofa.images.data import Data
+from timm_ofa.images import Data
 from timm_ofa.networks.supernet import load_supernet
-from timm_ofa.spaces.space import SearchSpace, load_space
+from timm_ofa.spaces.shelf import load_space
+from timm_ofa.spaces.space import SearchSpace
 from timm_ofa.training.config import Phase, TrainConfig
-from timm_ofa.training.engine import train_supernet
 from timm_ofa.training.recipes import RECIPES
+from timm_ofa.training.supernets import train_supernet
 
 LR = 0.08  # at batches of 64; the rate rises with the root of the batch
 

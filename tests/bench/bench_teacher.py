@@ -23,10 +23,10 @@ from timm.data import ImageNetInfo
 
 from timm_ofa.accuracy.judge import evaluate
 from timm_ofa.files import save_tensors
-from timm_ofa.images.data import Augment, load_data, stored_side
+from timm_ofa.images import Augment, load_data, stored_side
 from timm_ofa.networks.supernet import new_supernet
-from timm_ofa.spaces.space import load_space
-from timm_ofa.training.engine import load_teacher
+from timm_ofa.spaces.shelf import load_space
+from timm_ofa.training.teachers import load_teacher
 
 TEACHER, WEIGHTS = 'tf_efficientnet_lite0', 'models/efficientnet-lite0-57934424.pth'
 

@@ -24,7 +24,7 @@ import numpy as np
 import yaml
 
 from timm_ofa.cli.command import main as command
-from timm_ofa.images.data import Augment
+from timm_ofa.images import Augment
 from timm_ofa.training.config import Phase, TrainConfig
 
 CONFIG = TrainConfig(  # some seconds, all that can go wrong: sorting, a teacher, dropout, erasing, partial epochs

@@ -38,7 +38,7 @@ from timm_ofa.hub.configs import (
 )
 from timm_ofa.hub.ofa import named_tags
 from timm_ofa.hub.upstream import import_upstream, subnet_record
-from timm_ofa.images.data import load_data
+from timm_ofa.images import load_data
 from timm_ofa.networks.convert import FAMILIES, upstream_names
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,12 +14,11 @@ import timm_ofa
 from timm_ofa import InputError, load_space
 from timm_ofa.accuracy.judge import evaluate, recalibrate_bn, supernet_digest
 from timm_ofa.hub.finishing import Source, arch_name, arch_timer, finish, load_front, meet_limit, save_front
-from timm_ofa.images.data import Augment, load_data
+from timm_ofa.images import Augment, load_data
 from timm_ofa.networks.supernet import new_supernet
 from timm_ofa.searching.strategy import Candidate, SearchResult
 from timm_ofa.training.config import FinetuneConfig
-from timm_ofa.training.engine import finetune
-from timm_ofa.training.specialization import specialize
+from timm_ofa.training.specialization import finetune, specialize
 
 
 @pytest.fixture(scope='module')

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from timm_ofa import InputError
-from timm_ofa.images.batches import EpochBatches, read_ahead
-from timm_ofa.images.data import Augment, ImageSet, StreamSet, calibration_batches, calibration_set, load_data
-from timm_ofa.spaces.space import load_space
+from timm_ofa.images import Augment, EpochBatches, ImageSet, calibration_batches, calibration_set, load_data
+from timm_ofa.images.batches import read_ahead
+from timm_ofa.images.image_sets import StreamSet
+from timm_ofa.spaces.shelf import load_space
 from timm_ofa.training.config import Phase, TrainConfig
-from timm_ofa.training.engine import train_supernet
+from timm_ofa.training.supernets import train_supernet
 
 AREA = Augment(crop='area')
 

@@ -7,17 +7,8 @@ import torch
 from PIL import Image
 
 from timm_ofa import InputError, load_space
-from timm_ofa.images.data import (
-    Augment,
-    ImageSet,
-    calibration_batches,
-    calibration_set,
-    eval_batch,
-    load_data,
-    normalize,
-    resize,
-    stored_side,
-)
+from timm_ofa.images import Augment, ImageSet, calibration_batches, calibration_set, eval_batch, load_data, stored_side
+from timm_ofa.images.augmentation import normalize, resize
 
 PLAIN = Augment(shift=0, flip=False)
 
@@ -126,7 +117,7 @@ def test_gray_and_transparent_images_become_three_channels():
 
 
 def test_images_too_many_for_memory_are_decoded_each_time(digits, monkeypatch):
-    monkeypatch.setattr('timm_ofa.images.data.MEMORY_LIMIT', 0)
+    monkeypatch.setattr('timm_ofa.images.image_sets.MEMORY_LIMIT', 0)
     again = load_data('digits', 24)
     assert torch.equal(again.train.fetch([3, 1, 7]), digits.train.fetch([3, 1, 7]))
     pixels, labels = again.train.load([3, 1])

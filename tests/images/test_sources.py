@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from timm_ofa import InputError
-from timm_ofa.images.data import load_data
-from timm_ofa.images.sources import Stream, open_source
+from timm_ofa.images import load_data
+from timm_ofa.images.sources import open_source
+from timm_ofa.images.splits import Stream
 
 
 def write_folder(root, splits=('train', 'val'), classes=('blue', 'red'), n=6):
@@ -167,7 +168,7 @@ def test_wrong_places_are_one_line(source):
 
 
 def test_the_order_of_a_stream_is_a_function_of_its_seed(tmp_path, monkeypatch):
-    monkeypatch.setattr('timm_ofa.images.sources.SHUFFLE_BUFFER', 5)
+    monkeypatch.setattr('timm_ofa.images.splits.SHUFFLE_BUFFER', 5)
     folder = write_parquet(tmp_path / 'p', [i % 2 for i in range(40)])
     stream = open_source(f'stream:{folder}').train
 

@@ -12,10 +12,10 @@ from timm_ofa.errors import InputError
 from timm_ofa.hub.folder import check_folder
 from timm_ofa.hub.record import Accuracy, Record
 from timm_ofa.hub.saving import add_onnx, save_folder
-from timm_ofa.images.data import eval_batch, load_data
+from timm_ofa.images import eval_batch, load_data
 from timm_ofa.networks.initial import initialize
 from timm_ofa.networks.supernet import new_supernet
-from timm_ofa.spaces.space import load_space
+from timm_ofa.spaces.shelf import load_space
 
 
 def folder_of(name, path, **kwargs):

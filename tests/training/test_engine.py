@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from timm_ofa import InputError, load_space
 from timm_ofa.accuracy.judge import SubnetJudge
-from timm_ofa.images.data import Augment, load_data
+from timm_ofa.images import Augment, load_data
 from timm_ofa.networks.stock import model_args
 from timm_ofa.networks.supernet import load_supernet, new_supernet
 from timm_ofa.training import engine

@@ -1,10 +1,10 @@
+from .augmentation import Augment as Augment
+from .augmentation import eval_batch as eval_batch
 from .batches import EpochBatches as EpochBatches
-from .data import DECODE as DECODE
-from .data import Augment as Augment
+from .calibration import calibration_batches as calibration_batches
+from .calibration import calibration_set as calibration_set
 from .data import Data as Data
-from .data import ImageSet as ImageSet
-from .data import calibration_batches as calibration_batches
-from .data import calibration_set as calibration_set
-from .data import eval_batch as eval_batch
 from .data import load_data as load_data
 from .data import stored_side as stored_side
+from .image_sets import DECODE as DECODE
+from .image_sets import ImageSet as ImageSet

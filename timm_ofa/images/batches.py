@@ -1,16 +1,19 @@
-"""Batches of an epoch: loader workers decode ahead, each process gets its part, and the order never depends on either.
+"""The batches of an epoch: loader workers decode ahead, and each process gets its part of every batch.
 
-What a worker is asked for is (epoch, items) and what it gives is a function of that and the seed alone, so workers
-live on from epoch to epoch, and a run that resumes within an epoch sees what it would have seen.
+A worker is asked for (epoch, item) pairs; what it gives is a function of them and the seed alone. So the batches do not
+depend on the number of workers and processes, workers live on from epoch to epoch, and a run that resumes within an
+epoch sees what it would have seen.
 """
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from queue import Full, Queue
 from threading import Event, Thread, current_thread
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,41 +21,35 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import InputError
-from .data import Augment, ImageSet, Share, StreamSet, places_of
+from .augmentation import Augment, Share, places_of
+from .image_sets import Box, ImageSet, StreamSet
 
 READ_AHEAD = 512  # encoded images that wait for the loader
+T = TypeVar('T')
 
 
 class EpochBatches:
-    """Batches of bytes (B, 3, side, side) and labels (B,) on the device; the order of an epoch is a function of
-    (seed, epoch) alone, and each process gets its part of every batch. An incomplete last batch is left out.
+    """Batches of bytes (B, 3, side, side) and labels (B,) on the device. The order is a function of (seed, epoch).
 
-    `augment` is what is left to do to them on the device: where images are decoded each time, a random-resized crop
-    is taken here, of the original image, its box a function of (seed, epoch, place of the image).
+    An incomplete last batch is left out. `augment` is what is left to do on the device: if images are decoded each
+    time, a random-resized crop is taken here, from the original image, with a box that is a function of (seed, epoch,
+    place of the image).
     """
 
-    def __init__(
-            self,
-            images: ImageSet | StreamSet,
-            batch_size: int,
-            seed: int,
-            workers: int,
-            accelerator: Accelerator,
-            augment: Augment | None = None,
-            pieces: int = 1,
-    ):
-        """`batch_size`: of all processes together, `pieces` that it is trained in; `workers`: loader processes, 0 to
-        decode in this one."""
+    def __init__(self, images: ImageSet | StreamSet, batch_size: int, seed: int, workers: int, accelerator: Accelerator,
+                 augment: Augment | None = None, pieces: int = 1):
+        """`batch_size`: of all processes together; `pieces`: in how many parts a batch is trained; `workers`: loader
+        processes, 0 to decode in this one."""
         if len(images) < batch_size:
             raise InputError(f'batch_size {batch_size} is more than the {len(images)} training images; lower it')
         self.images, self.batch_size, self.device = images, batch_size, accelerator.device
-        crops = augment is not None and augment.crop == 'area' and not images.in_memory
-        self.augment = replace(augment, crop='none') if crops else augment
+        crops = augment if augment is not None and augment.crop == 'area' and not images.in_memory else None
+        self.augment = replace(crops, crop='none') if crops else augment
         self._plan = _Plan(images, batch_size, seed, (accelerator.process_index, accelerator.num_processes, pieces))
-        self._loader = DataLoader(
-            _Decoder(images.decode(), augment if crops else None, seed), batch_sampler=self._plan, collate_fn=_as_is,
-            num_workers=workers, persistent_workers=workers > 0, pin_memory=self.device.type == 'cuda',
-            generator=torch.Generator())  # the global one is left alone
+        self._loader: DataLoader = DataLoader(
+            _Decoder(images.decode(), crops, seed), batch_sampler=self._plan, collate_fn=_as_is, num_workers=workers,
+            persistent_workers=workers > 0, pin_memory=self.device.type == 'cuda',
+            generator=torch.Generator())  # so that the global generator is not used
 
     def __len__(self) -> int:
         return len(self._plan)
@@ -68,7 +65,7 @@ class EpochBatches:
 
 
 class _Plan:
-    """What loader workers are asked for: (epoch, items) of each batch, this process's part."""
+    """What loader workers are asked for: the (epoch, item) pairs of each batch, this process's part of it."""
     epoch = skip = 0
 
     def __init__(self, images: ImageSet | StreamSet, batch_size: int, seed: int, part: Share):
@@ -78,73 +75,71 @@ class _Plan:
     def __len__(self) -> int:
         return len(self.images) // self.batch_size
 
-    def __iter__(self) -> Iterator[tuple[int, list]]:
+    def __iter__(self) -> Iterator[list[tuple[int, Any]]]:
         items = self.images.order(self.seed, self.epoch, self.skip * self.batch_size)
         if isinstance(self.images, StreamSet):
-            items = read_ahead(items, READ_AHEAD)
-            with closing(items):
-                yield from self._batches(items)
+            with closing(read_ahead(items, READ_AHEAD)) as ahead:
+                yield from self._batches(ahead)
         else:
             yield from self._batches(items)
 
-    def _batches(self, items: Iterator) -> Iterator[tuple[int, list]]:
+    def _batches(self, items: Iterator) -> Iterator[list[tuple[int, Any]]]:
         for _ in range(self.skip, len(self)):
             batch = list(itertools.islice(items, self.batch_size))
-            yield self.epoch, [batch[place] for place in self.places]
+            yield [(self.epoch, batch[place]) for place in self.places]
 
 
 class _Decoder(Dataset):
-    """What a loader worker does: (epoch, items) -> bytes and labels, or the error to raise."""
+    """What a loader worker does: (epoch, item) pairs -> bytes and labels, or the error to raise."""
 
     def __init__(self, images: ImageSet | StreamSet, augment: Augment | None, seed: int):
         self.images, self.augment, self.seed = images, augment, seed
 
-    def __getitems__(self, batch: tuple[int, list]) -> tuple[torch.Tensor, torch.Tensor] | InputError:
-        epoch, items = batch
-
-        def crop(place: int, width: int, height: int) -> tuple[float, float, float, float]:
-            return self.augment.box(width, height, np.random.default_rng([self.seed, epoch, place, 1]))
+    def __getitems__(self, pairs: list[tuple[int, Any]]) -> tuple[torch.Tensor, torch.Tensor] | InputError:
+        crop = partial(_random_box, self.augment, self.seed, pairs[0][0]) if self.augment else None
         try:
-            return self.images.load(items, crop if self.augment else None)
+            return self.images.load([item for _, item in pairs], crop)
         except InputError as error:
             return error
 
 
-def _as_is(batch):
+def _random_box(augment: Augment, seed: int, epoch: int, place: int, width: int, height: int) -> Box:
+    return augment.box(width, height, np.random.default_rng([seed, epoch, place, 1]))
+
+
+def _as_is(batch: T) -> T:
     return batch
 
 
-def read_ahead(items: Iterator, size: int) -> Iterator:
-    """The same items, read by a thread that is up to `size` ahead, until this iterator is closed."""
-    ready, closed = Queue(size), Event()
+def read_ahead(items: Iterator[T], size: int) -> Generator[T, None, None]:
+    """The same items. A thread reads up to `size` of them ahead, until this iterator is closed."""
+    ready: Queue[tuple[T] | Exception] = Queue(size)
+    closed = Event()
 
-    def put(item, error: Exception | None = None) -> None:
+    def put(entry: tuple[T] | Exception) -> None:
         while not closed.is_set():
             try:
-                return ready.put((item, error), timeout=0.1)
+                return ready.put(entry, timeout=0.1)
             except Full:
                 continue
 
     def read() -> None:
         try:
             for item in items:
-                put(item)
+                put((item,))
                 if closed.is_set():
                     return
-            put(None, StopIteration())
+            put(StopIteration())
         except Exception as error:
-            put(None, error)
+            put(error)
     thread = Thread(target=read, daemon=True)
     thread.start()
     try:
-        while True:
-            item, error = ready.get()
-            if isinstance(error, StopIteration):
-                return
-            if error:
-                raise error
-            yield item
+        while not isinstance(entry := ready.get(), StopIteration):
+            if isinstance(entry, Exception):
+                raise entry
+            yield entry[0]
     finally:
         closed.set()
-        if thread is not current_thread():  # which may be the one that collects this garbage
-            thread.join(timeout=10)  # one that still reads when Python ends would crash it
+        if thread is not current_thread():  # this thread itself may collect the abandoned iterator
+            thread.join(timeout=10)  # a thread that still reads when Python ends would crash it

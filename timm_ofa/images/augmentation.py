@@ -1,0 +1,145 @@
+"""From bytes to the normalized floats that a network reads, with random changes in training.
+
+Flips, crops, colors, scaling: all happen to whole batches, on the device of the batch. What is random is a function of
+the generator that the caller gives.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..fields import choice, number
+from ..spaces import SearchSpace
+from .image_sets import Box
+
+Share = tuple[int, int, int]  # (i, n, pieces): the i-th of n equal parts of each of the equal pieces of a batch
+RATIOS = np.log(3 / 4), np.log(4 / 3)  # logarithm of width by height of a random-resized crop, as in torchvision
+
+
+def _color(values: tuple[float, float, float], x: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(values, device=x.device).view(1, 3, 1, 1)
+
+
+def normalize(pixels: torch.Tensor, space: SearchSpace) -> torch.Tensor:
+    """Bytes (B, 3, S, S) -> floats with the space's mean and standard deviation."""
+    return pixels.float().div_(255).sub_(_color(space.mean, pixels)).div_(_color(space.std, pixels))
+
+
+def resize(x: torch.Tensor, side: int) -> torch.Tensor:
+    """Floats (B, 3, S, S) -> (B, 3, side, side), bilinear with anti-aliasing, as an image library does."""
+    if x.shape[-1] == side:
+        return x
+    return F.interpolate(x, (side, side), mode='bilinear', align_corners=False, antialias=True)
+
+
+def eval_batch(pixels: torch.Tensor, space: SearchSpace, resolution: int) -> torch.Tensor:
+    """Bytes (B, 3, S, S) -> floats (B, 3, resolution, resolution): scaled, then cut to the center."""
+    side = int(np.ceil(resolution / space.crop_pct))
+    margin = (side - resolution) // 2
+    x = resize(normalize(pixels, space), side)
+    return x[..., margin:margin + resolution, margin:margin + resolution].contiguous(memory_format=torch.channels_last)
+
+
+def places_of(part: Share, batch_size: int) -> np.ndarray:
+    """The places (batch_size / n,) of a part in the whole batch.
+
+    A process that takes gradients piece by piece has its share of each piece. So a piece holds the same images for any
+    number of processes.
+    """
+    i, n, pieces = part
+    return np.arange(batch_size).reshape(pieces, n, -1)[:, i].ravel()
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What training does to images at random."""
+    crop: str = choice('shift', 'area', 'none', default='shift')  # move by up to `shift`, or a random-resized crop
+    shift: float = number(0, 1, default=0.125)  # share of the side
+    scale: tuple[float, float] = number(1e-6, 1, default=(0.08, 1.0))  # 'area': share of the image that is seen
+    flip: bool = True
+    brightness: float = number(default=0.0)  # the factor is drawn from 1 - b to 1 + b; the original: 32 / 255
+    saturation: float = number(default=0.0)  # likewise; the original: 0.5
+    erase: float = number(0, 1, default=0.0)  # probability that a rectangle is erased
+
+    def __call__(self, pixels: torch.Tensor, space: SearchSpace, resolution: int, rng: np.random.Generator,
+                 part: Share = (0, 1, 1)) -> torch.Tensor:
+        """Bytes (B, 3, S, S) -> floats (B, 3, resolution, resolution).
+
+        `part`: which part of a batch these images are. What is drawn belongs to a place in the whole batch: n processes
+        together do what one process alone would do.
+        """
+        batch, side = len(pixels), pixels.shape[-1]
+        places = places_of(part, batch * part[1])
+        drawn = {name: values[places] for name, values in self._draw(batch * part[1], side, rng).items()}
+        x = normalize(pixels, space)
+        if self.brightness or self.saturation:
+            x = self._recolor(x, space, drawn)
+        theta = np.zeros((batch, 2, 3), dtype=np.float32)
+        theta[:, 0, 0], theta[:, 1, 1] = drawn['width'], drawn['height']
+        theta[:, 0, 2], theta[:, 1, 2] = drawn['center_x'], drawn['center_y']
+        grid = F.affine_grid(torch.from_numpy(theta).to(x.device), [batch, 3, side, side], align_corners=False)
+        padding = 'border' if self.crop == 'area' else 'zeros'  # zero is the mean color
+        x = resize(F.grid_sample(x, grid, padding_mode=padding, align_corners=False), resolution)
+        if self.erase:
+            self._erase(x, drawn)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def box(self, width: int, height: int, rng: np.random.Generator) -> Box:
+        """A random-resized crop of an image, drawn as torchvision draws it."""
+        area, ratio = width * height * rng.uniform(*self.scale, 10), np.exp(rng.uniform(*RATIOS, 10))
+        widths, heights = np.round(np.sqrt(area * ratio)), np.round(np.sqrt(area / ratio))
+        fits = np.flatnonzero((widths > 0) & (widths <= width) & (heights > 0) & (heights <= height))
+        if not len(fits):  # the center, as much of it as the ratios allow
+            w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+            left, top = (width - w) // 2, (height - h) // 2
+        else:
+            w, h = widths[fits[0]], heights[fits[0]]
+            left, top = np.floor(rng.random(2) * (width - w + 1, height - h + 1))
+        return float(left), float(top), float(left + w), float(top + h)
+
+    def _draw(self, n: int, side: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Everything random about n images: name -> (n,). Lengths are relative to an image that is 2 wide."""
+        drawn: dict[str, np.ndarray] = {}
+        if self.brightness or self.saturation:
+            drawn['brightness'] = self.brightness * rng.uniform(-1, 1, n)
+            drawn['saturation'] = self.saturation * rng.uniform(-1, 1, n)
+        width = height = np.ones(n)
+        if self.crop == 'area':
+            area, ratio = rng.uniform(*self.scale, n), np.exp(rng.uniform(*RATIOS, n))
+            width, height = np.sqrt(area * ratio).clip(max=1), np.sqrt(area / ratio).clip(max=1)
+            center = rng.uniform(-1, 1, (2, n)) * (1 - np.stack([width, height]))
+        elif self.crop == 'shift':
+            reach = int(self.shift * side)
+            center = rng.integers(-reach, reach + 1, (2, n)) * 2 / side
+        else:
+            center = np.zeros((2, n))
+        drawn['width'] = width * rng.choice([-1, 1], n) if self.flip else width
+        drawn['height'], (drawn['center_x'], drawn['center_y']) = height, center
+        if self.erase:  # a rectangle of 2 to 33 % of the image
+            area, ratio = rng.uniform(0.02, 0.33, n), np.exp(rng.uniform(np.log(0.3), np.log(1 / 0.3), n))
+            drawn['erased'] = np.less(rng.random(n), self.erase)
+            drawn['erase_height'], drawn['erase_width'] = np.sqrt(area * ratio), np.sqrt(area / ratio)
+            drawn['erase_top'], drawn['erase_left'] = rng.random((2, n))
+        return drawn
+
+    def _recolor(self, x: torch.Tensor, space: SearchSpace, drawn: dict[str, np.ndarray]) -> torch.Tensor:
+        """Brightness moves colors away from black or towards it; saturation does so for gray."""
+        black = -_color(space.mean, x) / _color(space.std, x)
+        brightness, saturation = (
+            1 + torch.from_numpy(drawn[name].astype(np.float32)).to(x.device).view(-1, 1, 1, 1)
+            for name in ('brightness', 'saturation'))
+        x = black + (x - black) * brightness
+        gray = x.mean(1, keepdim=True)
+        return gray + (x - gray) * saturation
+
+    def _erase(self, x: torch.Tensor, drawn: dict[str, np.ndarray]) -> None:
+        """Fill the rectangles with the mean color, in place."""
+        side = x.shape[-1]
+        for i in np.flatnonzero(drawn['erased']):
+            h, w = (min(side, max(1, round(side * drawn[f'erase_{name}'][i]))) for name in ('height', 'width'))
+            top = int(drawn['erase_top'][i] * (side - h + 1))
+            left = int(drawn['erase_left'][i] * (side - w + 1))
+            x[i, :, top:top + h, left:left + w] = 0

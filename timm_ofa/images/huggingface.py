@@ -1,0 +1,111 @@
+"""Images that the datasets library reads: a folder by class, a folder of parquet files, a data set of the Hub."""
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..errors import InputError, listed
+from .splits import Opened, Part, Stream, decode_image, reason
+
+IMAGES_DIR = Path(__file__).parent  # holds the images that ship with the package, one folder a data set
+BUILT_IN = 'fashion-mnist-12k'
+TEST_SPLITS = ('test', 'validation', 'valid', 'val', 'dev')  # the first of them that a source has
+
+
+class _Column:
+    """The image column of a data set: one PIL image at a time."""
+
+    def __init__(self, dataset: Any, column: str, title: str):
+        self.dataset, self.column, self.title = dataset, column, title
+
+    def __getitem__(self, i: int) -> Image.Image:
+        return decode_image(self.dataset[i][self.column], f'image {i} of {self.title}')
+
+
+def open_hugging_face(source: str, place: str, options: Mapping[str, str], streaming: bool) -> Opened:
+    """A data set of the Hub or a folder; `streaming`: splits are streams."""
+    folder = IMAGES_DIR / place if place == BUILT_IN else Path(place)
+    _check_folder(source, place, folder)
+    loaded, features = _load_dataset(source, str(folder) if folder.is_dir() else place, streaming)
+    train, wanted = options.get('train', 'train'), options.get('test')
+    for name in filter(None, (train, wanted)):
+        if name not in loaded:
+            raise InputError(
+                f"data {source!r:.120} has the splits {listed(loaded)}; one must be called 'train', or be named: "
+                '?train=NAME&test=NAME')
+    image, label = _columns(source, features, options.get('label'))
+    name = place if not folder.is_dir() else folder.resolve().name
+
+    def split(split_name: str) -> Part | Stream:
+        return _split(loaded[split_name], split_name, (image, label), f'{name} {split_name}', streaming)
+
+    tests = (split(test) for test in ([wanted] if wanted else TEST_SPLITS) if test in loaded and test != train)
+    told = (test for test in tests if isinstance(test, Stream) or min(test.labels, default=-1) >= 0)  # -1: kept secret
+    return Opened(name, tuple(features[label].names), split(train), next(told, None))
+
+
+def _columns(source: str, features: Mapping[str, Any], wanted: str | None) -> tuple[str, str]:
+    """The names of the image column and of the label column."""
+    import datasets
+
+    image = next((name for name, f in features.items() if isinstance(f, datasets.Image)), None)
+    labels = [name for name, f in features.items() if isinstance(f, datasets.ClassLabel)]
+    label = wanted or next(iter(labels), None)
+    if image is None or label is None or label not in labels:
+        raise InputError(
+            f'data {source!r:.120} has the columns {listed(features)}; an image and a class-label are needed, '
+            'two classes or more')
+    return image, label
+
+
+def _split(dataset: Any, split_name: str, columns: tuple[str, str], title: str, streaming: bool) -> Part | Stream:
+    import datasets
+
+    image, label = columns
+    encoded = dataset.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
+    if streaming:
+        known = (dataset.info.splits or {}).get(split_name)
+        return Stream(encoded, columns, split_name, title, known and known.num_examples)
+    return Part(_Column(encoded.select_columns([image]), image, title), encoded[label][:], split_name)
+
+
+def _check_folder(source: str, place: str, folder: Path) -> None:
+    if not place or not folder.is_dir():
+        if place.count('/') > 1 or place.startswith(('.', '/', '~')) or not place:
+            raise InputError(
+                f'data {source!r:.120} is not a folder; give a folder of images by class or of parquet files')
+        return
+    empty, some = [], False
+    for path, folders, files in os.walk(folder):
+        folders[:], files = ([name for name in names if not name.startswith('.')] for names in (folders, files))
+        some |= bool(files)
+        if not files and not folders:
+            empty.append(os.path.relpath(path, folder))
+    if not some:
+        raise InputError(f'data folder {source!r:.120} holds no files; put images by class or parquet files there')
+    if empty:
+        raise InputError(f'data {source!r:.120} has empty folders: {listed(sorted(empty))}; fill or remove them')
+
+
+def _load_dataset(source: str, place: str, streaming: bool) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The splits by name, and the columns that they share."""
+    import datasets
+
+    disable = datasets.utils.logging.is_progress_bar_enabled() and not os.isatty(2)
+    if disable:
+        datasets.disable_progress_bars()
+    try:
+        loaded = datasets.load_dataset(place, streaming=streaming)
+        first = next(iter(loaded.values()))
+        return loaded, first.features or first._resolve_features().features
+    except Exception as error:  # the user gets one line, whatever the reader or the network raises
+        raise InputError(
+            f'data {source!r:.120} cannot be loaded ({reason(error)}); give a Hub data set id, a folder of images by '
+            f"class, a folder of parquet files, or '{BUILT_IN}'") from None
+    finally:
+        if disable:
+            datasets.enable_progress_bars()

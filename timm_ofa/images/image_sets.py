@@ -1,0 +1,181 @@
+"""Sets of images that training and judging read: `ImageSet` gives any image, `StreamSet` the next ones of a stream."""
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import get_worker_info
+
+from ..console import progress_bar
+from ..errors import InputError
+from .splits import Rows, Stream, decode_image, image_digest
+
+DECODE = ('auto', 'once', 'always')  # when images are decoded; auto: once if they fit into MEMORY_LIMIT
+MEMORY_LIMIT = 4 * 2**30  # bytes of decoded images
+Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom, px
+Crop: TypeAlias = Callable[[int, int, int], Box]  # (place of the image, width, height) -> the part that is seen
+
+
+class ImageSet:
+    """Square images of one side (px) with labels. They are decoded once, or each time they are fetched."""
+
+    def __init__(self, rows: Rows, labels: Sequence[int] | torch.Tensor, side: int, title: str, decode: str = 'auto'):
+        """`decode`: one of DECODE."""
+        self.rows, self.side, self.title, self._when = rows, side, title, decode
+        self.labels = torch.as_tensor(labels, dtype=torch.long)
+        self._pixels: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the images are decoded once."""
+        fits = len(self) * 3 * self.side**2 <= MEMORY_LIMIT
+        return fits if self._when == 'auto' else self._when == 'once'
+
+    def decode(self) -> ImageSet:
+        """Decode all images now if they are to be in memory; returns itself."""
+        if self._pixels is None and self.in_memory:
+            pixels = torch.empty(len(self), 3, self.side, self.side, dtype=torch.uint8)
+            with progress_bar(len(self), f'decode {self.title}', 'img', leave=False, delay=5) as bar:
+                for i, image in enumerate(self._squares(range(len(self)))):
+                    pixels[i] = image
+                    bar.update()
+            self._pixels = pixels
+        return self
+
+    def fetch(self, indices: Sequence[int] | torch.Tensor, crop: Crop | None = None) -> torch.Tensor:
+        """Bytes (B, 3, side, side) of some images: their centers, or what `crop` sees of the originals."""
+        self.decode()
+        if self._pixels is not None and crop is None:
+            return self._pixels[torch.as_tensor(indices)]
+        return torch.stack(list(self._squares([int(i) for i in indices], crop)))
+
+    def _squares(self, indices: Sequence[int], crop: Crop | None = None) -> Iterator[torch.Tensor]:
+        """Images (3, side, side) one after the other. Several threads decode them; a loader worker uses one."""
+        def load(i: int) -> torch.Tensor:
+            return square(self.rows[i], self.side, crop and partial(crop, i))
+        threads = 1 if get_worker_info() else min(8, os.cpu_count() or 1)
+        with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
+            for start in range(0, len(indices), 512):
+                yield from (pool.map if pool else map)(load, indices[start:start + 512])
+
+    def order(self, seed: int, epoch: int, start: int = 0) -> Iterator[int]:
+        """The items of an epoch from the `start`-th on, for `load`: a function of (seed, epoch)."""
+        return iter(np.random.default_rng([seed, epoch]).permutation(len(self))[start:].tolist())
+
+    def load(self, items: Sequence[int], crop: Crop | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bytes (B, 3, side, side) and labels (B,) of items of `order`."""
+        return self.fetch(items, crop), self.labels[torch.as_tensor(items)]
+
+    def sample(self, n: int) -> ImageSet:
+        """A set of at least `n` of the images, if there are so many: the whole set."""
+        return self
+
+    def subset(self, indices: Sequence[int], title: str) -> ImageSet:
+        """Some of the images, as a set of their own."""
+        chosen = torch.as_tensor(indices)
+        part = ImageSet(Picked(self.rows, indices), self.labels[chosen], self.side, title, self._when)
+        if self._pixels is not None:
+            part._pixels = self._pixels[chosen]
+        return part
+
+
+class StreamSet:
+    """Training images of a stream, in another order each epoch. Nothing of a stream is kept in memory.
+
+    If an epoch is longer than the stream, the stream begins again, in another order.
+    """
+    in_memory = False
+
+    def __init__(self, stream: Stream, length: int, side: int, held: frozenset[bytes]):
+        """`length`: images of an epoch. `held`: the digests of images that are left out."""
+        self.stream, self.length, self.side, self.held, self.title = stream, length, side, held, stream.title
+        self._sample: ImageSet | None = None
+
+    def __len__(self) -> int:
+        return self.length
+
+    def decode(self) -> StreamSet:
+        """Nothing to do; returns itself."""
+        return self
+
+    def order(self, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[int, dict, int]]:
+        """(place, encoded image, label) of an epoch from the `start`-th place on, without end."""
+        items = itertools.chain.from_iterable(self._turn(seed, epoch, turn) for turn in itertools.count())
+        return ((i, *item) for i, item in itertools.islice(enumerate(items), start, None))
+
+    def _turn(self, seed: int, epoch: int, turn: int) -> Iterator[tuple[dict, int]]:
+        """The whole stream once, without the held-out images."""
+        rng, some = np.random.default_rng([seed, epoch, turn, 2]), False
+        for image, label in self.stream.items(int(rng.integers(2**31))):
+            if image_digest(image) not in self.held:
+                some = True
+                yield image, label
+        if not some:
+            raise InputError(f'{self.title} has no images besides the held-out ones; lower holdout')
+
+    def load(self, items: Sequence[tuple[int, dict, int]], crop: Crop | None = None,
+             ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bytes (B, 3, side, side) and labels (B,) of items of `order`."""
+        rows = _Encoded([image for _, image, _ in items], self.title)
+        squares = [
+            square(rows[i], self.side, crop and partial(crop, place)) for i, (place, *_) in enumerate(items)]
+        return torch.stack(squares), torch.tensor([label for *_, label in items])
+
+    def sample(self, n: int) -> ImageSet:
+        """The first `n` images of one fixed order, in memory."""
+        if self._sample is None or len(self._sample) < n:
+            items = [item[1:] for item in itertools.islice(self.order(0, 0), min(n, len(self)))]
+            self._sample = encoded_set(items, self.side, f'{self.title} sample')
+        return self._sample
+
+
+def square(image: Image.Image, side: int, crop: Callable[[int, int], Box] | None = None) -> torch.Tensor:
+    """Bytes (3, side, side): the center, or what `crop(width, height)` sees; scaled with anti-aliasing."""
+    image = image.convert('RGB')
+    width, height = image.size
+    if crop:
+        image = image.resize((side, side), Image.Resampling.BILINEAR, box=crop(width, height))
+    elif (width, height) != (side, side):
+        scale = side / min(width, height)
+        width, height = max(side, round(width * scale)), max(side, round(height * scale))
+        left, top = (width - side) // 2, (height - side) // 2
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        image = image.crop((left, top, left + side, top + side))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+class Picked:
+    """A selection of `rows`."""
+
+    def __init__(self, rows: Rows, indices: Sequence[int]):
+        self.rows, self.indices = rows, np.asarray(indices)
+
+    def __getitem__(self, i: int) -> Image.Image:
+        return self.rows[int(self.indices[i])]
+
+
+class _Encoded:
+    """Encoded images of a stream, decoded when they are asked for."""
+
+    def __init__(self, images: Sequence[dict], title: str):
+        self.images, self.title = images, title
+
+    def __getitem__(self, i: int) -> Image.Image:
+        return decode_image(self.images[i], f'an image of {self.title}')
+
+
+def encoded_set(items: Sequence[tuple[dict, int]], side: int, title: str) -> ImageSet:
+    """A set of (encoded image, label) items of a stream."""
+    images, labels = [image for image, _ in items], [label for _, label in items]
+    return ImageSet(_Encoded(images, title), labels, side, title, 'once')

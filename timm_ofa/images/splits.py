@@ -1,0 +1,98 @@
+"""The two kinds of splits: images at any index (`Part`), or images that are read in order (`Stream`)."""
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from ..errors import InputError
+
+MAX_SHARDS = 256  # a stream of more shards is read in so many groups of shards
+SHUFFLE_BUFFER = 2048  # encoded images that a stream keeps in order to mix them
+
+
+class Rows(Protocol):
+    """Images at any index."""
+
+    def __getitem__(self, i: int, /) -> Image.Image: ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """A split: the image `rows[i]` has the class `labels[i]`."""
+    rows: Rows
+    labels: Sequence[int]
+    split: str
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A split that is read in order, each time from its start."""
+    dataset: Any  # datasets.IterableDataset; its images are not decoded
+    columns: tuple[str, str]  # of image and label
+    split: str
+    title: str
+    length: int | None  # images; None: not known
+
+    def items(self, seed: int) -> Iterator[tuple[dict, int]]:
+        """Each (image, label) once. `seed` draws the order of the shards, and of the images within a buffer.
+
+        The image is encoded, see `decode_image`.
+        """
+        rng, shards = np.random.default_rng(seed), min(self.dataset.num_shards, MAX_SHARDS)
+        buffer: list[tuple[dict, int]] = []
+        for shard in rng.permutation(shards):
+            for row in self.dataset.shard(shards, int(shard), contiguous=False):
+                item = self._item(row)
+                if len(buffer) < SHUFFLE_BUFFER:
+                    buffer.append(item)
+                else:
+                    place = rng.integers(SHUFFLE_BUFFER)
+                    yield buffer[place]
+                    buffer[place] = item
+        yield from (buffer[i] for i in rng.permutation(len(buffer)))
+
+    def _item(self, row: Mapping) -> tuple[dict, int]:
+        image, label = (row[column] for column in self.columns)
+        if label is None or label < 0:
+            raise InputError(f'{self.title} holds an image without a label; choose another split')
+        return image, label
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a source holds; train and test are of the same kind."""
+    name: str
+    class_names: tuple[str, ...]
+    train: Part | Stream
+    test: Part | Stream | None
+
+
+def decode_image(image: Mapping, where: str) -> Image.Image:
+    """A PIL image from {'bytes': of the file or None, 'path': or None}; an `InputError` begins with `where`."""
+    import datasets
+
+    try:
+        return datasets.Image().decode_example(dict(image))
+    except Exception as error:  # a broken file can raise almost any error
+        raise broken_image(where, image.get('path'), error) from None
+
+
+def image_digest(image: Mapping) -> bytes:
+    """8 bytes by which an encoded image is recognized."""
+    return hashlib.blake2b(image['bytes'] or image['path'].encode(), digest_size=8).digest()
+
+
+def broken_image(where: str, path: str | None, error: Exception) -> InputError:
+    """The error for an image that cannot be decoded."""
+    place = f' ({path!s:.160})' if path else ''
+    return InputError(f'{where}{place} cannot be decoded ({reason(error)}); replace or remove it')
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an error says."""
+    return f'{(str(error).strip() or type(error).__name__).splitlines()[0]:.200}'

@@ -1,0 +1,96 @@
+"""Images that the readers of timm give at any index: a folder, a tar file, hfds/NAME, torch/NAME."""
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from PIL import Image
+
+from ..errors import InputError
+from .huggingface import TEST_SPLITS
+from .splits import Opened, Part, broken_image, reason
+
+
+class _Reader:
+    """A reader of timm: one PIL image at a time. A broken image is an error; timm's own data set would skip it."""
+
+    def __init__(self, reader: Any, title: str):
+        self.reader, self.title = reader, title
+
+    def __getitem__(self, i: int) -> Image.Image:
+        try:
+            with self._open(i) as file:
+                return Image.open(file).convert('RGB')
+        except Exception as error:
+            raise broken_image(f'image {i} of {self.title}', self.reader.filename(i), error) from None
+
+    def _open(self, i: int) -> BinaryIO:
+        if not hasattr(self.reader, 'tar_state'):
+            return self.reader[i][0]
+        member, _, tar_within = self.reader.samples[i]  # timm shares one open file, which several threads cannot use
+        with open(self.reader.root, 'rb') as file:
+            file.seek(member.offset_data + (tar_within.offset_data if tar_within else 0))
+            return io.BytesIO(file.read(member.size))
+
+
+class _Torchvision:
+    """A data set of torchvision: one PIL image at a time."""
+
+    def __init__(self, dataset: Any, title: str):
+        self.dataset, self.title = dataset, title
+
+    def __getitem__(self, i: int) -> Image.Image:
+        try:
+            return self.dataset[i][0]
+        except Exception as error:
+            raise broken_image(f'image {i} of {self.title}', None, error) from None
+
+
+def open_timm(source: str, place: str, options: Mapping[str, str]) -> Opened:
+    """What `timm.data.create_dataset` opens and gives at any index."""
+    kind = place.partition('/')[0].lower()
+    if kind in ('wds', 'tfds', 'hfids'):
+        raise InputError(
+            f"data {source!r:.120}: timm's {kind} reader gives no image by its index; take 'stream:' with a Hub id or "
+            'a folder, or timm: with a folder, a tar file, hfds/NAME or torch/NAME')
+    named = kind in ('hfds', 'torch')
+    name, root = (place, options.get('root')) if named else ('', place)
+    if not named and not (root and Path(root).exists()):
+        raise InputError(f'data {source!r:.120}: {root!r:.120} does not exist; give a folder or a tar file')
+    train, class_names = _split(source, name, root, options.get('train', 'train'), 'train' in options)
+    for split in [options['test']] if 'test' in options else TEST_SPLITS:
+        try:
+            test, _ = _split(source, name, root, split, True)
+        except InputError:
+            if 'test' in options:
+                raise
+            continue
+        if split != train.split and min(test.labels, default=-1) >= 0:
+            return Opened(Path(place).name, class_names, train, test)
+    return Opened(Path(place).name, class_names, train, None)
+
+
+def _split(source: str, name: str, root: str | None, split: str, strict: bool) -> tuple[Part, tuple[str, ...]]:
+    """A split and its class names. `strict`: an error if timm takes the whole folder because the split is missing."""
+    from timm.data import create_dataset
+
+    title = f'{source} {split}'
+    try:
+        found: Any = create_dataset(name, root=root, split=split)
+        if name.startswith('torch/'):
+            labels, names = [int(label) for label in found.targets], found.classes
+            return Part(_Torchvision(found, title), labels, split), tuple(map(str, names))
+        reader = found.reader
+        if strict and not name and reader.root == root:
+            raise ValueError('there is no such folder')
+        if hasattr(reader, 'iter_targets'):
+            labels = list(reader.iter_targets())
+        else:
+            labels = reader.targets.tolist() if hasattr(reader, 'targets') else [label for _, label in reader.samples]
+        indices = reader.class_to_idx if hasattr(reader, 'class_to_idx') else reader.class_name_to_idx
+    except Exception as error:  # the user gets one line, whatever the reader raises
+        raise InputError(f'data {source!r:.120}: timm opens no {split!r:.60} ({reason(error)}); '
+                         'give a folder, a tar file, hfds/NAME, or torch/NAME with ?root=FOLDER') from None
+    return Part(_Reader(reader, title), labels, split), tuple(sorted(indices, key=indices.get))
