@@ -22,7 +22,7 @@ from bench_teacher import save_teacher
 
 from timm_ofa.accuracy.judge import SubnetJudge, evaluate
 from timm_ofa.devices.measuring import measure
-from timm_ofa.hub.finishing import training_cost
+from timm_ofa.hub.cost import training_cost
 from timm_ofa.images import Data, eval_batch, load_data, stored_side
 from timm_ofa.networks.supernet import Supernet, load_supernet
 from timm_ofa.runtimes.export import to_onnx

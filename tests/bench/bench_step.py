@@ -34,8 +34,10 @@ from torch import nn
 from timm_ofa.networks import elastic
 from timm_ofa.networks.convert import convert_upstream
 from timm_ofa.networks.supernet import Supernet, new_supernet
-from timm_ofa.spaces.space import Arch, SearchSpace, load_space
-from timm_ofa.training.engine import keep_freed_memory, make_optimizer
+from timm_ofa.spaces.arch import Arch
+from timm_ofa.spaces.shelf import load_space
+from timm_ofa.spaces.space import SearchSpace
+from timm_ofa.training.loop import keep_freed_memory, make_optimizer
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / 'networks'))
 from test_convert import ORIGINALS, upstream_arch

@@ -13,7 +13,9 @@ from timm.models.mobilenetv3 import MobileNetV3
 import timm_ofa
 from timm_ofa import InputError, load_space
 from timm_ofa.accuracy.judge import evaluate, recalibrate_bn, supernet_digest
-from timm_ofa.hub.finishing import Source, arch_name, arch_timer, finish, load_front, meet_limit, save_front
+from timm_ofa.hub.finishing import Source, arch_name, finish
+from timm_ofa.hub.fronts import load_front, save_front
+from timm_ofa.hub.timing import arch_timer, meet_limit
 from timm_ofa.images import Augment, load_data
 from timm_ofa.networks.supernet import new_supernet
 from timm_ofa.searching.strategy import Candidate, SearchResult

@@ -4,10 +4,7 @@ from .config import TrainConfig as TrainConfig
 from .config import load_config as load_config
 from .config import load_finetune as load_finetune
 from .config import scaled as scaled
-from .engine import finetune as finetune
-from .engine import load_teacher as load_teacher
-from .engine import subnet_table as subnet_table
-from .engine import train_supernet as train_supernet
+from .report import subnet_table as subnet_table
 from .runs import LOG as LOG
 from .runs import RUN_FILES as RUN_FILES
 from .runs import TIMES as TIMES
@@ -15,4 +12,7 @@ from .runs import run_events as run_events
 from .runs import save_supernet as save_supernet
 from .runs import supernet_config as supernet_config
 from .runs import supernet_folder as supernet_folder
+from .specialization import finetune as finetune
 from .specialization import specialize as specialize
+from .supernets import train_supernet as train_supernet
+from .teachers import load_teacher as load_teacher

@@ -1,6 +1,8 @@
-"""Ways to train a supernet, one small object each: which subnets a step runs, and what each of them learns from.
+"""Recipes: which subnets one training step runs, and what each of them learns from.
 
-All share the loop of `engine`. A subnet's loss is a mean over the batch, the step's gradient a sum over its subnets.
+A recipe is one class. Its `name` registers it in RECIPES, and each phase of a configuration chooses one by that name.
+All recipes share the loop of `loop`. The loss of a subnet is the mean over the batch; the gradients of the subnets of a
+step are summed.
 
 Legend: B images, K classes.
 """
@@ -21,53 +23,58 @@ class Targets:
     """What the subnets of one step may learn from."""
     labels: torch.Tensor  # (B,)
     label_smoothing: float
-    teacher: torch.Tensor | None = None  # probabilities (B, K) of the teacher, without gradient; None: none
+    teacher: torch.Tensor | None = None  # probabilities (B, K) of the teacher, without gradient; None: no teacher
     kd_weight: float = 1.0  # of the teacher
-    largest: torch.Tensor | None = None  # logits (B, K) of the step's first subnet, without gradient; None: this is it
+    largest: torch.Tensor | None = None  # logits (B, K) of the step's first subnet, no gradient; None: this is it
     done: float = 0.0  # share of the phase, 0 to 1
 
 
-def label_loss(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
-    """Cross entropy of logits (B, K) with smoothed labels."""
-    return F.cross_entropy(logits, targets.labels, label_smoothing=targets.label_smoothing)
+RECIPES: dict[str, Recipe] = {}
+
+
+class Recipe:
+    """The default recipe: uniform subnets of the phase's space, which learn from labels alone."""
+    asks_teacher = False  # whether subnets learn from a fixed teacher
+
+    def __init_subclass__(cls, name: str):
+        RECIPES[name] = cls()
+
+    def draw(self, space: SearchSpace, n: int, rng: np.random.Generator, done: float) -> list[Arch]:
+        """The subnets of a step, all at one resolution; `done` is the share of the phase, 0 to 1."""
+        return same_resolution(space.sample(rng, n))
+
+    def loss(self, logits: torch.Tensor, targets: Targets) -> torch.Tensor:
+        """The loss of one subnet: cross entropy of its logits (B, K) with smoothed labels."""
+        return F.cross_entropy(logits, targets.labels, label_smoothing=targets.label_smoothing)
 
 
 def same_resolution(archs: Sequence[Arch]) -> list[Arch]:
-    """All at the resolution of the first: a step has one batch of images."""
+    """The archs at the resolution of the first one, because a step has one batch of images."""
     return [replace(arch, resolution=archs[0].resolution) for arch in archs]
 
 
-class ProgressiveShrinking:
-    """Uniform subnets of the phase's space; labels, and the soft targets of a fixed teacher at temperature 1.
+class ProgressiveShrinking(Recipe, name='progressive'):
+    """Uniform subnets learn from labels and from the soft targets of a fixed teacher at temperature 1.
 
     Source: arXiv:1908.09791, section 3.4, and the released training script.
     """
     asks_teacher = True
 
-    def draw(self, space: SearchSpace, n: int, rng: np.random.Generator, done: float) -> list[Arch]:
-        """The step's subnets, all at one resolution; `done` is the share of the phase, 0 to 1."""
-        return same_resolution(space.sample(rng, n))
-
     def loss(self, logits: torch.Tensor, targets: Targets) -> torch.Tensor:
-        """The loss of one subnet, logits (B, K)."""
-        loss = label_loss(logits, targets)
+        loss = super().loss(logits, targets)
         if targets.teacher is None or not targets.kd_weight:
             return loss
         return loss + targets.kd_weight * F.cross_entropy(logits, targets.teacher)
 
 
-class PlainSampling(ProgressiveShrinking):
-    """Uniform subnets, labels alone: what progressive shrinking is compared with in arXiv:1908.09791, figure 6."""
-    asks_teacher = False
-
-    def loss(self, logits: torch.Tensor, targets: Targets) -> torch.Tensor:
-        return label_loss(logits, targets)
+class PlainSampling(Recipe, name='plain'):
+    """Uniform subnets, labels alone: the baseline of arXiv:1908.09791, figure 6."""
 
 
-class Coupled(ProgressiveShrinking):
-    """Deep stages are wide ones: depth and expansion rise together, the same in all blocks of a stage (CompOFA).
+class Coupled(ProgressiveShrinking, name='coupled'):
+    """In each stage, depth and expand ratio grow together; all blocks of a stage have the same ratio (CompOFA).
 
-    Source: arXiv:2104.12642, section 3; kernel sizes stay elastic ('elastic kernel' there).
+    Source: arXiv:2104.12642, section 3. Kernel sizes stay elastic ('elastic kernel' in that paper).
     """
 
     def draw(self, space: SearchSpace, n: int, rng: np.random.Generator, done: float) -> list[Arch]:
@@ -75,7 +82,7 @@ class Coupled(ProgressiveShrinking):
 
 
 def coupled(space: SearchSpace, arch: Arch) -> Arch:
-    """The arch with the expand ratio of each stage that goes with its depth: shallowest and narrowest, and so on."""
+    """The arch with the expand ratio that belongs to each stage's depth: the smallest to the smallest, and so on."""
     ratios = []
     for stage, depth in zip(space.stages, arch.depth):
         level = stage.depths.index(depth) / max(1, len(stage.depths) - 1)
@@ -83,12 +90,11 @@ def coupled(space: SearchSpace, arch: Arch) -> Arch:
     return replace(arch, expand_ratio=tuple(ratios))
 
 
-class Sandwich(ProgressiveShrinking):
-    """The largest, the smallest and random subnets; all but the largest learn from its soft targets in the same step.
+class Sandwich(Recipe, name='sandwich'):
+    """The largest subnet learns from labels; the smallest and random ones learn from its soft targets in that step.
 
     Source: arXiv:1903.05134 (sandwich rule, in-place distillation), arXiv:2003.11142 (BigNAS).
     """
-    asks_teacher = False
 
     def draw(self, space: SearchSpace, n: int, rng: np.random.Generator, done: float) -> list[Arch]:
         archs = same_resolution(space.sample(rng, max(1, n)))
@@ -96,30 +102,33 @@ class Sandwich(ProgressiveShrinking):
         return [space.max_arch(resolution), *archs[2:n], space.min_arch(resolution)][:max(1, n)]
 
     def loss(self, logits: torch.Tensor, targets: Targets) -> torch.Tensor:
-        return label_loss(logits, targets) if targets.largest is None else self.distill(logits, targets)
+        if targets.largest is None:
+            return super().loss(logits, targets)
+        return self.distill(logits, targets, targets.largest)
 
-    def distill(self, logits: torch.Tensor, targets: Targets) -> torch.Tensor:
-        """What the smaller subnets learn from the largest."""
-        return F.cross_entropy(logits, targets.largest.softmax(1))
+    def distill(self, logits: torch.Tensor, targets: Targets, largest: torch.Tensor) -> torch.Tensor:
+        """The loss of a smaller subnet, from its logits and those of the largest one, both (B, K)."""
+        return F.cross_entropy(logits, largest.softmax(1))
 
 
-class AlphaDivergence(Sandwich):
-    """The sandwich rule with a divergence that punishes both over- and underestimating the largest net's uncertainty.
+class AlphaDivergence(Sandwich, name='alpha'):
+    """A sandwich whose loss punishes students that over- or underestimate the uncertainty of the largest subnet.
 
-    Per image the larger of two alpha-divergences, importance weights clipped. Source: arXiv:2102.07954, section 3.
+    The loss of an image is the larger of two alpha-divergences. Importance weights are clipped.
+    Source: arXiv:2102.07954, section 3.
     """
     alphas = (-1.0, 1.0)
     clip = 5.0  # of importance weights
 
-    def distill(self, logits: torch.Tensor, targets: Targets) -> torch.Tensor:
-        student, teacher = logits.log_softmax(1), targets.largest.log_softmax(1)
+    def distill(self, logits: torch.Tensor, targets: Targets, largest: torch.Tensor) -> torch.Tensor:
+        student, teacher = logits.log_softmax(1), largest.log_softmax(1)
         losses = torch.stack([self._surrogate(student, teacher, alpha) for alpha in self.alphas])
         with torch.no_grad():
             larger = torch.stack([self._divergence(student, teacher, alpha) for alpha in self.alphas]).argmax(0)
         return losses.gather(0, larger[None]).mean()
 
     def _divergence(self, student: torch.Tensor, teacher: torch.Tensor, alpha: float) -> torch.Tensor:
-        """Alpha-divergence (B,) of log-probabilities (B, K) from the teacher's."""
+        """Alpha-divergence (B,) of the student from the teacher, both log-probabilities (B, K)."""
         log_ratio = teacher - student
         if alpha == 1.0:
             return (teacher.exp() * log_ratio).sum(1)
@@ -127,29 +136,24 @@ class AlphaDivergence(Sandwich):
         return (student.exp() * (ratio - 1)).sum(1) / (alpha * (alpha - 1))
 
     def _surrogate(self, student: torch.Tensor, teacher: torch.Tensor, alpha: float) -> torch.Tensor:
-        """A loss (B,) with the divergence's gradient: weights without gradient times the student's log-probability."""
+        """A loss (B,) with the gradient of the divergence: constant weights times the student's log-probabilities."""
         if alpha == 1.0:
             return (teacher.exp() * (teacher - student)).sum(1)
         weight = (student.exp() * (alpha * (teacher - student)).exp().clamp(max=self.clip)).detach()
         return -(weight * student).sum(1) / alpha
 
 
-class Delayed(Sandwich):
-    """The largest net alone at first; from half of the phase on the sandwich rule, its smaller subnets ever heavier.
+class Delayed(Sandwich, name='delayed'):
+    """First the largest subnet alone; from half of the phase on a sandwich, whose smaller subnets weigh ever more.
 
-    Source: arXiv:2407.06167 (DepS): shrinking starts when the largest net is half trained, and the subnets' rate
-    rises from a small one.
+    Source: arXiv:2407.06167 (DepS): shrinking starts when the largest subnet is half trained, and the rate of the
+    smaller ones rises from a low one.
     """
-    start, rise, least = 0.5, 0.25, 0.1  # shares of the phase; weight at the start
+    start, rise, least = 0.5, 0.25, 0.1  # start and length of the rise, shares of the phase; weight at its start
 
     def draw(self, space: SearchSpace, n: int, rng: np.random.Generator, done: float) -> list[Arch]:
         return super().draw(space, n if done >= self.start else 1, rng, done)
 
-    def distill(self, logits: torch.Tensor, targets: Targets) -> torch.Tensor:
+    def distill(self, logits: torch.Tensor, targets: Targets, largest: torch.Tensor) -> torch.Tensor:
         weight = self.least + (1 - self.least) * min(1.0, (targets.done - self.start) / self.rise)
-        return weight * super().distill(logits, targets)
-
-
-RECIPES = {
-    'progressive': ProgressiveShrinking(), 'plain': PlainSampling(), 'coupled': Coupled(), 'sandwich': Sandwich(),
-    'alpha': AlphaDivergence(), 'delayed': Delayed()}
+        return weight * super().distill(logits, targets, largest)

@@ -1,0 +1,119 @@
+"""How a run stops and goes on exactly where it stopped: checkpoints, each of them whole or absent."""
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from safetensors import SafetensorError
+
+from ..errors import InputError, one_line
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: the phase, the epoch in it, the step in that, and all steps so far."""
+    phase: int = 0
+    epoch: int = 0
+    step: int = 0
+    total_steps: int = 0
+    losses: tuple[float, ...] = ()  # since the last report
+    log_bytes: int = 0  # of the log so far
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, after a checkpoint was written."""
+
+
+class Checkpoints:
+    """Folders `step-N-phase-P`, one for each checkpoint; the newest complete one always stays."""
+
+    def __init__(self, folder: Path, accelerator: Accelerator, every_s: float):
+        self.folder, self.accelerator, self.every_s = folder, accelerator, every_s
+        self.last = time.monotonic()
+
+    def due(self, stopped: bool) -> int:
+        """0: not yet, 1: the interval has passed, 2: stopped; the main process decides for all."""
+        due = 2 if stopped else int(time.monotonic() - self.last > self.every_s)
+        if self.accelerator.num_processes > 1:
+            due = int(broadcast(torch.tensor(due, device=self.accelerator.device)).item())
+        return due
+
+    def save(self, progress: Progress) -> None:
+        """Write to a temporary folder, flush it to disk, rename it, then remove older ones.
+
+        Raises `InputError` if the disk is full or the like; the last good checkpoint is still there.
+        """
+        name = f'step-{progress.total_steps:08d}-phase-{progress.phase:02d}'
+        temporary, final = self.folder / '.part', self.folder / name
+        if final.exists():  # complete, or it would not have its name
+            return
+        if self.accelerator.is_main_process and temporary.exists():
+            shutil.rmtree(temporary)
+        self.accelerator.wait_for_everyone()
+        try:
+            self.accelerator.save_state(str(temporary))
+            self.accelerator.wait_for_everyone()
+            if self.accelerator.is_main_process:
+                (temporary / 'progress.json').write_text(json.dumps(asdict(progress)))
+                for path in (*temporary.iterdir(), temporary):
+                    flush(path)
+                os.replace(temporary, final)
+                flush(self.folder)
+                for older in self.folder.glob('step-*'):
+                    if older != final:
+                        shutil.rmtree(older)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            kept = max((path.name for path in self.folder.glob('step-*')), default='none')
+            raise InputError(
+                f'checkpoint {str(final)!r:.120} cannot be written ({one_line(error)}); free space and '
+                f'resume; the last complete one: {kept}') from None
+        self.accelerator.wait_for_everyone()
+        self.last = time.monotonic()
+
+    def load(self) -> Progress:
+        """Go back to the newest checkpoint; the start if there is none."""
+        newest = max(self.folder.glob('step-*'), default=None)
+        if newest is None:
+            return Progress()
+        self.accelerator.load_state(str(newest))
+        progress = json.loads((newest / 'progress.json').read_text())
+        return Progress(**{**progress, 'losses': tuple(progress['losses'])})
+
+
+def flush(path: Path) -> None:
+    """Make sure that a file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def graceful_stop() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM only set a flag, so that a step is finished first; a second Ctrl-C stops at once."""
+    flag: list[int] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if flag:
+            raise KeyboardInterrupt
+        flag.append(number)
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(flag)
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
