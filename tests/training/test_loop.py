@@ -1,0 +1,137 @@
+"""The loop: recipes, parts of a batch, rate and momentum, batches, losses that are not finite, too little memory."""
+import resource
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from accelerate import Accelerator
+from training_runs import CONFIG, events, limited
+
+from timm_ofa import InputError, load_space
+from timm_ofa.images import Augment, EpochBatches
+from timm_ofa.networks import new_supernet
+from timm_ofa.training import Phase, supernets, train_supernet
+from timm_ofa.training.loop import Loop
+from timm_ofa.training.recipes import RECIPES
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_every_recipe_trains_every_kind_of_subnet(recipe, digits, tmp_path):
+    phases = (Phase('only', 2, 0.03, recipe=recipe, subnets_per_step=3),)
+    before = timm.create_model('ofa_mbv3_tiny_supernet', num_classes=10)
+    supernet = train_supernet(replace(CONFIG, phases=phases), digits, tmp_path / 'run')
+    log = [e for e in events(tmp_path / 'run') if e['event'] == 'train']
+    assert len(log) == 2 and all(np.isfinite(e['loss']) for e in log)
+    moved = {k for k, v in supernet.named_parameters() if not torch.equal(v, dict(before.named_parameters())[k])}
+    assert {k.split('.')[1] for k in moved if k.startswith('blocks')} == {'0', '1', '2', '3', '4'}
+
+
+@pytest.mark.parametrize('recipe, subnets', [('progressive', 2), ('sandwich', 3)])
+def test_accumulating_gradients_sums_over_the_parts_of_a_batch(recipe, subnets, digits, monkeypatch, tmp_path):
+    """With BatchNorm out of the way (evaluation mode) the parts of a batch learn what the whole does."""
+    monkeypatch.setattr(torch.nn.Module, 'train', lambda self, mode=True: _eval(self))
+    monkeypatch.setattr(supernets, 'new_supernet', lambda *args, **kwargs: _eval(new_supernet(*args, **kwargs)))
+    config = replace(CONFIG, drop_rate=0, clip_grad=None, phases=(
+        Phase('only', 1, 0.03, kd_weight=0, recipe=recipe, subnets_per_step=subnets),))
+    whole = train_supernet(config, digits, tmp_path / 'whole')
+    parts = train_supernet(replace(config, accumulate=4), digits, tmp_path / 'parts')
+    for (name, a), (_, b) in zip(whole.named_parameters(), parts.named_parameters()):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5, msg=name)
+    losses = [[e['loss'] for e in events(tmp_path / name) if e['event'] == 'train'] for name in ('whole', 'parts')]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def _eval(module):
+    """What `train()` does here: nothing."""
+    for child in module.modules():
+        child.training = False
+    return module
+
+
+def test_the_rate_rises_and_falls_and_momentum_is_forgotten_in_every_phase(digits, monkeypatch, tmp_path):
+    rates, states, original = [], [], Loop._step
+
+    def note(self, *args):
+        rates.append(self.optimizer.param_groups[0]['lr'])
+        states.append(sum(s['momentum_buffer'].abs().sum() for s in self.optimizer.state.values()))
+        original(self, *args)
+    monkeypatch.setattr(Loop, '_step', note)
+    phase = Phase('one', 3, 0.04, warmup_epochs=1, kd_weight=0)
+    train_supernet(replace(CONFIG, phases=(phase, replace(phase, name='two', lr=0.02))), digits, tmp_path / 'run')
+    first, second = rates[:12], rates[12:]
+    assert first[0] == pytest.approx(0.004) and max(first) == pytest.approx(0.04) == first[3]
+    assert first[:4] == sorted(first[:4]) and first[3:] == sorted(first[3:], reverse=True) and first[-1] < 0.003
+    np.testing.assert_allclose(second, np.array(first) / 2)
+    assert [i for i, n in enumerate(states) if not n] == [0, 12]
+
+
+def test_an_epoch_sees_every_image_at_most_once_in_an_order_of_its_own(digits):
+    batches = EpochBatches(digits.train, 32, 0, 0, Accelerator())
+    assert len(batches) == 3
+
+    def order(epoch, skip=0):
+        weights = torch.arange(3 * 24 * 24).double()
+        return torch.cat([pixels.flatten(1).double() @ weights for pixels, _ in batches(epoch, skip)])
+    assert len(set(order(0).tolist())) == 96
+    assert torch.equal(order(0), order(0)) and not torch.equal(order(0), order(1))
+    assert torch.equal(order(0, skip=2), order(0)[64:])
+
+
+def test_processes_share_every_batch(digits):
+    class Rank:
+        num_processes, device = 2, torch.device('cpu')
+
+        def __init__(self, rank):
+            self.process_index = rank
+    whole = next(EpochBatches(digits.train, 32, 0, 0, Accelerator())(0, 0))[1]
+    halves = [next(EpochBatches(digits.train, 32, 0, 0, Rank(r))(0, 0))[1] for r in (0, 1)]
+    assert torch.equal(torch.cat(halves), whole)
+
+
+def test_a_loss_that_is_not_finite_names_phase_step_and_subnet(digits, tmp_path):
+    wild = replace(CONFIG, clip_grad=None, phases=(Phase('wild', 20, 99.0, kd_weight=0, subnets_per_step=2),))
+    naming = r"loss (nan|inf) in phase 'wild' at step \d+ with subnet r2\d:k.*lower lr"
+    with pytest.raises(InputError, match=naming) as error:
+        train_supernet(wild, digits, tmp_path / 'run')
+    text = str(error.value)
+    assert '\n' not in text and load_space('ofa_mbv3_tiny').parse(text.split('subnet ')[1].split(';')[0])
+    assert not (tmp_path / 'run' / 'model.safetensors').exists()
+
+
+@pytest.mark.parametrize('phase, naming', [(0, 'subnet r2'), (1, 'its teacher|subnet r2')])
+def test_a_process_without_memory_says_which_network_wanted_it(digits, monkeypatch, tmp_path, phase, naming):
+    original = Loop._step
+
+    def scarce(self, *args):
+        if args[0].name != CONFIG.phases[phase].name:
+            return original(self, *args)
+        pixels = args[3].repeat(200, 1, 1, 1)
+        used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
+        with limited(resource.RLIMIT_AS, used + 2**28):
+            original(self, *args[:3], pixels, args[4].repeat(200), *args[5:])
+    monkeypatch.setattr(Loop, '_step', scarce)
+    with pytest.raises(InputError, match=rf'out of memory in phase .* with ({naming}).* on 6400 images; lower batch'):
+        train_supernet(replace(CONFIG, augment=Augment('none', flip=False)), digits, tmp_path / 'run')
+
+
+@pytest.mark.parametrize('error, naming', [
+    (torch.OutOfMemoryError('CUDA out of memory'), 'subnet r2'),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 'lower batch_size')])
+def test_too_little_memory_names_the_subnet_and_what_to_lower(digits, monkeypatch, tmp_path, error, naming):
+    def forward(self, x, arch=None):
+        raise error
+    monkeypatch.setattr(type(load_space('ofa_mbv3_tiny')), 'check', lambda self, arch: arch)
+    monkeypatch.setattr('timm_ofa.networks.supernet.Supernet.forward', forward)
+    with pytest.raises(InputError, match=f'out of memory in phase .largest. at step 0 .*{naming}'):
+        train_supernet(CONFIG, digits, tmp_path / 'run')
+
+
+def test_other_errors_of_a_network_are_not_taken_for_too_little_memory(digits, monkeypatch, tmp_path):
+    def forward(self, x, arch=None):
+        raise RuntimeError('mat1 and mat2 shapes cannot be multiplied')
+    monkeypatch.setattr('timm_ofa.networks.supernet.Supernet.forward', forward)
+    with pytest.raises(RuntimeError, match='mat1 and mat2'):
+        train_supernet(CONFIG, digits, tmp_path / 'run')
