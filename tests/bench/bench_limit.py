@@ -18,9 +18,10 @@ import numpy as np
 from timm_ofa.accuracy.predictor import AccuracyPredictor
 from timm_ofa.devices.profile import latency_error, load_profile
 from timm_ofa.devices.profiler import host
-from timm_ofa.hub.finishing import arch_timer, meet_limit
+from timm_ofa.hub.timing import arch_timer, meet_limit
 from timm_ofa.searching.strategy import search
-from timm_ofa.spaces.space import SearchSpace, load_space
+from timm_ofa.spaces.shelf import load_space
+from timm_ofa.spaces.space import SearchSpace
 
 
 def toy_predictor(space: SearchSpace, seed: int) -> AccuracyPredictor:

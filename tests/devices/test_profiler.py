@@ -12,8 +12,8 @@ from timm_ofa.devices.profile import load_profile
 from timm_ofa.devices.profiler import measure_network, profile_by_networks, profile_space, this_device
 from timm_ofa.errors import InputError
 from timm_ofa.fields import SLUG
-from timm_ofa.hub.finishing import arch_timer
-from timm_ofa.spaces.space import load_space
+from timm_ofa.hub.timing import arch_timer
+from timm_ofa.spaces.shelf import load_space
 
 SPACE = load_space('ofa_mbv3_tiny')
 START_MS = 0.25
@@ -224,7 +224,7 @@ def test_all_networks_of_a_space_are_timed_in_one_way(monkeypatch):
     monkeypatch.setattr(profiler, 'measure', lambda runners, *, warm, **_: asked.append(warm) or Timing(
         np.ones((len(runners), 3))))
     profile = load_profile('amd-epyc-onnxruntime-ofa-mbv3-32px')
-    monkeypatch.setattr('timm_ofa.hub.finishing.this_device', lambda processor: (profile.device, ''))
+    monkeypatch.setattr('timm_ofa.hub.timing.this_device', lambda processor: (profile.device, ''))
     assert arch_timer(space, profile)(small)['latency_ms'] == 1
     measure_network(space.rows(small))
     assert asked == [False, True]

@@ -7,8 +7,8 @@ import pytest
 from hub_makers import SPACE, complete, items_of, like, measured, toy_profile
 
 from timm_ofa.errors import InputError
-from timm_ofa.hub.finishing import save_front
 from timm_ofa.hub.folder import CARD
+from timm_ofa.hub.fronts import save_front
 from timm_ofa.hub.listing import find
 from timm_ofa.hub.publishing import publish_family
 from timm_ofa.hub.saving import update_folder

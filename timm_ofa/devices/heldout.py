@@ -63,10 +63,10 @@ def corners(space: SearchSpace, resolution: int) -> list[Arch]:
 
 
 def skewed(space: SearchSpace, n: int, rng: np.random.Generator) -> list[Arch]:
-    """N networks of equal MACs, spread evenly over the rest of the work: values moved, weights fetched, operators started.
+    """N networks of equal MACs, spread evenly over all other work: values moved, weights fetched, operators started.
 
-    At one end, where all of these are few, are shallow networks of large images. At the other end are deep, wide ones
-    of small images, with most of the work in late stages. The MACs are those that the most resolutions have in common.
+    At one end, where this is little, are shallow networks of large images. At the other end are deep, wide ones of
+    small images, with most of the work in late stages. The MACs are those that the most resolutions have in common.
     The blocks of a stage are alike, with extreme kernel sizes and expansion ratios, whatever the other stages have.
     """
     codes = _extreme_codes(space, rng)
@@ -85,7 +85,7 @@ def skewed(space: SearchSpace, n: int, rng: np.random.Generator) -> list[Arch]:
 
 
 def _extreme_codes(space: SearchSpace, rng: np.random.Generator) -> np.ndarray:
-    """Random codes (POOL, 1 + P), see `SearchSpace.encode`: any frame and depth; the blocks of a stage alike, extreme."""
+    """Random codes (POOL, 1 + P), see `SearchSpace.encode`: any frame and depth; extreme blocks, alike in a stage."""
     parts = [rng.integers(len(space.frames), size=(POOL, 1))]
     for i, stage in enumerate(space.stages):
         code = {choice: c for c, choice in enumerate(space.choices(i), 1)}

@@ -1,8 +1,8 @@
-"""What memory a network takes: its weights, and the most activations that are alive at one time. Computed, in float32.
+"""How much memory a network takes: its weights, and the most activations that are alive at one time, in float32.
 
-Counted is an executor that runs one operation after the other, frees a tensor behind its last use, folds BatchNorm into
-the convolution before it, and does activations, gates and sums in place. Real runtimes take more (their own code, work
-space of convolutions, packed copies of weights); between networks the figure says which needs more.
+The figure is computed for a simple executor. It runs one operation after the other, frees a tensor after its last use,
+folds BatchNorm into the convolution before it, and does activations, gates and sums in place. A real runtime takes more
+(its own code, work space of convolutions, packed copies of weights), but the figure tells which network needs more.
 
 Legend: N networks, P positions, C codes a position, F frames.
 """
@@ -27,9 +27,9 @@ def peak_memory_mb(space: SearchSpace, arch: Arch, batch_size: int = 1, num_clas
 
 @dataclass(frozen=True)
 class MemoryTable:
-    """`peak_memory_mb` of thousands of networks of a space at once: weights add up, of the activations the most counts.
+    """`peak_memory_mb` of thousands of networks of a space at once: weights add up, the largest activations count.
 
-    Both tables are in MB, activations for the whole batch; see `CostTable`.
+    Both tables are in MB; the activations are those of the whole batch. See `CostTable`.
     """
     weights: CostTable
     activations: CostTable
@@ -41,11 +41,11 @@ class MemoryTable:
             space.cost_table(lambda row: BYTES * batch_size * row_activations(row) / MB, num_classes, total=max))
 
     def __call__(self, codes: np.ndarray) -> np.ndarray:
-        """Codes (N, 1 + P) as `SearchSpace.encode` gives -> MB (N,)."""
+        """Codes (N, 1 + P) of networks, see `SearchSpace.encode` -> MB (N,)."""
         return self.weights(codes) + np.maximum(self.activations.const[codes[:, 0]], self._blocks(codes).max(1))
 
     def changes(self, codes: np.ndarray) -> np.ndarray:
-        """What networks (N, 1 + P) would take (N, P, C) if one block had each choice."""
+        """The MB (N, P, C) that networks (N, 1 + P) would take if one block of them had each of its choices."""
         frame, row, blocks = codes[:, 0], np.arange(len(codes)), self._blocks(codes)
         largest = blocks.argmax(1)
         others = np.repeat(blocks.max(1, keepdims=True), blocks.shape[1], 1)
@@ -60,7 +60,7 @@ class MemoryTable:
 
 
 def row_weights(row: Row) -> int:
-    """Numbers in the weights of a row: of a BatchNorm's two per channel one is left, the bias of the convolution."""
+    """How many numbers the weights of a row have. A folded BatchNorm leaves one per channel, the convolution's bias."""
     expanded = row.mid_chs * (row.kind == 'ir')
     normalized = {
         'conv': row.out_chs, 'res': row.out_chs, 'ds': row.mid_chs + row.out_chs,
@@ -69,7 +69,7 @@ def row_weights(row: Row) -> int:
 
 
 def row_activations(row: Row) -> int:
-    """The most numbers of one image that are alive at one time in a row, its input among them."""
+    """The most numbers that are alive at one time in a row for one image, its input included."""
     before, after = row.in_chs * row.size**2, row.out_chs * row.out_size**2
     if row.kind in ('ds', 'ir'):
         return _mobile(row, before, after)

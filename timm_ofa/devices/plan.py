@@ -66,7 +66,7 @@ def graphs_digest(groups: Iterable[Sequence[Graph]]) -> str:
 
 def make_plan(space: SearchSpace, resolutions: Sequence[int] | None = None, num_classes: int | None = None,
               check_nets: int = 12, random_nets: int | None = None, seed: int = 0) -> Plan:
-    """The graphs with and without each row, and whole networks, by resolution. See `profile_space` for the arguments."""
+    """The graphs with and without each row, and whole networks, by resolution; arguments as of `profile_space`."""
     space = at_resolutions(space, resolutions)
     num_classes = num_classes or space.num_classes
     fitted_nets = max(check_nets, min(FITTED_EACH * len(space.resolutions), MAX_FITTED))

@@ -1,7 +1,7 @@
-"""Device profiles: what each row of a network costs on one device, and so what every network of a space costs.
+"""Device profiles: what each row of a network costs on one device, and therefore what every network of a space costs.
 
-A profile is a readable JSON file. It prices an `Arch` in milliseconds, adds up rows and nothing else, and refuses
-what was never measured. This room knows no runtime and no network.
+A profile is a readable JSON file. It prices an `Arch` in milliseconds by adding up its rows, and refuses an `Arch` with
+a row that was never measured. This module runs nothing.
 """
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ import numpy as np
 
 from ..errors import InputError, listed
 from ..fields import MAX_LONG_TEXT, check_slug, number, read, read_value, slug, text
-from ..fields import SLUG as SLUG
 from ..files import write_text
 from ..spaces import Arch, CostTable, Row, SearchSpace
 from .fewshot import MIN_MS, checked_latencies, fit_prices, predict_held_out
 from .work import UNITS, network_work
 
 PROFILES_DIR = Path(__file__).parent / 'profiles'
-HEAD = {'format': 1, 'unit': 'ms'}  # of a profile file
-UNKNOWN = 'unknown'  # what a published table does not say
+HEAD = {'format': 1, 'unit': 'ms'}  # the first fields of a profile file
+UNKNOWN = 'unknown'  # in place of what a published table does not say
 ROW_KEY = re.compile(r'\d+x\d+x\d+/[a-z0-9_.]+(@\d+)?')
-MAX_MS = 1e7  # a border against nonsense, for one row or one overhead
+MAX_MS = 1e7  # of one row or one overhead; more is nonsense
 MAX_COUNT = 2**31
 CHECK_FIELDS = {  # kind, least, most
     'mape_pct': (float, 0, 1e6), 'within_5_pct': (float, 0, 100), 'within_10_pct': (float, 0, 100),
@@ -40,7 +39,7 @@ class RowCost(NamedTuple):
     """The price of one row, and how sure it is."""
     ms: float  # the statistic that `protocol` names
     p50_ms: float | None  # median; None: not published
-    n: int  # measurements behind it
+    n: int  # how many measurements it comes from
 
 
 def _refuse(where: str, value: Any, cure: str) -> NoReturn:
@@ -101,15 +100,15 @@ def _networks(value: Any, where: str) -> dict[str, dict[str, float]]:
                for arch, ms in group.items()} for name, group in value.items()}
 
 
-_line = partial(text, r'.*\S.*')  # not empty
+_line = partial(text, r'.*\S.*')  # one line that is not empty
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DeviceProfile:
     """What the rows of one search space cost on one device with one runtime.
 
-    A network costs `overhead_ms + scale * (its rows added up)`. A key of the table is `Row.key`; one that ends in
-    '@<px>' holds only for networks of that resolution and goes before the plain key.
+    A network costs `overhead_ms + scale * (the sum of its rows)`. The keys of the table are those of `Row.key`. A key
+    that ends in '@<px>' holds only for networks of that resolution, and there it replaces the plain key.
     """
     name: str = field(metadata={'reader': check_slug})
     space: str = _line()  # name of the search space
@@ -118,33 +117,35 @@ class DeviceProfile:
     runtime: str = _line()
     runtime_version: str = _line()
     precision: str = _line()  # e.g. 'fp32'
-    threads: int | None = number(1, 4096)  # None: not published
+    threads: int | None = number(1, 4096)  # None: unknown
     batch_size: int = number(1, MAX_COUNT)
     measured_on: str = field(metadata={'reader': _date})  # ISO date, or 'unknown'
-    num_classes: int = number(1, MAX_COUNT)  # of the head that was measured
-    overhead_ms: float = number(0, MAX_MS)  # once a network
-    scale: float = number(1e-3, 1e3)  # fitted on whole networks; 1: none
+    num_classes: int = number(1, MAX_COUNT)  # outputs of the head that was measured
+    overhead_ms: float = number(0, MAX_MS)  # added once for each network
+    scale: float = number(1e-3, 1e3)  # factor on all rows, fitted on whole networks; 1 where there were none
     table: dict[str, RowCost] = field(metadata={'reader': _table})
     protocol: dict = field(metadata={'reader': _protocol})  # statistic, sweeps, method, host, ...
-    check: dict | None = field(metadata={'reader': _check})  # error on whole networks that no number here was fitted on
+    check: dict | None = field(metadata={'reader': _check})  # the error on networks that nothing here was fitted on
     source: str = _line(limit=MAX_LONG_TEXT)
-    networks: dict[str, dict[str, float]] = field(  # group -> arch as text -> ms, measured whole with the rows;
-        default_factory=dict, metadata={'reader': _networks})  # but for 'fitted', no number here was fitted on them
+    networks: dict[str, dict[str, float]] = field(  # group -> arch as text -> ms of whole networks, measured with the
+        default_factory=dict, metadata={'reader': _networks})  # rows; nothing was fitted on them, except on 'fitted'
 
     @classmethod
     def fit(cls, space: SearchSpace, archs: Iterable[Arch], latency_ms: Sequence[float], *, device: str, runtime: str,
             device_name: str | None = None, runtime_version: str = UNKNOWN, precision: str = UNKNOWN,
             threads: int | None = None, batch_size: int = 1, measured_on: str = UNKNOWN, num_classes: int | None = None,
             statistic: str = UNKNOWN, source: str = 'fitted on measured networks', seed: int = 0) -> DeviceProfile:
-        """A profile of the whole space from 10 to 50 networks that were measured whole, anywhere (`fewshot`).
+        """Fit a profile of the whole space on 10 to 50 networks that were measured whole, on any device (`fewshot`).
 
         Args:
-            archs: N networks of the space; random ones of all resolutions do.
-            latency_ms: (N,) of a whole batch each.
-            device: Slug; this and the other fields of a profile say how the latencies were measured.
-            num_classes: Of the heads that were measured; None: the default of the space.
+            archs: N networks of the space, for example random ones of all resolutions.
+            latency_ms: (N,) latencies in ms, each of a whole batch.
+            device: Slug. It and the other fields of a profile say how the latencies were measured.
+            num_classes: Outputs of the heads that were measured; None: the default of the space.
             statistic: What each latency is: 'median', 'mean', ...
-            seed: Draws the parts of the check, each priced by a fit on the others.
+            seed: Of the random parts of the check; each part is priced by a fit on the others.
+
+        Raises `InputError` for too few networks, or for a latency that cannot be.
         """
         archs = list(archs)
         measured_ms = checked_latencies(archs, latency_ms)
@@ -167,7 +168,7 @@ class DeviceProfile:
         return cls.from_dict(profile.to_dict(), 'profile')
 
     def latency_ms(self, space: SearchSpace, archs: Iterable[Arch]) -> np.ndarray:
-        """Archs -> (N,) latency in ms; raises `InputError` naming the arch and the row that was never measured."""
+        """Archs -> latencies (N,) in ms. Raises `InputError` naming the arch and the row that was never measured."""
         if isinstance(archs, Arch):
             raise InputError(f'archs is one arch, {archs}; pass a list of them')
         self._same_space(space)
@@ -180,7 +181,7 @@ class DeviceProfile:
             for name, group in self.networks.items() if group}
 
     def cost_table(self, space: SearchSpace) -> CostTable:
-        """Every network of the space, priced at once (ms); each resolution of the space must have been measured."""
+        """The prices (ms) of every network of the space. Each resolution of the space must have been measured."""
         self._same_space(space)
         tables = [
             space.restrict(resolutions=(resolution,)).cost_table(self._pricer(resolution), self.num_classes)
@@ -224,13 +225,13 @@ class DeviceProfile:
     # ---- files ----------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict:
-        """JSON-ready; the inverse of `from_dict`."""
+        """The profile as JSON data, the inverse of `from_dict`."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         return {**HEAD, **own, 'table': {key: list(cost) for key, cost in self.table.items()}}
 
     @classmethod
     def from_dict(cls, data: Mapping, where: str = 'profile') -> DeviceProfile:
-        """A profile from JSON data, every field and row checked; raises `InputError` naming it."""
+        """Make a profile of JSON data. Every field and row is checked; the `InputError` names the wrong one."""
         if not isinstance(data, Mapping):
             _refuse(where, data, 'is not an object; give what DeviceProfile.save writes')
         for name, wanted in HEAD.items():
@@ -240,7 +241,7 @@ class DeviceProfile:
         return read(cls, {k: v for k, v in data.items() if k not in HEAD}, where)
 
     def save(self, path: str | Path) -> None:
-        """Write JSON, a table row a line; the file appears whole or not at all."""
+        """Write JSON with one line for each row. The file appears whole or not at all."""
         data = self.to_dict()
         rows = ',\n'.join(f'    {json.dumps(key)}: {json.dumps(cost)}' for key, cost in data.pop('table').items())
         head = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False).removesuffix('\n}')
@@ -252,12 +253,12 @@ def _rounded(ms: float) -> float:
 
 
 def profile_names() -> list[str]:
-    """The profiles on the shelf."""
+    """The names of the profiles that ship with the package."""
     return sorted(path.stem for path in PROFILES_DIR.glob('*.json'))
 
 
 def load_profile(name: str | Path | DeviceProfile) -> DeviceProfile:
-    """A device profile from the shelf by name, or from a JSON file by path; raises `InputError`."""
+    """Load a device profile: by its name where it ships with the package, else by the path of its JSON file."""
     if isinstance(name, DeviceProfile):
         return name
     path = PROFILES_DIR / f'{name}.json' if str(name) in profile_names() else Path(name)
@@ -283,7 +284,7 @@ def _no_twins(pairs: list[tuple]) -> dict:
 
 
 def latency_error(measured_ms: np.ndarray, predicted_ms: np.ndarray) -> dict:
-    """How well predictions (N,) fit measurements (N,): the fields of `DeviceProfile.check`."""
+    """How well predictions (N,) agree with measurements (N,): the fields of `DeviceProfile.check`."""
     measured, predicted = np.asarray(measured_ms, float), np.asarray(predicted_ms, float)
     error_pct = 100 * np.abs(predicted - measured) / measured
     return {
@@ -296,7 +297,7 @@ def latency_error(measured_ms: np.ndarray, predicted_ms: np.ndarray) -> dict:
 
 
 def kendall_tau(a: np.ndarray, b: np.ndarray) -> float:
-    """Kendall's tau-b of two rankings (N,); 0 where one of them is constant."""
+    """Kendall's tau-b of two lists (N,); 0 where one of them is constant."""
     i, j = np.triu_indices(len(a), 1)
     first, second = np.sign(a[i] - a[j]), np.sign(b[i] - b[j])
     pairs = math.sqrt(np.abs(first).sum() * np.abs(second).sum())

@@ -19,7 +19,7 @@ from ..errors import InputError, listed, one_line
 from ..files import sha256_of, write_text
 from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, Supernet, check_shapes, read_json
 from ..training import LOG, RUN_FILES, TrainConfig, run_events
-from .finishing import training_cost
+from .cost import training_cost
 from .plots import is_report, plot_training
 from .record import HUB_ID, NAME, SupernetRecord
 

@@ -1,0 +1,68 @@
+"""A limit is kept by measuring: the chosen network is timed whole; if it is over the limit, the next one is tried."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..devices import DeviceProfile, measure_network, this_device, times_warm
+from ..errors import InputError
+from ..searching import Candidate
+from ..spaces import Arch, SearchSpace
+from .fronts import predicted_ms
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A candidate that was timed whole, and what `measure_network` gave for it."""
+    candidate: Candidate
+    measured: dict
+
+
+def meet_limit(
+        front: Sequence[Candidate],
+        max_latency_ms: float,
+        measure: Callable[[Arch], dict],
+        max_attempts: int = 10,
+) -> list[Attempt]:
+    """Measure the best candidate under the limit. While it is over the limit, tighten this and take the next best.
+
+    Returns all attempts; the last one is within the limit. Raises `InputError` if none of them is.
+    """
+    attempts: list[Attempt] = []
+    bound = max_latency_ms
+    while len(attempts) < max_attempts:
+        within = [c for c in front if predicted_ms(c) <= bound]
+        if not within:
+            break
+        best = max(within, key=lambda c: c.top1_pct)
+        attempts.append(Attempt(best, measure(best.arch)))
+        measured_ms = attempts[-1].measured['latency_ms']
+        if measured_ms <= max_latency_ms:
+            return attempts
+        bound = tighter_limit(predicted_ms(best), measured_ms, max_latency_ms)
+    tried = f'; the last of {len(attempts)} tried takes {measured_ms:.4g} ms' if attempts else ''
+    raise InputError(f'no network of the front is measured within {max_latency_ms:g} ms{tried}; raise the limit')
+
+
+def tighter_limit(expected_ms: float, measured_ms: float, max_latency_ms: float) -> float:
+    """The limit on predictions to search under next, after a network of `expected_ms` was measured over the limit."""
+    return expected_ms * min(0.999, max_latency_ms / measured_ms)
+
+
+def arch_timer(space: SearchSpace, profile: DeviceProfile, seconds: float = 2.0) -> Callable[[Arch], dict]:
+    """A function that times an arch on this machine the way `profile` was measured.
+
+    Raises `InputError` if the profile is of another device.
+    """
+    processor = 'cuda' if profile.protocol.get('processor') == 'cuda' else 'cpu'
+    here = 'cpu' if processor == 'cuda' and not torch.cuda.is_available() else this_device(processor)[0]
+    if profile.device != here:
+        raise InputError(
+            f'profile {profile.name!r} is of {profile.device}, this machine is {here}; '
+            'leave out measuring here (--no-measure)')
+    warm = times_warm(space, profile.num_classes)
+    return lambda arch: measure_network(
+        space.rows(arch, profile.num_classes), profile.runtime, warm=warm, precision=profile.precision,
+        threads=profile.threads or 1, batch_size=profile.batch_size, processor=processor, seconds=seconds)
