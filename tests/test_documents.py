@@ -12,8 +12,9 @@ import timm
 import torch
 import yaml
 from timm.models import save_for_hf
+from timm_ofa.cli.command import VERBS
+from timm_ofa.cli.verbs import parse
 
-from timm_ofa.cli.options import parser
 from timm_ofa.networks.supernet import new_supernet
 from timm_ofa.spaces import load_space
 
@@ -47,9 +48,9 @@ TESTS = [c for c in commands() if c.startswith('pytest')]
 
 @pytest.mark.parametrize('command', COMMANDS)
 def test_the_command_reads_what_a_document_says(command):
-    args = parser().parse_args(shlex.split(command)[1:])
-    assert args.verb == command.split()[1]
-    config = getattr(args, 'config', None)
+    call = parse(VERBS, shlex.split(command)[1:])
+    assert call.verb.name == command.split()[1]
+    config = call.given.get('config')
     assert config is None or (ROOT / config).is_file()
 
 

@@ -64,7 +64,8 @@ def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_m
     data = load_data(config.data, stored_side(space), holdout=config.holdout, seed=seed)
     say(f'2/6 latency of this machine ({runtime}, 1 thread)')
     profile = _profile(out / 'profile.json', space, data, runtime, seed)
-    say(f'    {len(profile.table)} blocks; {profile.check["mape_pct"]:.1f} % mean error on networks it has not seen')
+    error_pct = (profile.check or {})['mape_pct']
+    say(f'    {len(profile.table)} blocks; {error_pct:.1f} % mean error on networks it has not seen')
     references = {
         'largest subnet': space.max_arch(), 'smallest subnet': space.min_arch(max(space.resolutions))}
     reference_ms = profile.latency_ms(space, references.values())

@@ -1,0 +1,149 @@
+"""The verbs that train and learn: `quickstart`, `train`, `collect` and `fit`."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .shared import CALIBRATION_IMAGES, COMMON, open_source, options, refuse_missing_folder
+from .verbs import Answer, Option, Verb, positive, rows_answer, whole
+
+if TYPE_CHECKING:
+    from ..networks import Supernet
+
+QUICKSTART = Verb(
+    'quickstart', 'Do the whole job, from training to a finished network, on images that come with the package.',
+    '--out out/quickstart',
+    options(
+        'seed runtime',
+        out=Option('folder of all results; given again, finished steps are not repeated', 'DIR'),
+        data=Option(f'other {COMMON["data"].help}', 'DATA'),
+        max_latency_ms=Option(
+            'largest latency in ms; by default 60 % of the latency of the largest subnet', 'MS', positive),
+        budget=Option('factor on the number of training epochs and of evaluated subnets', 'FACTOR', positive)))
+TRAIN = Verb(
+    'train', 'Train a supernet by progressive shrinking, as train.py does.', '--config hub_configs/NAME.yaml',
+    dict(
+        config=Option("a YAML file with 'kind: supernet'", 'YAML'),
+        data=Option(f'other images than those of the config: {COMMON["data"].help.removeprefix("images: ")}', 'DATA'),
+        output=Option('folder of the run; by default out/NAME, with the name in the config', 'DIR'),
+        resume=Option('continue from the last checkpoint in the output folder'),
+        overrides=Option(
+            'replace a value of the config, for example phases.0.epochs=2', 'KEY=VALUE', many=True, flags=('--set',)),
+        tensorboard=Option('also write TensorBoard events into the output folder')))
+COLLECT = Verb(
+    'collect', 'Evaluate sampled subnets of a supernet, and add them to a file of records.',
+    '--supernet out/supernet --data fashion-mnist-12k --num 100 --out records.jsonl',
+    options(
+        'supernet data seed num_calibration',
+        num=Option('number of records that the file holds at the end; behind torchrun, which has a --num of its own, '
+                   'write --num-subnets', 'N', int, flags=('--num', '--num-subnets')),
+        num_images=Option('number of held-out images to evaluate on; by default all', 'N', whole(1)),
+        active=Option('after 20 random subnets, choose those that may enlarge the front of accuracy and cost most'),
+        profile=Option('device profile whose latency is that cost; by default the cost is MACs', 'PROFILE'),
+        out=Option('file of records; records that are there are kept', 'FILE.jsonl')))
+FIT = Verb(
+    'fit', 'Fit an accuracy predictor to records.',
+    '--space ofa_mbv3_tiny --records records.jsonl --out predictor.safetensors',
+    options(
+        'space seed',
+        records=Option('file of records that `timm-ofa collect` wrote', 'FILE.jsonl'),
+        additive=Option('fit a sum over blocks: it predicts less exactly, but a search with it proves its result'),
+        plot=Option('draw predictions on held-out records against measurements, as .svg or .png', 'FILE.svg'),
+        out=Option('file of the predictor', 'FILE')))
+
+
+@QUICKSTART.mode()
+def quickstart(*, seed: int = 0, out: str = 'timm_ofa_quickstart', data: str | None = None,
+               max_latency_ms: float | None = None, budget: float = 1.0, runtime: str = 'onnxruntime') -> Answer:
+    """The whole job."""
+    from .quickstart import closing_words
+    from .quickstart import quickstart as run_all
+
+    rows = run_all(
+        out, data_source=data, max_latency_ms=max_latency_ms, budget=budget, seed=seed, runtime=runtime)
+    return Answer(rows, closing_words(rows))
+
+
+@TRAIN.mode()
+def train(*, config: str, data: str | None = None, output: str | None = None, resume: bool = False,
+          overrides: tuple[str, ...] = (), tensorboard: bool = False) -> Answer | None:
+    """A training run from its beginning, or from its last checkpoint."""
+    from ..accuracy import SubnetJudge, launched
+    from ..images import load_data, stored_side
+    from ..training import load_config, subnet_table, train_supernet
+
+    settings = load_config(config, overrides, data=data)
+    folder = Path(output or f'out/{settings.name}')
+    images = load_data(
+        settings.data, stored_side(settings.load_space()), holdout=settings.holdout, limit=settings.limit,
+        seed=settings.seed, decode=settings.decode, images_per_epoch=settings.images_per_epoch)
+    rows: list[dict[str, Any]] = []
+
+    def judge_some(supernet: Supernet) -> None:
+        judge = SubnetJudge(supernet, images.train, images.test, augment=settings.augment, seed=settings.seed)
+        rows.extend(subnet_table(judge, folder / 'log.jsonl'))
+
+    train_supernet(settings, images, folder, resume=resume, tensorboard=tensorboard, at_end=judge_some)
+    if not launched().is_main_process:
+        return None
+    return rows_answer(['subnet', 'top1_pct', 'macs_m', 'params_k', 'arch'], rows, hint=f'supernet: {folder}')
+
+
+@COLLECT.mode()
+def collect(*, supernet: str, data: str, num: int, out: str, seed: int = 0, num_images: int | None = None,
+            num_calibration: int = CALIBRATION_IMAGES) -> Answer | None:
+    """Records of subnets sampled at random."""
+    return _collect(False, None, supernet, data, num, out, seed, num_images, num_calibration)
+
+
+@COLLECT.mode('active')
+def collect_actively(*, supernet: str, data: str, num: int, out: str, seed: int = 0, num_images: int | None = None,
+                     num_calibration: int = CALIBRATION_IMAGES, profile: str | None = None) -> Answer | None:
+    """Records of subnets that may enlarge the front."""
+    return _collect(True, profile, supernet, data, num, out, seed, num_images, num_calibration)
+
+
+def _collect(active: bool, profile: str | None, supernet: str, data: str, num: int, out: str, seed: int,
+             num_images: int | None, num_calibration: int) -> Answer | None:
+    from ..accuracy import Active, collect, launched, leave
+    from ..devices import load_profile
+
+    prices = load_profile(profile) if profile else None
+    source, state = open_source(supernet, data, out=out, seed=seed, num_calibration=num_calibration), launched()
+    source.supernet.to(state.device)
+    propose = Active(source.supernet.space, prices, seed) if active else None
+    images = source.data.holdout
+    if num_images:
+        images = images.subset(range(min(num_images, len(images))), images.title)
+    records = collect(
+        source.judge(images), source.data, num, out, seed=seed, propose=propose,
+        proposer=propose.name if propose else '')
+    leave()
+    if not state.is_main_process:
+        return None
+    tops = sorted(top1 for _, top1 in records)
+    return rows_answer(['records', 'subnets', 'worst_pct', 'median_pct', 'best_pct'], [dict(
+        records=out, subnets=len(records), worst_pct=tops[0], median_pct=tops[len(tops) // 2], best_pct=tops[-1])])
+
+
+@FIT.mode()
+def fit(*, space: str, records: str, out: str, seed: int = 0, additive: bool = False,
+        plot: str | None = None) -> Answer:
+    """A predictor, with its error on records held out of the fit."""
+    from ..accuracy import AccuracyPredictor, AdditivePredictor, read_records
+    from ..hub import check_picture, plot_fit
+    from ..spaces import load_space
+
+    for path in filter(None, (out, plot)):
+        refuse_missing_folder(path)
+    if plot:
+        check_picture(plot)
+    search_space = load_space(space)
+    pairs = read_records(records, search_space)
+    archs, top1_pct = [arch for arch, _ in pairs], [top1 for _, top1 in pairs]
+    kind = AdditivePredictor if additive else AccuracyPredictor
+    predictor = kind.fit(search_space, archs, top1_pct, seed=seed)
+    predictor.save(out)
+    if plot and predictor.held_out_pct is not None:
+        plot_fit(predictor.held_out_pct, top1_pct, plot, predictor.check)
+    return rows_answer(['predictor', 'n', 'kendall_tau', 'rmse_pct'], [dict(predictor=out, **predictor.check)])

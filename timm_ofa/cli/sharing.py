@@ -1,0 +1,95 @@
+"""The verbs between us and others: `publish`, `catalog` and `import-upstream`."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..console import table
+from ..errors import InputError
+from .shared import refuse_missing_folder
+from .verbs import Answer, Option, Verb
+
+PUBLISH = Verb(
+    'publish', 'Publish networks or a supernet on the Hub of HF_ENDPOINT, with the token in HF_TOKEN.',
+    'out/net --repo acme/net --dry-run',
+    dict(
+        folder=Option('folder of a network or supernet; several, or a folder of such, are networks of one search, '
+                      'whose cards then link each other', 'DIR', many=True, flags=('folder',)),
+        repo=Option('repository; by default your account and the name of the network', 'ORG/NAME'),
+        owner=Option('owner of several repositories; by default your account', 'ORG'),
+        private=Option('make the repository private'),
+        dry_run=Option('check everything and say what would be published, but publish nothing'),
+        onnx=Option('add model.onnx, which takes any number of images at a time'),
+        force=Option('also replace a repository that timm_ofa did not write, or that others have changed'),
+        collection=Option('also list the network in the collections of the account, one for each device')))
+CATALOG = Verb(
+    'catalog', 'Write a page to choose a published network by device and latency.', '--source acme --out index.html',
+    dict(
+        source=Option('organization on the Hub, or a folder', 'ORG|DIR'),
+        out=Option('file of the page', 'FILE.html'),
+        space=Option('also publish the page as a static Space of the Hub', 'ORG/NAME'),
+        private=Option('make that Space private'),
+        force=Option('also replace a Space that timm_ofa did not write')))
+IMPORT_UPSTREAM = Verb(
+    'import-upstream', 'Convert what the authors of Once-for-All released to the formats of this package.',
+    '--name ofa_mbv3_w12_supernet --out out/supernet',
+    dict(
+        name=Option('a named network or supernet from `timm-ofa models`, ofa_mbv3_w12_predictor, '
+                    'ofa_resnet50d_predictor, or note10 (latency tables)', 'NAME'),
+        source=Option("file or address to convert, or the folder of the latency tables; by default the authors' "
+                      'address', 'FILE|URL', flags=('--from',)),
+        out=Option('folder of the network or supernet, or file of the predictor or profile', 'DIR|FILE')))
+
+
+@PUBLISH.mode()
+def publish(*, folder: Sequence[str], repo: str | None = None, owner: str | None = None, private: bool = False,
+            dry_run: bool = False, onnx: bool = False, force: bool = False, collection: bool = False) -> Answer:
+    """One network or supernet, or the networks of one search."""
+    from ..hub import PERF, add_onnx, publish_family
+    from ..hub import publish as publish_folder
+
+    folders = [Path(path) for path in folder]
+    if len(folders) == 1 and not (folders[0] / 'config.json').exists():
+        folders = [path.parent for path in sorted(folders[0].glob(f'*/{PERF}'))] or folders
+    for path in folders if onnx else ():
+        add_onnx(path)
+    if len(folders) == 1:
+        if owner:
+            raise InputError('--owner goes with several folders; give --repo ORG/NAME')
+        row = publish_folder(
+            folders[0], repo, private=private, dry_run=dry_run, force=force, collection=collection)
+        return Answer(row, table(['field', 'value'], [
+            [k, ' '.join(v) if isinstance(v, list) else str(v)] for k, v in row.items()]))
+    if repo:
+        raise InputError(f'--repo {repo!r:.120} is one repository, the folders are {len(folders)}; give --owner')
+    rows = publish_family(folders, owner, private=private, dry_run=dry_run, force=force, collection=collection)
+    return Answer(rows, table(['repository', 'version', 'new', 'address'], [
+        [r['repo_id'], r.get('version', '-'), 'yes' if r.get('changed') else '-', r.get('url', '-')] for r in rows]))
+
+
+@CATALOG.mode()
+def catalog(*, source: str, out: str) -> Answer:
+    """The page as a file."""
+    from ..hub import catalog as write_page
+
+    refuse_missing_folder(out)
+    page = str(write_page(source, out))
+    return Answer(dict(page=page), page)
+
+
+@CATALOG.mode('space')
+def catalog_on_hub(*, source: str, out: str, space: str, private: bool = False, force: bool = False) -> Answer:
+    """The page as a file and on the Hub."""
+    from ..hub import publish_page
+
+    address = publish_page(catalog(source=source, out=out).text, space, private=private, force=force)
+    return Answer(dict(page=out, url=address), address)
+
+
+@IMPORT_UPSTREAM.mode()
+def import_upstream(*, name: str, out: str, source: str | None = None) -> Answer:
+    """Weights, a predictor or latency tables."""
+    from ..hub import import_upstream as convert
+
+    path = str(convert(name, source, out))
+    return Answer(dict(name=name, path=path), path)
