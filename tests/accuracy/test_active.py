@@ -7,7 +7,8 @@ import pytest
 from timm_ofa.accuracy.active import BATCH, FIRST, Active, added_area, choose, hypervolume
 from timm_ofa.accuracy.judge import subnets_to_judge
 from timm_ofa.accuracy.predictor import AccuracyPredictor
-from timm_ofa.spaces.space import Arch, load_space
+from timm_ofa.spaces.arch import Arch
+from timm_ofa.spaces.shelf import load_space
 
 
 @pytest.fixture(scope='module')

@@ -15,7 +15,8 @@ from timm_ofa.accuracy.released import load_predictor, load_upstream_predictor
 from timm_ofa.devices.profile import kendall_tau
 from timm_ofa.errors import InputError
 from timm_ofa.searching.strategy import MaxMacs, search
-from timm_ofa.spaces.space import Arch, load_space
+from timm_ofa.spaces.arch import Arch
+from timm_ofa.spaces.shelf import load_space
 
 
 @pytest.fixture(scope='module')

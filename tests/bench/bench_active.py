@@ -17,7 +17,8 @@ import numpy as np
 
 from timm_ofa.accuracy.active import BATCH, FIRST, choose, hypervolume
 from timm_ofa.accuracy.predictor import AccuracyPredictor
-from timm_ofa.spaces.space import Arch, load_space
+from timm_ofa.spaces.arch import Arch
+from timm_ofa.spaces.shelf import load_space
 
 ARCHIVE = Path(__file__).resolve().parents[3] / 'shared' / 'archives' / 'ofa_mbv3_w1.0_imagenet_top1.jsonl'
 WORST = 600e6, 70.0  # MACs and percent, from which on hypervolume counts

@@ -14,7 +14,9 @@ import numpy as np
 from timm_ofa.devices.fewshot import fit_prices, predict_held_out
 from timm_ofa.devices.profile import latency_error, load_profile
 from timm_ofa.devices.work import network_work
-from timm_ofa.spaces.space import Arch, SearchSpace, load_space
+from timm_ofa.spaces.arch import Arch
+from timm_ofa.spaces.shelf import load_space
+from timm_ofa.spaces.space import SearchSpace
 
 ARCHIVE = Path(__file__).resolve().parents[3] / 'shared' / 'archives' / 'ofa_mbv3_w1.0_latency.jsonl'
 BARS = {'titan_rtx_64': 98.5, 'v100_64': 98.5, 'titan_rtx_1': 87.5, 'v100_1': 85.0}  # % within +-10 %, of 20 networks

@@ -30,7 +30,7 @@ from timm_ofa.devices.profiler import host
 from timm_ofa.hub.configs import hub_configs, named_subnets
 from timm_ofa.hub.plots import BLUE, GRAY, ORANGE, STYLE
 from timm_ofa.runtimes.onnxruntime import Session, version
-from timm_ofa.spaces.space import load_space
+from timm_ofa.spaces.shelf import load_space
 
 LOADS = 3  # of each network: where it lies in memory moves its latency by a percent
 

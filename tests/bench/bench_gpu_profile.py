@@ -30,7 +30,8 @@ from timm_ofa.devices.profile import kendall_tau
 from timm_ofa.devices.profiler import host, profile_by_networks
 from timm_ofa.runtimes import pytorch
 from timm_ofa.runtimes.registry import load_runtime
-from timm_ofa.spaces.space import Arch, load_space
+from timm_ofa.spaces.arch import Arch
+from timm_ofa.spaces.shelf import load_space
 
 RESOLUTIONS = [160, 192, 224]
 SPACE = load_space('ofa_mbv3_w10').restrict(resolutions=RESOLUTIONS)

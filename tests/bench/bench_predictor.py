@@ -13,7 +13,8 @@ import numpy as np
 
 from timm_ofa.accuracy.predictor import AccuracyPredictor
 from timm_ofa.devices.profile import kendall_tau
-from timm_ofa.spaces.space import Arch, load_space
+from timm_ofa.spaces.arch import Arch
+from timm_ofa.spaces.shelf import load_space
 
 ARCHIVE = Path(__file__).resolve().parents[3] / 'shared' / 'archives' / 'ofa_mbv3_w1.0_imagenet_top1.jsonl'
 BARS = {  # samples -> tau, RMSE in points

@@ -33,7 +33,9 @@ from timm_ofa.devices.profiler import profile_space
 from timm_ofa.errors import listed
 from timm_ofa.files import write_text
 from timm_ofa.runtimes.registry import load_runtime
-from timm_ofa.spaces.space import Arch, SearchSpace, load_space
+from timm_ofa.spaces.arch import Arch
+from timm_ofa.spaces.shelf import load_space
+from timm_ofa.spaces.space import SearchSpace
 
 RESULTS = Path(__file__).resolve().parent / 'results' / 'profiles'
 STEP_16 = [*range(128, 225, 16)]  # px

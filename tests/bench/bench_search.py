@@ -27,7 +27,9 @@ from timm_ofa.devices.profile import load_profile
 from timm_ofa.hub.plots import plot_search
 from timm_ofa.searching.limits import Limit, Problem
 from timm_ofa.searching.strategy import MaxMacs, search
-from timm_ofa.spaces.space import CostTable, SearchSpace, load_space
+from timm_ofa.spaces.pricing import CostTable
+from timm_ofa.spaces.shelf import load_space
+from timm_ofa.spaces.space import SearchSpace
 
 SHARED = Path(__file__).resolve().parents[3] / 'shared'
 RESOLUTIONS = [160, 176, 192, 208, 224]  # px

@@ -4,7 +4,7 @@ import pytest
 from timm_ofa.devices.csvtables import import_csv
 from timm_ofa.devices.profile import RowCost
 from timm_ofa.errors import InputError
-from timm_ofa.spaces.space import load_space
+from timm_ofa.spaces.shelf import load_space
 
 
 @pytest.fixture(scope='module')

@@ -3,7 +3,7 @@ import pytest
 
 from timm_ofa.devices.energy import cpu_counter, energy_mj
 from timm_ofa.devices.profiler import measure_network
-from timm_ofa.spaces.space import load_space
+from timm_ofa.spaces.shelf import load_space
 
 
 @pytest.fixture

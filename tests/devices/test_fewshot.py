@@ -12,7 +12,8 @@ from timm_ofa.devices.netfiles import read_networks
 from timm_ofa.devices.profile import DeviceProfile, latency_error, load_profile
 from timm_ofa.devices.work import UNITS, network_work, operators, work
 from timm_ofa.errors import InputError
-from timm_ofa.spaces.space import Arch, load_space, space_names
+from timm_ofa.spaces.arch import Arch
+from timm_ofa.spaces.shelf import load_space, space_names
 
 LAUNCH = {'operator': 0.05, 'squeeze-excite': 0.2, 'shortcut': 0.03, 'GMAC pointwise': 0.1, 'GMAC depthwise': 1.0}
 STREAM = {'GMAC pointwise': 20.0, 'GMAC dense': 15.0, 'GMAC depthwise': 300.0, 'G values read': 150.0,

@@ -4,7 +4,7 @@ import pytest
 
 from timm_ofa.devices.heldout import FITTED, check_networks, corners, skewed
 from timm_ofa.devices.profile import kendall_tau, load_profile
-from timm_ofa.spaces.space import load_space, space_names
+from timm_ofa.spaces.shelf import load_space, space_names
 
 
 @pytest.mark.parametrize('name', space_names())

@@ -13,7 +13,7 @@ from timm_ofa.devices.plan import make_plan
 from timm_ofa.devices.profile import load_profile
 from timm_ofa.devices.profiler import measure_network
 from timm_ofa.errors import InputError
-from timm_ofa.spaces.space import load_space
+from timm_ofa.spaces.shelf import load_space
 
 SPACE = load_space('ofa_mbv3_tiny')
 OPTIONS = dict(resolutions=[20, 32], check_nets=3, num_classes=7, seed=4)

@@ -13,7 +13,7 @@ from scipy.stats import kendalltau
 from timm_ofa.devices.note10 import import_note10_tables
 from timm_ofa.devices.profile import DeviceProfile, RowCost, kendall_tau, latency_error, load_profile, profile_names
 from timm_ofa.errors import InputError
-from timm_ofa.spaces.space import load_space, space_names
+from timm_ofa.spaces.shelf import load_space, space_names
 
 HUB_CONFIGS = Path(__file__).resolve().parents[2] / 'hub_configs'
 

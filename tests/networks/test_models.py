@@ -17,7 +17,7 @@ from torch import nn
 
 from timm_ofa import InputError, load_space
 from timm_ofa.networks.stock import ENTRY_POINTS, OFAResNet, ResidualStemConv, data_cfg, model_args, set_stem_stride
-from timm_ofa.spaces.space import space_names
+from timm_ofa.spaces.shelf import space_names
 
 SPACES = space_names()
 SMALL = ['ofa_mbv3_tiny', 'ofa_proxyless_w13', 'ofa_resnet_tiny']  # one a family

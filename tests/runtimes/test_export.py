@@ -15,7 +15,7 @@ from timm_ofa.hub.saving import add_onnx, save_folder
 from timm_ofa.networks.stock import ENTRY_POINTS, model_args
 from timm_ofa.runtimes.export import to_onnx, to_torch
 from timm_ofa.runtimes.layers import fold_weights, mean_row, random_input
-from timm_ofa.spaces.space import load_space, space_names
+from timm_ofa.spaces.shelf import load_space, space_names
 
 onnxruntime = pytest.importorskip('onnxruntime')
 

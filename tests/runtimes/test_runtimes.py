@@ -11,7 +11,7 @@ from timm_ofa.runtimes import registry as runtimes
 from timm_ofa.runtimes.export import to_torch
 from timm_ofa.runtimes.layers import random_input
 from timm_ofa.runtimes.registry import DEFAULT, load_runtime, runtime_names
-from timm_ofa.spaces.space import load_space
+from timm_ofa.spaces.shelf import load_space
 
 SPACE = load_space('ofa_mbv3_tiny')
 FAMILIES = ['ofa_mbv3_tiny', 'ofa_proxyless_w13', 'ofa_resnet_tiny']

@@ -20,7 +20,9 @@ from timm_ofa.searching.knapsack import cheapest, least_memory
 from timm_ofa.searching.limits import Problem
 from timm_ofa.searching.pool import Pool
 from timm_ofa.searching.strategy import ANNEALED, InfeasibleError, Limit, MaxMacs, MaxMemory, MaxParams, _starts, search
-from timm_ofa.spaces.space import CostTable, SearchSpace, load_space, space_names
+from timm_ofa.spaces.pricing import CostTable
+from timm_ofa.spaces.shelf import load_space, space_names
+from timm_ofa.spaces.space import SearchSpace
 
 
 @dataclass

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from timm_ofa import Arch, InputError, SearchSpace, load_space
 from timm_ofa.networks.stock import ENTRY_POINTS, model_args
 from timm_ofa.spaces.rows import make_divisible
-from timm_ofa.spaces.space import space_names
+from timm_ofa.spaces.shelf import space_names
 
 NOTEBOOK = {  # the result that the original's tutorial notebook prints, with one entry a position
     'r': [192], 'd': [2, 2, 3, 4, 3],

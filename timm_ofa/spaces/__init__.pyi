@@ -1,11 +1,11 @@
 from .arch import MAX_WIDTH as MAX_WIDTH
 from .arch import Arch as Arch
 from .arch import integer as integer
+from .pricing import CostTable as CostTable
 from .rows import Row as Row
 from .rows import bottleneck_mid_chs as bottleneck_mid_chs
 from .rows import make_divisible as make_divisible
-from .space import CostTable as CostTable
+from .shelf import load_space as load_space
+from .shelf import shelf_space as shelf_space
+from .shelf import space_names as space_names
 from .space import SearchSpace as SearchSpace
-from .space import load_space as load_space
-from .space import shelf_space as shelf_space
-from .space import space_names as space_names

@@ -1,7 +1,7 @@
-"""The lines of a network: what each computes, costs and is called.
+"""The rows of a network: what each of them computes, what it costs, and its name.
 
-A `Row` is one line of timm's arch-def grammar at a given input shape; building, pricing, measuring and the card share
-it. Counted are convolutions and linear layers (MACs), and all parameters. Knows no torch.
+A `Row` is one line of timm's arch-def grammar at a given input shape. Building, pricing, measuring and cards use it.
+MACs count convolutions and linear layers; parameters count all of them.
 """
 from __future__ import annotations
 
@@ -15,37 +15,42 @@ def make_divisible(value: float, divisor: int = 8) -> int:
 
 
 def bottleneck_mid_chs(out_chs: int, expand_ratio: float) -> int:
-    """Middle channels of a bottleneck: a share of its *output*, as the original counts."""
+    """The middle channels of a bottleneck: a share of its *output* channels, as in the original code."""
     return make_divisible(round(out_chs * expand_ratio))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a network: `block` in timm's arch-def grammar, at a given input shape.
+    """One row of a network: `block` in timm's arch-def grammar, at a given input shape.
 
-    `kind` is 'conv' (conv, BN, act), 'res' (the same, and its input added), 'pool' (max-pool 3x3 of stride 2),
-    'ds' (depthwise separable), 'ir' (inverted residual), 'bottle' (ResNet bottleneck; without identity shortcut its
-    shortcut is an average pool of the stride, 1x1 conv and BN) or 'head' (global pool, 1x1 conv without bias and act
-    if it has features, linear).
+    `kind` is one of
+    - 'conv': convolution, BN, activation
+    - 'res': the same, then its input is added
+    - 'pool': max-pool 3x3 of stride 2
+    - 'ds': depthwise separable block
+    - 'ir': inverted residual block
+    - 'bottle': ResNet bottleneck; if it has no identity shortcut, its shortcut is an average pool of the stride, a 1x1
+      convolution and BN
+    - 'head': global pool, then (if it has features) a 1x1 convolution without bias and an activation, then linear
     """
     kind: str
     block: str
-    size: int  # input side, px
+    size: int  # side of the input, px
     in_chs: int
     out_size: int
-    out_chs: int  # 'head': the classes
+    out_chs: int  # of 'head': the classes
     kernel_size: int
     stride: int
-    mid_chs: int  # depthwise or bottleneck channels; 'head': features, 0 without; 'conv', 'res', 'pool': 0
+    mid_chs: int  # depthwise or bottleneck channels; of 'head': the features, or 0; of 'conv', 'res', 'pool': 0
     se_chs: int  # 0: none
     act: str
-    skip: bool  # identity shortcut
+    skip: bool  # whether it has an identity shortcut
     macs: int
     params: int
 
     @property
     def key(self) -> str:
-        """The name under which a device profile prices this row, e.g. '56x56x24/ir_r1_k5_s2_e3_c40_se0.25_nre'."""
+        """The name of this row in device profiles, e.g. '56x56x24/ir_r1_k5_s2_e3_c40_se0.25_nre'."""
         return f'{self.size}x{self.size}x{self.in_chs}/{self.block}'
 
 
@@ -59,7 +64,7 @@ def conv_row(size: int, in_chs: int, out_chs: int, kernel_size: int, stride: int
 
 
 def residual_conv_row(size: int, chs: int, act: str) -> Row:
-    """3x3 convolution, BatchNorm, activation, and the input added."""
+    """3x3 convolution, BatchNorm, activation; then the input is added."""
     weights = 9 * chs**2
     return Row(
         'res', f'res_r1_k3_s1_c{chs}_n{act}', size, chs, size, chs, 3, 1, 0, 0, act, True,
@@ -89,11 +94,11 @@ def mobile_row(kind: str, size: int, in_chs: int, out_chs: int, kernel_size: int
 
 def bottleneck_row(size: int, in_chs: int, out_chs: int, kernel_size: int, stride: int, expand_ratio: float,
                    act: str) -> Row:
-    """ResNet-D bottleneck; the stride is on the middle convolution."""
+    """ResNet-D bottleneck. Its middle convolution has the stride."""
     out = -(-size // stride)
     mid, skip = bottleneck_mid_chs(out_chs, expand_ratio), stride == 1 and in_chs == out_chs
     shortcut = 0 if skip else in_chs * out_chs
-    weights = kernel_size**2 * mid**2 + mid * out_chs + shortcut  # at the output's size
+    weights = kernel_size**2 * mid**2 + mid * out_chs + shortcut  # of the convolutions at the output's size
     return Row(
         'bottle', f'bottle_r1_k{kernel_size}_s{stride}_e{expand_ratio:g}_c{out_chs}_n{act}', size, in_chs, out, out_chs,
         kernel_size, stride, mid, 0, act, skip, macs=in_chs * mid * size**2 + weights * out**2,
@@ -101,7 +106,7 @@ def bottleneck_row(size: int, in_chs: int, out_chs: int, kernel_size: int, strid
 
 
 def head_row(size: int, in_chs: int, num_features: int, num_classes: int, act: str) -> Row:
-    """Global pool, 1x1 convolution and activation unless `num_features` is 0, linear."""
+    """Global pool, then 1x1 convolution and activation (none if `num_features` is 0), then linear."""
     weights = num_features * (in_chs + num_classes) if num_features else in_chs * num_classes
     block = f'head_c{num_features}_n{act}_{num_classes}' if num_features else f'head_{num_classes}'
     return Row(

@@ -1,0 +1,96 @@
+"""What a search space from a file must keep, so that its networks can be built."""
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING
+
+from ..errors import InputError, listed
+from . import walk
+from .arch import MAX_RESOLUTION, MAX_WIDTH
+
+if TYPE_CHECKING:
+    from .space import SearchSpace, Stage
+
+ACTS = ('re', 'r6', 'hs')  # names of timm's arch-def strings: ReLU, ReLU6, hard-swish
+BLOCKS = {'mobilenetv3': 'ir', 'efficientnet': 'ir', 'byobnet': 'bottle'}  # the elastic block of each family
+MAX_FRAMES = 100_000
+
+
+def check_space(space: SearchSpace, where: str) -> SearchSpace:
+    """Return the space, or raise `InputError`, which begins with `where` and names the field."""
+    if space.family not in BLOCKS:
+        raise InputError(f'{where}: family {space.family!r:.40} is unknown; choose from {listed(BLOCKS)}')
+    if not space.stages or not space.resolutions:
+        raise InputError(f'{where}: stages and resolutions must not be empty; add at least one each')
+    _check_family(space, where)
+    fixed = [w for w in (space.first and space.first.width, space.last_width, space.num_features) if w]
+    for width in (*fixed, *itertools.chain(*space.stem_widths, *(s.widths for s in space.stages))):
+        if width % 8 or not 8 <= width <= MAX_WIDTH:
+            raise InputError(
+                f'{where}: width {width} is not a multiple of 8 from 8 to {MAX_WIDTH}; round it to one')
+    blocks = [b for b in (space.first, *space.stages) if b]
+    for act in (space.act, *(b.act for b in blocks)):
+        if act not in ACTS:
+            raise InputError(f'{where}: act {act!r:.40} is unknown; choose from {listed(ACTS)}')
+    for stride in (space.stem_stride, *(b.stride for b in blocks)):
+        if stride not in (1, 2):
+            raise InputError(f'{where}: stride {stride} is not 1 or 2; change it')
+    if not 0.5 <= space.crop_pct <= 1:
+        raise InputError(f'{where}: crop_pct {space.crop_pct} is not within 0.5 to 1; change it')
+    for i, stage in enumerate(space.stages, 1):
+        _check_stage(stage, i, BLOCKS[space.family], where)
+    for resolution in (*space.resolutions, *space.extra_resolutions):
+        if not 8 <= resolution <= MAX_RESOLUTION:
+            raise InputError(f'{where}: resolution {resolution} is not within 8 to {MAX_RESOLUTION} px; change it')
+    if list(space.resolutions) != sorted(set(space.resolutions)):
+        raise InputError(f'{where}: resolutions {listed(space.resolutions)} must ascend; sort them')
+    return space
+
+
+def _check_stage(stage: Stage, number: int, block: str, where: str) -> None:
+    for name in ('widths', 'depths', 'kernel_sizes', 'expand_ratios'):
+        values, limit = getattr(stage, name), MAX_WIDTH if name == 'widths' else 16
+        if not values or list(values) != sorted(set(values)) or not 0 < values[0] <= values[-1] <= limit:
+            raise InputError(f'{where}: {name} {list(values)} of stage {number} must ascend within 1 to {limit}')
+    if stage.block != block:
+        raise InputError(f'{where}: block {stage.block!r:.40} of stage {number} is unknown; use {block!r}')
+    if any(k % 2 == 0 for k in stage.kernel_sizes):
+        raise InputError(
+            f'{where}: kernel_sizes {list(stage.kernel_sizes)} of stage {number} must be odd; change them')
+    if not 0 <= stage.se_ratio <= 1:
+        raise InputError(f'{where}: se_ratio {stage.se_ratio} of stage {number} is not within 0 to 1; change it')
+
+
+def _check_family(space: SearchSpace, where: str) -> None:
+    """Refuse what the timm class of the family cannot build."""
+    def refuse(field: str, value: object, cure: str) -> None:
+        raise InputError(f'{where}: {field} {value!r:.80} does not fit the family {space.family}; {cure}')
+
+    stems = space.stem_widths
+    if space.family == 'byobnet':
+        if not stems or len(set(stems)) < len(stems) or any(
+                len(s) not in (2, 3) or (len(s) == 3 and s[0] != s[1]) for s in stems):
+            refuse('stem_widths', stems, 'give choices [mid, out] and [mid, mid, out], each once')
+        combinations = math.prod(space.frame_sizes)
+        if combinations > MAX_FRAMES:
+            refuse('combinations of resolutions and widths', combinations, f'give at most {MAX_FRAMES}')
+        for field in ('first', 'last_width', 'num_features'):
+            if getattr(space, field):
+                refuse(field, getattr(space, field), 'give null or 0')
+        for i, s in enumerate(space.stages):
+            if s.se_ratio or len(s.kernel_sizes) > 1:
+                refuse(f'stage {i + 1}', (s.se_ratio, s.kernel_sizes), 'give se_ratio 0 and one kernel size')
+            if s.stride == 1 and set(walk.inputs(space, i)) & set(s.widths):
+                refuse('widths', s.widths, f'of stage {i + 1} some equal its input; its first block changes width')
+        return
+    if len(stems) != 1 or len(stems[0]) != 1:
+        refuse('stem_widths', stems, 'give one choice of one convolution, [[16]]')
+    if space.first is None or not space.last_width:
+        refuse('first, last_width', (space.first, space.last_width), 'give both')
+    if bool(space.num_features) != (space.family == 'mobilenetv3') or space.stem_pool:
+        refuse('num_features, stem_pool', (space.num_features, space.stem_pool),
+               'MobileNetV3 has features behind the pool, EfficientNet has not, neither has a stem_pool')
+    for i, s in enumerate(space.stages, 1):
+        if len(s.widths) != 1:
+            refuse('widths', s.widths, f'give one for stage {i}')
