@@ -9,7 +9,7 @@ import numpy as np
 from timm_ofa.hub.folder import BLOCK, CONFIG, ELSEWHERE, FORMAT, PERF
 from timm_ofa.hub.metadata import evidence
 from timm_ofa.hub.record import Accuracy, Measurement, Record
-from timm_ofa.spaces.shelf import load_space
+from timm_ofa.spaces import load_space
 
 SPACE = load_space('ofa_mbv3_tiny')
 DEVICES = {  # slug: name, how much slower than the first

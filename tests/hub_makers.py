@@ -14,9 +14,8 @@ from timm_ofa.devices.profile import DeviceProfile, RowCost
 from timm_ofa.hub.folder import CARD, PERF
 from timm_ofa.hub.record import Accuracy, FrontPoint, Measurement, Record, Search, Supernet
 from timm_ofa.hub.saving import update_folder
-from timm_ofa.networks.stock import model_args
-from timm_ofa.spaces.shelf import load_space
-from timm_ofa.spaces.space import SearchSpace
+from timm_ofa.networks import model_args
+from timm_ofa.spaces import SearchSpace, load_space
 
 NAME = 'ofa_mbv3_mycpu_lat2ms'
 REPO = f'acme/{NAME}'

@@ -9,8 +9,8 @@ from hub_makers import NAME, SPACE, make_model, make_record
 
 from timm_ofa.hub.record import Record
 from timm_ofa.hub.saving import save_folder
-from timm_ofa.networks.supernet import new_supernet
-from timm_ofa.training.runs import save_supernet
+from timm_ofa.networks import new_supernet
+from timm_ofa.training import save_supernet
 
 
 @pytest.fixture(scope='module')

@@ -12,9 +12,9 @@ from timm_ofa.hub.fronts import save_front
 from timm_ofa.hub.listing import find
 from timm_ofa.hub.publishing import publish_family
 from timm_ofa.hub.saving import update_folder
-from timm_ofa.networks.supernet import new_supernet
-from timm_ofa.searching.strategy import Candidate, SearchResult
-from timm_ofa.training.runs import save_supernet
+from timm_ofa.networks import new_supernet
+from timm_ofa.searching import Candidate, SearchResult
+from timm_ofa.training import save_supernet
 
 DEVICES = ('google-pixel-1', 'samsung-note10', 'amd-epyc')
 

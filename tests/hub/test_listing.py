@@ -7,7 +7,7 @@ import pytest
 from catalog_makers import DEVICES, data_of, latency_of, make_measured, write_record
 from hub_makers import put_on
 
-from timm_ofa.cli.command import main
+from timm_ofa.cli import main
 from timm_ofa.errors import InputError
 from timm_ofa.hub.card import render_card
 from timm_ofa.hub.catalog_page import catalog

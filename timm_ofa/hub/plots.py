@@ -1,15 +1,23 @@
-"""Pictures: a network on its front, its blocks; a search; a predictor's error. The same data gives the same bytes."""
+"""Pictures of a network (its front, its blocks), a search, a predictor's error and a training.
+
+The same data gives the same bytes.
+"""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..files import replacing
 from ..spaces import Row
 from .record import FrontPoint, Record
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 STYLE = {'svg.hashsalt': 'timm_ofa', 'text.parse_math': False, 'font.size': 10}
 SHADES = ('#c3d8ef', '#8ab4e2', '#4a87c9', '#2a5f9e', '#1d4373')  # of kernel sizes 1, 3, 5, 7, 9
@@ -18,46 +26,33 @@ SUFFIXES = ('.svg', '.png')
 
 
 def plot_front(record: Record, path: str | Path) -> Path:
-    """Write the Pareto front of the record's search as SVG: latency (ms) across, top-1 (%) up, the network marked."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 4.0), layout='constrained')
+    """Write the Pareto front of the record's search: latency (ms) to the right, top-1 (%) up, the network marked."""
+    with _picture(path, 6.4, 4.0) as figure:
         _draw(figure.subplots(), record)
-        return _save(figure, path)
+    return Path(path)
 
 
 def plot_architecture(record: Record, path: str | Path) -> Path:
-    """Write the blocks of the record's network as SVG, in order: as high as it has channels in its middle, as dark
-    as its kernel is large; a stage each side of a line, its resolution (px) and channels below."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
+    """Write the blocks of the record's network in order. The height of a bar is the number of channels in the middle of
+    the block, and a larger kernel is darker. Lines part the stages; their resolution (px) and channels stand below."""
     rows = record.space.rows(record.arch, record.num_classes)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(max(6.4, 0.42 * len(rows) + 1.2), 3.0), layout='constrained')
+    with _picture(path, max(6.4, 0.42 * len(rows) + 1.2), 3.0) as figure:
         _draw_blocks(figure.subplots(), rows)
-        return _save(figure, path)
+    return Path(path)
 
 
 def plot_search(front: Sequence[tuple[float, float]], history: Sequence[tuple[int, float]], path: str | Path, *,
                 cost: str, limit: float | None = None,
                 baselines: Mapping[str, Sequence[tuple[float, float]]] | None = None) -> Path:
-    """Write a search as SVG or PNG: its front, with the best network marked, and its progress.
+    """Write a picture of a search: its front with the best network marked, and its progress.
 
     Args:
         front: (cost, top-1 in percent) of each network, ascending; the last one is the best.
-        history: (networks judged, best top-1 in percent).
-        cost: What `front` and `limit` are, with the unit, e.g. 'latency on note10 (ms)'.
-        baselines: Name of each other method -> its networks, as `front`.
+        history: (networks judged so far, best top-1 in percent so far).
+        cost: The name and unit of the costs in `front` and `limit`, e.g. 'latency on note10 (ms)'.
+        baselines: Name of each other method -> its networks, as in `front`.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    path = check_picture(path)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 4.0), layout='constrained', dpi=150)
+    with _picture(path, 9.6, 4.0) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         left.plot(*zip(*front), color=BLUE, marker='o', markersize=3, linewidth=1.2, label='Pareto front of the search')
         for marker, (name, points) in zip('v^sD', (baselines or {}).items()):
@@ -68,41 +63,32 @@ def plot_search(front: Sequence[tuple[float, float]], history: Sequence[tuple[in
         _dress(left, _ascii(cost), 'predicted top-1 (%)', legend='upper left')
         right.step(*zip(*history), where='post', color=BLUE, linewidth=1.4, label='this search')
         _dress(right, 'networks judged', 'best so far, predicted top-1 (%)')
-        return _save(figure, path)
+    return Path(path)
 
 
 def plot_fit(predicted: Sequence[float], measured: Sequence[float], path: str | Path, check: Mapping) -> Path:
-    """Write held-out predictions (N,) against measured top-1 (N,), both in percent, as SVG or PNG."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    path = check_picture(path)
+    """Write held-out predictions (N,) over measured top-1 (N,), both in percent; `check` holds the error."""
     ends = [min(*predicted, *measured), max(*predicted, *measured)]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.8, 4.4), layout='constrained', dpi=150)
+    with _picture(path, 4.8, 4.4) as figure:
         axes = figure.subplots()
         axes.plot(ends, ends, color=GRAY, linewidth=1, label='predicted as measured')
         error = f'error {check["rmse_pct"]:.3g} points, tau {check["kendall_tau"]:.3g}'
         axes.plot(measured, predicted, 'o', color=BLUE, markersize=3.5, alpha=0.7,
                   label=f'{len(measured)} networks, held out:\n{error}')
         _dress(axes, 'measured top-1 (%)', 'predicted top-1 (%)')
-        return _save(figure, path)
+    return Path(path)
 
 
 def plot_training(events: Sequence[Mapping], path: str | Path) -> Path:
-    """Write a training as SVG or PNG: the mean loss since the last report and the rate over the steps, phases apart.
+    """Write a picture of a training: the mean loss since the last report, and the learning rate, over the steps. Lines
+    part the phases.
 
     Args:
-        events: Of a run's log; those of training count, which have `phase`, `step`, `loss` and `lr`.
+        events: The events of a run's log. Only those of training are drawn; they have `phase`, `step`, `loss` and `lr`.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    path = check_picture(path)
     steps, losses, rates, phases = zip(*(
         (int(e['step']), float(e['loss']), float(e['lr']), str(e['phase'])) for e in events if is_report(e)))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 4.0), layout='constrained', dpi=150)
+    with _picture(path, 7.2, 4.0) as figure:
         axes = figure.subplots()
         axes.plot(steps, losses, color=BLUE, linewidth=1.2, label='loss, mean over the subnets')
         rate = axes.twinx()
@@ -117,30 +103,37 @@ def plot_training(events: Sequence[Mapping], path: str | Path) -> Path:
                 axes.annotate(_ascii(phase, 20), (steps[i], 1), (3, -3), xycoords=('data', 'axes fraction'),
                               textcoords='offset points', rotation=90, va='top', fontsize=8, color=GRAY)
         _dress(axes, 'step', 'loss', legend='upper right')
-        return _save(figure, path)
+    return Path(path)
 
 
 def is_report(event: Mapping) -> bool:
-    """Whether an event of a run's log is a point of `plot_training`."""
+    """Whether `plot_training` draws this event of a run's log."""
     numbers = (event.get(name) for name in ('step', 'loss', 'lr'))
     return 'phase' in event and all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
 
 
 def check_picture(path: str | Path) -> Path:
-    """The path of a picture, whose suffix says its format; raises `InputError` for another one."""
+    """The path of a picture. Its suffix says the format, SVG or PNG; raises `InputError` for another suffix."""
     if Path(path).suffix not in SUFFIXES:
         raise InputError(f'picture {str(path)!r:.120} must end in {" or ".join(SUFFIXES)}; rename it')
     return Path(path)
 
 
-def _save(figure: Any, path: str | Path) -> Path:
-    form = Path(path).suffix[1:]
-    with replacing(path) as partial:
-        figure.savefig(partial, format=form, metadata={'Date': None, 'Creator': None} if form == 'svg' else None)
-    return Path(path)
+@contextmanager
+def _picture(path: str | Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure of this size (inches), which is written to `path` if the block ends well."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    form = check_picture(path).suffix[1:]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout='constrained', dpi=150)
+        yield figure
+        with replacing(path) as partial:
+            figure.savefig(partial, format=form, metadata={'Date': None, 'Creator': None} if form == 'svg' else None)
 
 
-def _draw_blocks(axes, rows: Sequence[Row]) -> None:
+def _draw_blocks(axes: Axes, rows: Sequence[Row]) -> None:
     channels = [row.mid_chs or row.out_chs for row in rows]
     kernels = sorted({row.kernel_size for row in rows if row.kind != 'head'})
     shade = {kernel: SHADES[kernel // 2] for kernel in kernels}
@@ -167,7 +160,7 @@ def _draw_blocks(axes, rows: Sequence[Row]) -> None:
     axes.legend(frameon=False, loc='upper left', ncols=len(kernels), title='kernel', fontsize=8, title_fontsize=8)
 
 
-def _draw(axes, record: Record) -> None:
+def _draw(axes: Axes, record: Record) -> None:
     front = sorted((p for p in record.front if not p.label), key=lambda p: p.latency_ms)
     axes.plot(*_columns(front), color=BLUE, marker='o', markersize=4, linewidth=1.2, label='Pareto front of the search')
     for marker, point in zip('v^sD', (p for p in record.front if p.label)):
@@ -181,7 +174,7 @@ def _draw(axes, record: Record) -> None:
     _dress(axes, f'predicted latency on {_ascii(device)} (ms)', 'predicted top-1 (%)')
 
 
-def _dress(axes, across: str, up: str, legend: str = 'lower right') -> None:
+def _dress(axes: Axes, across: str, up: str, legend: str = 'lower right') -> None:
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     axes.grid(color='#e5e7eb', linewidth=0.8)
@@ -195,5 +188,5 @@ def _columns(points: list[FrontPoint]) -> tuple[list[float], list[float]]:
 
 
 def _ascii(text: str, limit: int = 60) -> str:
-    """The font has no other glyphs for sure."""
+    """The text in ASCII, because the font may lack other glyphs; at most `limit` characters."""
     return text.encode('ascii', 'replace').decode()[:limit]
