@@ -2,6 +2,8 @@
 
 - `record`: all that is known of a network or a supernet; `configs`, `ofa`: the named models of `hub_configs/`
 - `finishing`: a search result becomes a network with its record; `upstream`: so does a release of the paper's authors
+- `fronts`, `timing`: what a search found, and which of it is measured within the limit; `measurements`, `cost`: figures
+  of the record
 - `folder`, `saving`: a network's folder is checked, is written; `supernets`: the same for trained supernets
 - `metadata`, `card`, `plots`: what the Hub indexes of it, what people read, pictures
 - `client`, `publishing`, `device_collections`: the way to the Hub; `fetching`, `listing`, `catalog_page`: the way back

@@ -1,8 +1,8 @@
-"""The files of `hub_configs/`: what is named, checked field by field. One file is one published repository.
+"""The files of `hub_configs/`, each of which names one published repository. Every field is checked.
 
-`kind: subnet` is a network found for a device or a budget, released by the authors of Once-for-All or found by our own
-search; `kind: supernet` is a training run, with the address of its weights where someone has released them. A second
-result under one name lies in `NAME.TAG.yaml`.
+`kind: subnet` is a network that was found for a device or a budget, either released by the authors of Once-for-All or
+found by our own search. `kind: supernet` is a training run; it has the address of the weights if they were released.
+`kind: finetune` says how a network is trained on. A second result under the same name is in `NAME.TAG.yaml`.
 """
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from .record import Search
 
 _logger = logging.getLogger(__name__)
 
-FAMILIES = {'mbv3': 'mobilenetv3', 'proxyless': 'efficientnet', 'resnet50d': 'byobnet'}  # as in names -> of the space
+FAMILIES = {'mbv3': 'mobilenetv3', 'proxyless': 'efficientnet', 'resnet50d': 'byobnet'}  # in names -> of the space
 KINDS = ('subnet', 'supernet', 'finetune')
 IMAGENET = 'ILSVRC/imagenet-1k'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Where weights are, and whose they are."""
-    tag: str = text(r'[a-z0-9_]+')  # timm's: who trained it, how, on what
+    """Where the weights of a model are, and whose they are."""
+    tag: str = text(r'[a-z0-9_]+')  # in timm's sense: who trained the model, how, and on what
     hub_id: str = text(r'[\w-][\w.-]*/[\w-][\w.-]*')
-    file: str | None = text(r'([\w-]+/)*[\w-][\w.-]*\.safetensors', default=None)  # in the package: used, not the Hub
+    file: str | None = text(r'([\w-]+/)*[\w-][\w.-]*\.safetensors', default=None)  # in the package; it replaces the Hub
     sha256: str | None = text('[0-9a-f]{64}', default=None)  # of the file
     url: str | None = text(r'https?://\S+', default=None)  # a checkpoint of the original code
     license: str = text(r'[a-z0-9][a-z0-9.-]*')
-    source: str | None = text(r'https?://\S+', default=None)  # whose they are, where not our own
+    source: str | None = text(r'https?://\S+', default=None)  # where they come from; None: they are our own
 
     @property
     def path(self) -> Path | None:
         """The file that ships with the package."""
-        return self.file and Path(__file__).parent / self.file
+        return Path(__file__).parent / self.file if self.file else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """The authors' network under the same limit, to compare with; it is another network."""
+    """The authors' network under the same limit, to compare with. It is not the network of the file."""
     id: str = text(r'\S+')
     top1_pct: float = number(0, 100)  # ImageNet-1k validation
     top5_pct: float = number(0, 100)
@@ -59,32 +59,32 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class NamedSubnet(Weights):
-    """A network found for a device or a budget, and where its weights are."""
+    """A network that was found for a device or a budget, and where its weights are."""
     name: str = text(r'ofa_[a-z0-9]+_[a-z0-9_]+')
     family: str = choice(*FAMILIES)
     space: SearchSpace = field(metadata={'reader': shelf_space})
-    arch: Arch = field(metadata={'reader': lambda value, _: value})  # text at first; its space reads it
+    arch: Arch = field(metadata={'reader': lambda value, _: value})  # text until its space has read it
     device: str | None = text(r'[a-z0-9]+(-[a-z0-9]+)*', default=None)  # slug
     latency_ms: float | None = number(0.001, 1e6, default=None)  # the limit it was searched for
-    latency_batch_size: int = number(1, 4096, default=1)  # images that take so long together
-    data: str = text(r'[\w-][\w.-]*(/[\w-][\w.-]*)?', default=IMAGENET)  # the Hub's id of what it was trained on
-    split: str = text(r'\w+', default='validation')  # of which top1_pct and top5_pct are
-    images: int = number(1, default=50000)  # in it
+    latency_batch_size: int = number(1, 4096, default=1)  # images that the limit is for, together
+    data: str = text(r'[\w-][\w.-]*(/[\w-][\w.-]*)?', default=IMAGENET)  # the Hub's id of the training images
+    split: str = text(r'\w+', default='validation')  # on which top1_pct and top5_pct were measured
+    images: int = number(1, default=50000)  # in that split
     top1_pct: float | None = number(0, 100)  # None: not measured
     top5_pct: float | None = number(0, 100)
     macs_m: float = number(0.001, 1e6)  # millions
     params_m: float = number(0.001, 1e6)  # millions
     drop_rate: float = number(0, 0.99)
-    upstream_id: str | None = text(r'\S+', default=None)  # its name in the original
-    supernet: str | None = text(r'ofa_[a-z0-9_]+_supernet', default=None)  # where the weights are taken from
-    search: Search | None = None  # how it was found, if by us
+    upstream_id: str | None = text(r'\S+', default=None)  # its name in the original code
+    supernet: str | None = text(r'ofa_[a-z0-9_]+_supernet', default=None)  # from which the weights are taken
+    search: Search | None = None  # how we found it; None: we did not
     predicted_top1_pct: float | None = number(0, 100, default=None)  # on the scale of the predictor
     predicted_ms: float | None = number(0.001, 1e6, default=None)
     published: Published | None = None
 
     @property
     def limit(self) -> str:
-        """What it was searched for."""
+        """The limit that it was searched for, as text."""
         if self.latency_ms:
             batch = f' for {self.latency_batch_size} images' if self.latency_batch_size > 1 else ''
             return f'{self.latency_ms:g} ms{batch} on {self.device}'
@@ -92,11 +92,11 @@ class NamedSubnet(Weights):
 
     @property
     def network(self) -> tuple[str, Arch]:
-        """What equal networks share, whatever resolution they are used at."""
+        """A key that is the same for equal networks, whatever their resolution."""
         return self.space.name, replace(self.arch, resolution=0)
 
     def known(self) -> dict[str, Any]:
-        """What a `Record` says of it besides its network and its accuracy."""
+        """The fields of a `Record` that say something other than its network and its accuracy."""
         return dict(
             device=self.device, limit_ms=self.latency_ms, limit_batch_size=self.latency_batch_size, search=self.search,
             predicted_top1_pct=self.predicted_top1_pct, predicted_ms=self.predicted_ms, license=self.license,
@@ -109,13 +109,13 @@ class HubConfig:
     name: str  # of the file: the registered model, or NAME.TAG
     kind: str  # one of KINDS
     path: Path
-    data: Mapping[str, Any]  # as written; the fields of 'supernet' belong to training
-    subnet: NamedSubnet | None = None  # 'subnet': the data, checked
-    weights: Weights | None = None  # checked
+    data: Mapping[str, Any]  # as written; `training` reads the fields of a supernet
+    subnet: NamedSubnet | None = None  # the checked data of `kind: subnet`
+    weights: Weights | None = None  # checked as well
 
 
 def hub_configs_dir() -> Path:
-    """The folder of hub configs: inside the installed package, or beside it in a checkout."""
+    """The folder `hub_configs`, which is inside an installed package and beside it in a checkout."""
     package = Path(__file__).parents[1]
     inside = package / 'hub_configs'
     return inside if inside.is_dir() else package.parent / 'hub_configs'
@@ -123,17 +123,17 @@ def hub_configs_dir() -> Path:
 
 @lru_cache(maxsize=1)
 def hub_configs() -> dict[str, HubConfig]:
-    """Every valid file of `hub_configs/` by name; a warning for each that is not."""
+    """Every valid file of `hub_configs/` by name. Each invalid one is a warning in the log."""
     return read_folder(hub_configs_dir())
 
 
 def named_subnets() -> dict[str, NamedSubnet]:
-    """The named networks by the name of their file."""
+    """The named networks, by the names of their files."""
     return {name: config.subnet for name, config in hub_configs().items() if config.subnet}
 
 
 def find_config(text: str | Path) -> HubConfig:
-    """A file by its path, or one of the shelf by its name: 'NAME' or, wherever one is, 'hub_configs/NAME.yaml'."""
+    """Find a config by the path of its file, or by a name: 'NAME', or from any folder 'hub_configs/NAME.yaml'."""
     path = Path(text)
     if os.path.isfile(path):  # False for what can be no path
         return read_hub_config(path)
@@ -146,7 +146,7 @@ def find_config(text: str | Path) -> HubConfig:
 
 
 def read_folder(folder: Path) -> dict[str, HubConfig]:
-    """Every valid file of a folder by name, a warning for each other."""
+    """Every valid file of a folder by name. Each invalid one is a warning in the log."""
     configs = {}
     for path in sorted(folder.glob('*.yaml'), key=lambda path: path.stem):
         try:
@@ -157,7 +157,7 @@ def read_folder(folder: Path) -> dict[str, HubConfig]:
 
 
 def read_hub_config(path: str | Path) -> HubConfig:
-    """One file, strictly checked; raises `InputError` naming file and field."""
+    """Read and check one file. Raises `InputError` naming the file and the field."""
     path = Path(path)
     where = f'hub config {path.name}'
     name, _, tag = path.stem.partition('.')
@@ -213,6 +213,6 @@ def _read_subnet(data: Mapping[str, Any], where: str) -> NamedSubnet:
         raise InputError(
             f'{where}: family {subnet.family!r} is not that of {subnet.space.name}, which is {subnet.space.family}')
     try:
-        return replace(subnet, arch=subnet.space.parse(subnet.arch))
+        return replace(subnet, arch=subnet.space.parse(str(subnet.arch)))
     except InputError as error:
         raise InputError(f'{where}: arch: {error}') from None

@@ -95,7 +95,7 @@ def finish(
                 f'supernet, {f"fine-tuned for {training.epochs} epochs" if training else "not fine-tuned"}')),
         front=(*(_front_point(c, c == candidate) for c in (found.front if found else ())), *references),
         supernet=_origin(source), dataset_id=data.name if re.fullmatch(HUB_ID, data.name, re.ASCII) else None,
-        search=found and Search(
+        search=None if found is None else Search(
             limit=f'latency <= {found.max_latency_ms:g} ms', seed=found.seed, profile=Path(found.profile).name,
             profile_error_pct=found.profile_error_pct, predictor_error_pct=found.predictor_error_pct),
         calibration=Calibration(images=min(judge.calibration_images, len(data.train)), batch_size=200),
@@ -124,10 +124,12 @@ def _finetune(source: Source, judge: SubnetJudge, arch: Arch, model: nn.Module, 
         teacher = load_teacher(config.teacher, source.supernet)
     batches = EpochBatches(
         source.data.train, config.batch_size, source.seed, config.workers, Accelerator(), source.augment)
+    augment = batches.augment  # without the crop, where the workers do that
+    assert augment is not None
     return finetune(
         model, batches, steps_per_epoch=len(batches), phase=config.phase, teacher=teacher, momentum=config.momentum,
         weight_decay=config.weight_decay, label_smoothing=config.label_smoothing, seed=source.seed,
-        prepare=lambda pixels, rng, _, part: batches.augment(pixels, space, arch.resolution, rng, part)).eval()
+        prepare=lambda pixels, rng, _, part: augment(pixels, space, arch.resolution, rng, part)).eval()
 
 
 def finish_named(source: Source, name: str, subnet: NamedSubnet, *, training: FinetuneConfig | None = None,
@@ -135,10 +137,10 @@ def finish_named(source: Source, name: str, subnet: NamedSubnet, *, training: Fi
     """Make the weights of a named network from a supernet of its space. The record also says how it was found."""
     candidate = Candidate(subnet.arch, subnet.predicted_top1_pct or 0.0, subnet.predicted_ms or 0.0)
     model, record = finish(source, candidate, name=name, training=training)
-    profile = subnet.search and subnet.search.profile
-    priced = profile in profile_names() and subnet.predicted_ms is not None
-    told = [prediction(candidate, load_profile(profile))] if priced else []
-    return model, replace(record, measurements=tuple(told), **subnet.known())
+    profile = subnet.search.profile if subnet.search else None
+    if profile in profile_names() and subnet.predicted_ms is not None:
+        record = replace(record, measurements=(prediction(candidate, load_profile(profile)),))
+    return model, replace(record, **subnet.known())
 
 
 def _front_point(candidate: Candidate, chosen: bool) -> FrontPoint:

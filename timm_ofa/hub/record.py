@@ -1,7 +1,7 @@
 """What is known about a finished network, as one checked value.
 
-A `Record` is all that a card, a `config.json` block and a `perf.json` say. It comes back from files that anybody may
-have written, so `from_dict` takes nothing on trust: fields, types, lengths, slugs, and the arch by its search space.
+Everything in a card, a `perf.json` and a block of `config.json` comes from a `Record`. Anybody may have written the
+files that it is read from, so `from_dict` checks all of it: fields, types, lengths, slugs, and the arch by its space.
 """
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _slug, _ms, _pct = partial(text, SLUG.pattern, 60), partial(number, 0, 1e7), par
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One latency of this network: on a device, in a runtime, measured or predicted."""
-    device: str = _slug()  # slug, vendor first
+    """One latency of a network on one device in one runtime, measured or predicted."""
+    device: str = _slug()  # slug that begins with the vendor
     device_name: str
     runtime: str = _slug()
     runtime_version: str
@@ -43,7 +43,7 @@ class Measurement:
 
     @property
     def typical_ms(self) -> float:
-        """The median where it is known, else the statistic that the profile uses."""
+        """The median if it is known, else the statistic that the profile uses."""
         return self.latency_ms if self.p50_ms is None else self.p50_ms
 
 
@@ -58,8 +58,10 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class FrontPoint:
-    """A network of the search's Pareto front, or a reference beside it when `label` is given ('largest subnet').
-    `id` is the Hub repository where it is published, if it is."""
+    """A network of the search's Pareto front, or a reference beside the front, which has a `label` ('largest subnet').
+
+    `id` is the Hub repository of the network, if it is published.
+    """
     arch: str = text(limit=MAX_LONG_TEXT)
     top1_pct: float = _pct()
     latency_ms: float = _ms()
@@ -70,7 +72,7 @@ class FrontPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Supernet:
-    """Where the weights were taken from. `id` is a Hub repository or a name; `sha256` is of its named tensors."""
+    """The supernet that the weights come from: a Hub repository or a name, and the `sha256` of its named tensors."""
     id: str
     revision: str | None = None
     sha256: str | None = text('[0-9a-f]{64}', default=None)
@@ -78,11 +80,11 @@ class Supernet:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """How the arch was found. Errors are mean absolute, held out."""
+    """How the arch was found. The errors are those on networks that nothing was fitted on."""
     limit: str  # e.g. 'latency <= 2 ms'
     algorithm: str = 'annealing'
     seed: int = number()
-    predictor: str | None = None  # which one, and on which scale it predicts
+    predictor: str | None = None  # its name, and the scale that it predicts on
     profile: str | None = None
     profile_error_pct: float | None = number(0, 1e4, default=None)  # percent of the latency
     predictor_error_pct: float | None = _pct(default=None)  # points of top-1
@@ -90,15 +92,15 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The images that BatchNorm statistics were taken from."""
+    """The images that the BatchNorm statistics come from."""
     images: int = number()
     batch_size: int = number()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What the supernet took."""
-    seconds: float = number(0, 1e10)  # from start to end, interruptions left out
+    """What the training of the supernet took."""
+    seconds: float = number(0, 1e10)  # of work, without interruptions
     hardware: str
     processes: int = number(1, default=1)
     gpu_hours: float | None = number(0, 1e9, default=None)  # None: no GPU
@@ -109,16 +111,16 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A finished network. `space` may be given by its name."""
+    """A finished network. `space` may also be a name."""
     name: str = text(NAME, 90)
     space: SearchSpace = field(metadata={'reader': shelf_space})
     arch: Arch = field(metadata={'reader': lambda value, _: Arch.from_dict(value)})
     num_classes: int = number(1, MAX_ITEMS)
     class_names: tuple[str, ...] = ()
-    device: str | None = _slug(default=None)  # the one it was searched for
+    device: str | None = _slug(default=None)  # that it was searched for
     device_name: str | None = None
     limit_ms: float | None = _ms(default=None)
-    limit_batch_size: int = number(1, default=1)  # images that are to take that long together
+    limit_batch_size: int = number(1, default=1)  # images that the limit is for, together
     predicted_ms: float | None = _ms(default=None)
     measurements: tuple[Measurement, ...] = ()
     top1_pct: float | None = _pct(default=None)
@@ -132,7 +134,7 @@ class Record:
     license: str = _slug(default='apache-2.0')
     dataset_id: str | None = text(DATASET_ID, default=None)  # on the Hub
     source: str | None = None
-    citation: str | None = text(limit=MAX_LONG_TEXT, default=None)  # BibTeX, beside that of Once-for-All
+    citation: str | None = text(limit=MAX_LONG_TEXT, default=None)  # BibTeX, in addition to that of Once-for-All
     code_version: str
 
     def __post_init__(self) -> None:
@@ -147,7 +149,7 @@ class Record:
         return self.space.params(self.arch, self.num_classes)
 
     def to_dict(self) -> dict:
-        """JSON-ready; a space from the shelf goes by its name, any other in full."""
+        """The record as JSON data. A space that ships with the package is its name, any other is written in full."""
         data = plain(self)
         if self.space.name in space_names() and self.space == load_space(self.space.name):
             data['space'] = self.space.name
@@ -155,7 +157,7 @@ class Record:
 
     @classmethod
     def from_dict(cls, data: Mapping) -> Record:
-        """The inverse of `to_dict`, for untrusted data; raises `InputError` naming field, value and cure."""
+        """Read untrusted data. Raises `InputError` naming the field, the value and the cure."""
         record = read(cls, data, 'record')
         record.space.check(record.arch)
         for point in record.front:
@@ -172,19 +174,19 @@ class Record:
         return 'subnet'
 
     def check(self) -> Record:
-        """The record itself after a strict round trip."""
+        """The same record, written and strictly read again."""
         return Record.from_dict(self.to_dict())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A subnet of a supernet with inherited weights, as the log of a training says it."""
+    """The accuracy of a subnet with inherited weights, as the log of a training has it."""
     subnet: str  # 'largest', 'smallest', 'random 1', ...
     top1_pct: float = _pct()
     macs_m: float = number(0, 1e9)  # millions
     params_k: float = number(0, 1e9)  # thousands
     arch: str = text(limit=MAX_LONG_TEXT)
-    images: str  # that it was judged on
+    images: str  # name of those that it was judged on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +196,7 @@ class SupernetRecord:
     space: SearchSpace = field(metadata={'reader': shelf_space})
     num_classes: int = number(1, MAX_ITEMS)
     class_names: tuple[str, ...] = ()
-    data: str | None = None  # name of what it was trained on
+    data: str | None = None  # name of the training images
     dataset_id: str | None = text(DATASET_ID, default=None)  # on the Hub
     judged: tuple[Judged, ...] = ()
     training: Training | None = None
@@ -209,7 +211,7 @@ class SupernetRecord:
 
     @classmethod
     def from_dict(cls, data: Mapping) -> SupernetRecord:
-        """For untrusted data; raises `InputError` naming field, value and cure."""
+        """Read untrusted data. Raises `InputError` naming the field, the value and the cure."""
         record = read(cls, data, 'supernet')
         for judged in record.judged:
             record.space.parse(judged.arch)
