@@ -14,7 +14,8 @@ from timm_ofa.accuracy.predictor import AccuracyPredictor, AdditivePredictor
 from timm_ofa.accuracy.released import load_predictor, load_upstream_predictor
 from timm_ofa.devices.profile import kendall_tau
 from timm_ofa.errors import InputError
-from timm_ofa.searching.strategy import MaxMacs, search
+from timm_ofa.searching.limits import MaxMacs
+from timm_ofa.searching.strategy import search
 from timm_ofa.spaces.arch import Arch
 from timm_ofa.spaces.shelf import load_space
 

@@ -25,8 +25,9 @@ import numpy as np
 from timm_ofa.accuracy.released import UpstreamPredictor, load_upstream_predictor
 from timm_ofa.devices.profile import load_profile
 from timm_ofa.hub.plots import plot_search
-from timm_ofa.searching.limits import Limit, Problem
-from timm_ofa.searching.strategy import MaxMacs, search
+from timm_ofa.searching.limits import Limit, MaxMacs
+from timm_ofa.searching.problem import Problem
+from timm_ofa.searching.strategy import search
 from timm_ofa.spaces.pricing import CostTable
 from timm_ofa.spaces.shelf import load_space
 from timm_ofa.spaces.space import SearchSpace
@@ -80,7 +81,7 @@ def nsga2(space: SearchSpace, predictor: UpstreamPredictor, profile, limit_ms: f
     from pymoo.operators.repair.rounding import RoundingRepair
     from pymoo.optimize import minimize
 
-    problem = Problem(space, predictor, profile, (Limit(profile, limit_ms),))
+    problem = Problem(space, profile, (Limit(profile, limit_ms),))
     best = []
 
     class Networks(PymooProblem):

@@ -17,9 +17,10 @@ from timm_ofa.searching.additive import fit_additive
 from timm_ofa.searching.anneal import anneal, changes
 from timm_ofa.searching.exact import every_network
 from timm_ofa.searching.knapsack import cheapest, least_memory
-from timm_ofa.searching.limits import Problem
+from timm_ofa.searching.limits import InfeasibleError, Limit, MaxMacs, MaxMemory, MaxParams
 from timm_ofa.searching.pool import Pool
-from timm_ofa.searching.strategy import ANNEALED, InfeasibleError, Limit, MaxMacs, MaxMemory, MaxParams, _starts, search
+from timm_ofa.searching.problem import Problem
+from timm_ofa.searching.strategy import ANNEALED, _starts, search
 from timm_ofa.spaces.pricing import CostTable
 from timm_ofa.spaces.shelf import load_space, space_names
 from timm_ofa.spaces.space import SearchSpace
@@ -345,7 +346,7 @@ def test_the_least_cost_of_each_frame_is_exact(request, name):
 
 
 def test_each_width_is_a_gene_of_its_own(resnet, rng):
-    problem = Problem(resnet, ToyPredictor(), None, [])
+    problem = Problem(resnet, None, [])
     assert problem.sizes[:len(problem.parts)].tolist() == list(resnet.frame_sizes) == [2, 8, 2, 2, 2]
     genes = problem.random_genes(50, rng)
     codes = problem.codes(genes)
@@ -359,7 +360,7 @@ def test_each_width_is_a_gene_of_its_own(resnet, rng):
 @pytest.mark.parametrize('name', ['small', 'space', 'resnet'])
 def test_allowed_choices_are_those_that_give_a_network(request, name, rng):
     space = request.getfixturevalue(name)
-    problem = Problem(space, ToyPredictor(), ToyProfile(), [Limit(ToyProfile(), 1e9)])
+    problem = Problem(space, ToyProfile(), [Limit(ToyProfile(), 1e9)])
     for code in space.encode(space.sample(rng, 5)):
         depth = problem.depth(code[None])[0]
         for p, (stage, _) in enumerate(space.positions):
@@ -375,7 +376,7 @@ def test_allowed_choices_are_those_that_give_a_network(request, name, rng):
 
 
 def pool_of(space, limits, predictor=None):
-    return Pool(Problem(space, predictor or ToyPredictor(), ToyProfile(), limits))
+    return Pool(Problem(space, ToyProfile(), limits), predictor or ToyPredictor())
 
 
 @pytest.mark.parametrize('name', ['space', 'resnet'])
@@ -451,7 +452,7 @@ def test_the_slopes_of_the_published_predictor_tell_which_changes_help(shared, r
     slopes = predictor.block_slopes(code, part)[0]
     np.testing.assert_allclose(np.unique(predictor.block_slopes(whole.encode(part.decode(code)), whole)[0][:2, 1:3]),
                                np.unique(slopes[:2, 1:3]), atol=1e-5)
-    problem = Problem(part, predictor, None, [])
+    problem = Problem(part, None, [])
     changes = problem.allowed[np.arange(len(problem.index)), problem.depth(code)[0, problem.stage]]
     changes[np.arange(len(problem.index)), code[0, 1:]] = False
     where = np.argwhere(changes)

@@ -1,6 +1,6 @@
-"""Accuracy as a sum over what the frame and each block choose: ridge regression on judged networks.
+"""Accuracy as a sum of what each part of the frame and each block contributes: ridge regression on judged networks.
 
-Legend: N networks, P positions, C codes a position, F frames, D weights.
+Legend: N networks, P positions, C codes of a position, F frames, D weights.
 """
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..spaces import CostTable, SearchSpace
 
 
 def features(space: SearchSpace, codes: np.ndarray) -> np.ndarray:
-    """(N, D): 1 where a part of the frame or a block has a choice; no block is no choice."""
+    """The choices of networks (N, D): 1 for the choice of each part of the frame and of each active block, else 0."""
     sizes = np.array(space.frame_sizes)
     width = 1 + max(len(space.choices(stage)) for stage in range(len(space.stages)))
     x = np.zeros((len(codes), sizes.sum() + width * len(space.positions)), dtype=np.float32)
@@ -21,7 +21,10 @@ def features(space: SearchSpace, codes: np.ndarray) -> np.ndarray:
 
 
 def fit_additive(space: SearchSpace, codes: np.ndarray, top1: np.ndarray, ridge: float) -> CostTable:
-    """The sum that fits networks (N, 1 + P) best, as a table in percent; `ridge` in networks."""
+    """The sum that fits the accuracies `top1` (N,) of networks (N, 1 + P) best, as a table in percent.
+
+    `ridge` is the weight of the penalty, in networks.
+    """
     x = features(space, codes)
     middle, level = x.mean(0), top1.mean()
     centered = x - middle

@@ -1,9 +1,9 @@
-"""Annealing many networks at a time: each takes the best of a few changes, or at times a worse one, ever more rarely.
+"""Annealing of many networks at the same time, under hard limits.
 
-The slopes of the predictor at a network say what each change of a block promises; what some changes promise together is
-the sum. The most promising ones, of one block or two and of up to four, are judged; the best of them is taken if it is
-better, and if it is worse by chance, as Metropolis has it. Now and then a network gives way to a better one.
-(Kirkpatrick, Gelatt and Vecchi 1983; here vectorized, under hard limits, with first-order slopes.)
+In each step, the slopes of the predictor at a network tell what each change of a block promises; several changes
+together promise the sum. The most promising changes, of one or two blocks and of up to four, are judged. A network
+takes the best of them if it is better, and sometimes if it is worse, ever more rarely (Metropolis' rule). Now and then
+a network is replaced by a better one. (Kirkpatrick, Gelatt and Vecchi 1983; here with first-order slopes.)
 
 Legend: N networks, P positions, C choices of a block, M moves, L limits, K moves judged.
 """
@@ -15,27 +15,27 @@ import numpy as np
 
 from .pool import Pool
 
-JUDGED = 4  # changes of each network judged a step, one of them of up to four blocks, the others of one or two
-JUDGED_MOVED = 3  # and so many with a part of the frame moved as well, where widths vary
-PROMISING = 16  # changes of one block whose pairs are looked at
-PAIRED = 12  # moves of one block or two whose pairs are looked at
-HOT, COLD = 0.2, 0.03  # points of accuracy: temperature at the beginning, at the end
-GIVING_WAY = 10  # steps between two chances to become a better network, of another one drawn
-YIELDING = 0.03  # that chance, a temperature below it
-APART = 0.3  # share of the steps in which only networks of the same resolution are drawn for that
-DEARER = 4  # times the price of cost while limits are broken
-TINY = np.float32(1e-30)  # keeps logarithms finite
+JUDGED = 4  # changes that are judged for each network and step: one of up to four blocks, the others of one or two
+JUDGED_MOVED = 3  # if widths vary: more changes, together with a change of one part of the frame
+PROMISING = 16  # changes of one block that are combined to pairs
+PAIRED = 12  # moves of one or two blocks that are combined to pairs
+HOT, COLD = 0.2, 0.03  # temperature at the beginning and at the end, in points of accuracy
+GIVING_WAY = 10  # steps between two chances to be replaced by another, better network, which is drawn at random
+YIELDING = 0.03  # that chance, if the other network is better by one temperature
+APART = 0.3  # for this share of the steps, only networks of the same resolution replace each other
+DEARER = 4  # factor on the price of cost while a network is above a limit
+TINY = np.float32(1e-30)  # makes logarithms finite
 RECORDED = 5  # steps between two points of the history
 
 
 def anneal(pool: Pool, codes: np.ndarray, caps: np.ndarray, steps: int, rng: np.random.Generator, hot: float = HOT,
            lenient: float = 1, apart: float = APART, judged: int = JUDGED, agreed: float = np.inf,
            ) -> tuple[np.ndarray, np.ndarray]:
-    """Some steps of networks (N, 1 + P), each within its cap (N,) on the axis; all that is judged goes to the pool.
+    """Anneal networks (N, 1 + P), each within its cap (N,) on the axis. Everything that is judged goes to the pool.
 
-    At the temperature `hot` to begin with; a worse network is taken as at `lenient` times that; at 0 never. It ends
-    early when `agreed` of those under the highest cap have come to the best network, each by itself.
-    Returns the networks (N, 1 + P) that they end with, and their accuracies (N,) in percent.
+    The temperature begins at `hot`. For taking a worse network, it is multiplied by `lenient`; 0: never take one.
+    Annealing ends early when `agreed` of the networks under the highest cap have come to the best one independently.
+    Returns the networks (N, 1 + P) at the end, and their accuracies (N,) in percent.
     """
     codes, row = codes.copy(), np.arange(len(codes))
     top1, slopes, resolution = pool.judge(codes), pool.slopes(codes), pool.problem.space.frames[:, 0]
@@ -72,7 +72,7 @@ def anneal(pool: Pool, codes: np.ndarray, caps: np.ndarray, steps: int, rng: np.
 
 def _candidates(pool: Pool, codes: np.ndarray, caps: np.ndarray, slopes: np.ndarray, judged: int, temperature: float,
                 rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """What networks may become, as `changes`; where widths vary, also with one part of the frame moved."""
+    """What networks may become, as by `changes`; if widths vary, also with one part of the frame changed."""
     changed, fits = changes(pool, codes, caps, slopes, judged, temperature, rng)
     if len(pool.problem.parts) == 1:
         return changed, fits
@@ -87,13 +87,13 @@ def _candidates(pool: Pool, codes: np.ndarray, caps: np.ndarray, slopes: np.ndar
 
 
 class _Moves(NamedTuple):
-    """Moves (N, M) of N networks, each a change of some blocks."""
-    rise: np.ndarray  # (N, M): points of accuracy that they promise; -inf: not a network
-    parts: np.ndarray  # (N, M): bits of blocks, and of stages that get another depth; two of one exclude each other
-    dearer: np.ndarray  # (N, L, M): of each limit
+    """M moves of each of N networks. A move changes some blocks."""
+    rise: np.ndarray  # (N, M): points of accuracy that a move promises; -inf: it gives no network
+    parts: np.ndarray  # (N, M): a bit for each block and depth that changes; moves with a common bit exclude each other
+    dearer: np.ndarray  # (N, L, M): how much the cost of each limit rises
 
     def pairs(self, single: bool) -> _Moves:
-        """Any two of them at once (N, M·M), or, if `single` ones are wanted, a move with itself: that move alone."""
+        """All pairs of moves (N, M·M). If `single`, the pair of a move with itself is that move alone."""
         size = self.rise.shape[1]
         rise, dearer = (a[..., :, None] + a[..., None, :] for a in (self.rise, self.dearer))
         one, other = self.parts[:, :, None], self.parts[:, None, :]
@@ -106,21 +106,19 @@ class _Moves(NamedTuple):
 
 def changes(pool: Pool, codes: np.ndarray, caps: np.ndarray, slopes: np.ndarray, n: int, temperature: float,
             rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Networks (N, K, 1 + P), K = n, that promise most, one of them with up to four blocks changed, the others with one
-    or two; and which of them fit (N, K).
+    """The K = n most promising networks (N, K, 1 + P), and which of them are within the limits (N, K).
 
-    Promises are shaken by noise of a temperature in points (Gumbel's: the larger, the more often, as Boltzmann has it).
+    One of them has up to four blocks changed, the others one or two. Gumbel noise of `temperature` points is added to
+    the promises, so that changes are drawn with the probabilities of Boltzmann.
     """
     problem, row = pool.problem, np.arange(len(codes))[:, None]
     choices = problem.axis.table.shape[2]
     rise = (slopes - np.take_along_axis(slopes, codes[:, 1:, None], 2)).reshape(len(codes), -1).astype(np.float32)
     limits = [(problem.axis, caps), *problem.others]
-    dearer, room = [], []
-    for table, maximum in limits:
-        cost = table(codes)
-        dearer.append((table.changes(codes) - cost[:, None, None]).reshape(len(codes), -1))
-        room.append(maximum - cost)
-    room = np.stack(room, 1)
+    costs = [table(codes) for table, _ in limits]
+    dearer = [(table.changes(codes) - cost[:, None, None]).reshape(len(codes), -1)
+              for (table, _), cost in zip(limits, costs)]
+    room = np.stack([maximum - cost for (_, maximum), cost in zip(limits, costs)], 1)
     price = (pool.price(caps) * np.where((room < 0).any(1), DEARER, 1))[:, None]
     rise -= np.float32(temperature) * np.log(rng.standard_exponential(rise.shape, np.float32) + TINY)
     promise = np.where(_legal(pool, codes), rise - (price * dearer[0]).astype(np.float32), -np.inf)
@@ -130,7 +128,7 @@ def changes(pool: Pool, codes: np.ndarray, caps: np.ndarray, slopes: np.ndarray,
     one = _Moves(
         np.where(np.isfinite(promise[row, change]), rise[row, change], -np.inf),
         _bits(position) | np.where(switched, _bits(len(problem.stage) + problem.stage[position]), 0),
-        np.stack([costs[row, change] for costs in dearer], 1))
+        np.stack([more[row, change] for more in dearer], 1))
     few = one.pairs(single=True)
     top = _largest(few.rise - price * few.dearer[:, 0], PAIRED)
     many = _Moves(few.rise[row, top], few.parts[row, top], np.take_along_axis(few.dearer, top[:, None], 2)).pairs(False)
@@ -139,25 +137,26 @@ def changes(pool: Pool, codes: np.ndarray, caps: np.ndarray, slopes: np.ndarray,
         within = np.where((pairs.dearer <= room[:, :, None]).all(1), pairs.rise, -np.inf)
         moves.append(_largest(within, count))
         fits.append(np.isfinite(within[row, moves[-1]]))
-    n = moves[0].shape[1] + 1  # a small space may not have so many as are wanted
+    n = moves[0].shape[1] + 1  # a small space may have fewer than are wanted
     moved = np.concatenate([moves[0], *(top[row, k] for k in np.divmod(moves[1], top.shape[1]))], 1)  # (N, n + 1)
     changed = np.repeat(codes[:, None], n, 1)
     network = np.minimum(np.arange(n + 1), n - 1)  # the last two are of one network
     for which in np.divmod(moved, change.shape[1]):
         changed[row, network, 1 + position[row, which]] = choice[row, which]
-    fits = np.concatenate(fits, 1)
-    if problem.others:  # of memory, what several changes take together was only estimated
-        fits &= (problem.excess(changed.reshape(-1, codes.shape[1]), np.repeat(caps, n)) <= 0).reshape(fits.shape)
-    return changed, fits
+    within_all = np.concatenate(fits, 1)
+    if problem.others:  # for memory, the sum over several changes was only an estimate
+        within_all &= (problem.excess(changed.reshape(-1, codes.shape[1]), np.repeat(caps, n)) <= 0).reshape(
+            within_all.shape)
+    return changed, within_all
 
 
 def _bits(index: np.ndarray) -> np.ndarray:
-    """A bit for each index; from 63 on some share one, which excludes too much, never too little."""
+    """A bit for each index. From 63 on, indices share bits: then too many moves exclude each other, never too few."""
     return np.int64(1) << index % 63
 
 
 def _legal(pool: Pool, codes: np.ndarray) -> np.ndarray:
-    """Which changes (N, P·C) of one block give a network."""
+    """Whether the change of one block to each choice gives a network (N, P·C)."""
     problem = pool.problem
     depth = problem.depth(codes)[:, problem.stage]
     legal = problem.allowed[np.arange(len(problem.index)), depth]
@@ -166,7 +165,7 @@ def _legal(pool: Pool, codes: np.ndarray) -> np.ndarray:
 
 
 def _largest(values: np.ndarray, n: int) -> np.ndarray:
-    """Indices (N, n) of the n largest values of each row, in any order; of all where there are no more."""
+    """Indices (N, n) of the n largest values of each row, in any order; all indices if a row has no more than n."""
     if n >= values.shape[1]:
         return np.tile(np.arange(values.shape[1]), (len(values), 1))
     return np.argpartition(-values, n, 1)[:, :n]

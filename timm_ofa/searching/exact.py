@@ -1,7 +1,9 @@
-"""Searches that prove their result: every network judged where there are few, and dynamic programming where accuracy is
-a sum over the frame and the blocks.
+"""Searches that prove their result.
 
-Legend: N networks, P positions, F frames, L labels: the part of a network up to a position, with its cost and value.
+If a space has few networks, all are judged. If accuracy is a sum over the frame and the blocks, dynamic programming
+finds the front.
+
+Legend: N networks, P positions, F frames, L labels. A label is a network up to a position, with its cost and value.
 """
 from __future__ import annotations
 
@@ -11,20 +13,20 @@ import math
 import numpy as np
 
 from ..spaces import CostTable, SearchSpace
-from .limits import Problem
+from .problem import Problem
 
-FEW = 20_000  # networks that are all judged
-MAX_FRAMES = 100  # in which dynamic programming is run
-MAX_LABELS = 1_000_000  # beyond which it is given up
+FEW = 20_000  # up to so many networks, all are judged
+MAX_FRAMES = 100  # up to so many frames, dynamic programming is used
+MAX_LABELS = 1_000_000  # with more labels, it is given up
 
 
 def count(space: SearchSpace) -> int:
-    """Networks of a space, each resolution counted."""
+    """The number of networks of a space; each resolution counts."""
     return space.size() * len(space.resolutions)
 
 
 def every_network(space: SearchSpace) -> np.ndarray:
-    """Codes (N, 1 + P) of all networks of a space that has few."""
+    """The codes (N, 1 + P) of all networks of a space."""
     stages = []
     for s, stage in enumerate(space.stages):
         choices, deepest = range(1, 1 + len(space.choices(s))), stage.depths[-1]
@@ -37,12 +39,13 @@ def every_network(space: SearchSpace) -> np.ndarray:
 
 
 def best_sums(problem: Problem, accuracy: CostTable) -> tuple[np.ndarray, np.ndarray] | None:
-    """The whole front, exact, where accuracy is additive and nothing but the axis is limited.
+    """The whole front, exact, if accuracy is additive and only the axis is limited.
 
-    In each frame, blocks are added one by one; of the labels that are no cheaper and no better than another one none
-    can lead to a network of the front, whatever follows (Nemhauser and Ullmann 1969).
+    In each frame, blocks are added one by one. A label that is neither cheaper nor better than another one cannot lead
+    to a network of the front, whatever follows, and is dropped (Nemhauser and Ullmann 1969).
 
-    Returns codes (N, 1 + P) and percent (N,) from the cheapest on; None: too many labels or frames, or more limits.
+    Returns codes (N, 1 + P) and accuracies (N,) in percent, the cheapest network first; None if there are too many
+    labels or frames, or other limits.
     """
     if problem.others or len(problem.space.frames) > MAX_FRAMES:
         return None
@@ -58,8 +61,9 @@ def best_sums(problem: Problem, accuracy: CostTable) -> tuple[np.ndarray, np.nda
     return codes[kept], value[kept]
 
 
-def _front_of_frame(problem: Problem, accuracy: CostTable, frame: int):
-    """Costs (L,), values (L,) and block codes (L, P) of the front in one frame; None: too many labels."""
+def _front_of_frame(
+        problem: Problem, accuracy: CostTable, frame: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Costs (L,), values (L,) and block codes (L, P) of the front of one frame; None if there are too many labels."""
     positions, top = len(problem.index), problem.top
     cost, value = problem.axis.const[frame:frame + 1], accuracy.const[frame:frame + 1]
     codes = np.zeros((1, positions), dtype=np.int8)
@@ -86,7 +90,7 @@ def _front_of_frame(problem: Problem, accuracy: CostTable, frame: int):
 
 
 def _leading(cost: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Indices of what nothing cheaper or equally cheap equals or beats in value, from the cheapest on."""
+    """Indices of the front, the cheapest first: of entries that have a higher value than all that cost no more."""
     order = np.lexsort((-value, cost))
     best = np.maximum.accumulate(value[order])
     return order[value[order] > np.r_[-math.inf, best[:-1]]]

@@ -1,7 +1,7 @@
-"""Exact optima where costs are additive: the cheapest network, and the best one for every budget.
+"""The cheapest network of each frame, exact, because costs add up over the blocks of a frame.
 
-Legend: P positions, C codes a position (0: inactive), F frames, Q problems, B budget bins. A stage is active from its
-first position up to one of its depths. Costs add up within a frame.
+Legend: P positions, C codes of a position (0: inactive), F frames. The active blocks of a stage are its first ones, as
+many as one of its depths.
 """
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..spaces import CostTable, SearchSpace
 
 
 def stage_positions(space: SearchSpace) -> list[list[int]]:
-    """Indices of the positions of each stage."""
+    """For each stage, the indices of its positions."""
     return [[p for p, (stage, _) in enumerate(space.positions) if stage == s] for s in range(len(space.stages))]
 
 
 def cheapest(space: SearchSpace, table: CostTable) -> tuple[np.ndarray, np.ndarray]:
-    """The least cost in each frame, exact: costs (F,) and the codes (F, 1 + P) that reach them."""
+    """The least cost in each frame: costs (F,), and the codes (F, 1 + P) of the networks that have them."""
     codes = np.zeros((len(table.const), 1 + len(space.positions)), dtype=np.int64)
     codes[:, 0] = np.arange(len(codes))
     for stage, positions in zip(space.stages, stage_positions(space)):
@@ -31,9 +31,9 @@ def cheapest(space: SearchSpace, table: CostTable) -> tuple[np.ndarray, np.ndarr
 
 
 def least_memory(space: SearchSpace, table: MemoryTable) -> tuple[np.ndarray, np.ndarray]:
-    """The least memory in each frame, exact, as `cheapest`: the lightest network for each bound on the activations."""
+    """The least memory in each frame, like `cheapest`: the lightest weights for every bound on the activations."""
     activations, weights = table.activations, table.weights
-    apart = [p for p, (_, index) in enumerate(space.positions) if index <= 1]  # later blocks are like the second
+    apart = [p for p, (_, index) in enumerate(space.positions) if index <= 1]  # later blocks cost what the second costs
     frames, const = len(weights.const), activations.const[:, None]
     bounds = np.maximum(np.concatenate([const, activations.table[:, apart].reshape(frames, -1)], 1), const)
     least, codes = np.full(frames, np.inf), np.zeros((frames, 1 + len(space.positions)), dtype=np.int64)

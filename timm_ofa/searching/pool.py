@@ -1,42 +1,59 @@
-"""The networks that a search has judged: the front, what is near it, and what was seen before."""
+"""The networks that a search has judged: the front, the networks near it, and what was judged before.
+
+Legend: N networks, P positions, C codes of a position.
+"""
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
+from ..spaces import CostTable, SearchSpace
 from .additive import fit_additive
-from .limits import Problem
+from .problem import Problem
 
-KEPT = 2000  # networks, the nearest to the front
-PRICED = 0.85  # share of a cost from which on the rise of the front gives the price of cost
-RIDGE = 0.3  # of the additive model, in networks
-SLOTS = 20  # bits of a hash; of two networks with the same ones the later is remembered
-GROWN = 1.3  # times as many networks judged, until it is fitted again
+KEPT = 2000  # networks nearest to the front
+PRICED = 0.85  # the price of cost at a cap is the slope of the front from this share of the cap up to the cap
+RIDGE = 0.3  # penalty of the additive model, in networks
+SLOTS = 20  # bits of a hash that give a slot; a slot remembers the last network only
+GROWN = 1.3  # the additive model is fitted again after so many times as many networks were judged
+
+
+class Predictor(Protocol):
+    """What a search needs of a predictor; see `strategy` for what it may have besides."""
+
+    def predict_codes(self, codes: np.ndarray, space: SearchSpace) -> np.ndarray:
+        """Accuracies (N,) in percent of networks (N, 1 + P)."""
+
+    def resolutions(self, space: SearchSpace) -> Sequence[int]:
+        """The resolutions of a space (px) that it can judge."""
 
 
 class Pool:
-    """Networks within the limits, with their accuracies; it asks the predictor, and remembers."""
+    """Networks within the limits, with their accuracies. It asks the predictor, and remembers the answers."""
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
+    def __init__(self, problem: Problem, predictor: Predictor) -> None:
+        self.problem, self.predictor = problem, predictor
         width = 1 + len(problem.index)
         self.hash = np.random.default_rng(0).integers(1, 2**63, width, dtype=np.uint64) | np.uint64(1)
-        self.seen_key = np.zeros(1 << SLOTS, dtype=np.uint64)  # hash of the last network judged of each slot
-        self.seen_top1 = np.zeros(1 << SLOTS)  # its percent
+        self.seen_key = np.zeros(1 << SLOTS, dtype=np.uint64)  # for each slot: the hash of its last network
+        self.seen_top1 = np.zeros(1 << SLOTS)  # for each slot: the percent of its last network
         self.judged = 0  # networks
         self.codes = np.zeros((0, width), dtype=np.int64)
-        self.top1, self.cost = np.zeros((2, 0))  # percent, on the axis
-        self.history: list[tuple[int, float]] = []  # (judged, best percent)
-        self.fresh: list[tuple[np.ndarray, np.ndarray]] = []  # codes and percent, judged since `record`
-        self.additive, self.fitted = None, 0  # where the predictor has no slopes: a model, of how many networks
+        self.top1, self.cost = np.zeros((2, 0))  # in percent; on the axis
+        self.history: list[tuple[int, float]] = []  # (networks judged, best percent)
+        self.fresh: list[tuple[np.ndarray, np.ndarray]] = []  # codes and percent of what was judged since `record`
+        self.fitted = 0  # networks judged when `additive` was fitted, which serves a predictor without slopes
 
     def keys(self, codes: np.ndarray) -> np.ndarray:
         """Hashes (N,) of codes (N, 1 + P)."""
         return ((codes.astype(np.uint64) + np.uint64(1)) * self.hash).sum(1)
 
     def judge(self, codes: np.ndarray) -> np.ndarray:
-        """Accuracies (N,) of networks in percent; `record` keeps those within the limits.
+        """Accuracies (N,) of networks in percent. `record` keeps the networks that are within the limits.
 
-        None is asked for twice, unless another one has taken its slot since.
+        The predictor is asked for a network only once, unless another network has taken its slot since.
         """
         keys, first, place = np.unique(self.keys(codes), return_index=True, return_inverse=True)
         slot = keys >> np.uint64(64 - SLOTS)
@@ -44,23 +61,26 @@ class Pool:
         top1 = self.seen_top1[slot]
         if new.size:
             asked = codes[first[new]]
-            top1[new] = self.problem.predictor.predict_codes(asked, self.problem.space)
+            top1[new] = self.predictor.predict_codes(asked, self.problem.space)
             self.seen_key[slot[new]], self.seen_top1[slot[new]] = keys[new], top1[new]
             self.judged += new.size
             self.fresh.append((asked, top1[new]))
         return top1[place]
 
     def slopes(self, codes: np.ndarray) -> np.ndarray:
-        """What each choice of each block adds (N, P, C) to networks like these, in points: as the predictor says, or
-        an additive model of what it said."""
-        if hasattr(self.problem.predictor, 'block_slopes'):
-            return self.problem.predictor.block_slopes(codes, self.problem.space)
+        """What each choice of each block adds to networks like these (N, P, C), in points of accuracy.
+
+        The predictor tells, or, if it cannot, an additive model of its answers.
+        """
+        if hasattr(self.predictor, 'block_slopes'):
+            return self.predictor.block_slopes(codes, self.problem.space)
         if self.judged > GROWN * self.fitted:
-            self.additive, self.fitted = fit_additive(self.problem.space, self.codes, self.top1, RIDGE), self.judged
+            self.additive: CostTable = fit_additive(self.problem.space, self.codes, self.top1, RIDGE)
+            self.fitted = self.judged
         return self.additive.table[codes[:, 0]]
 
     def price(self, caps: np.ndarray) -> np.ndarray:
-        """Points of accuracy that a unit of cost is worth at the front, (N,), just below caps (N,)."""
+        """How many points of accuracy a unit of cost is worth (N,): the slope of the front just below caps (N,)."""
         high = np.minimum(caps, self.front_cost[-1])
         low = np.maximum(PRICED * high, self.front_cost[0])
         rise = self._front_at(high) - self._front_at(low)
@@ -70,7 +90,7 @@ class Pool:
         return self.front_top1[np.searchsorted(self.front_cost, cost, side='right') - 1]
 
     def record(self) -> None:
-        """Those judged since are kept if they are within the limits and near the front; a point of the history."""
+        """Keep the newly judged networks that are within the limits and near the front; add a point to the history."""
         codes, top1 = map(np.concatenate, zip((self.codes, self.top1), *self.fresh))
         fits = self.problem.excess(codes) <= 0
         codes, top1, self.fresh = codes[fits], top1[fits], []
@@ -83,6 +103,6 @@ class Pool:
             self.history.append((self.judged, float(self.top1.max())))
 
     def front(self) -> np.ndarray:
-        """Indices of the networks that no other one beats, from the cheapest on."""
+        """Indices of the networks that no other network beats, the cheapest first."""
         order = np.lexsort((-self.top1, self.cost))
         return order[self.top1[order] > np.r_[-np.inf, np.maximum.accumulate(self.top1[order])[:-1]]]

@@ -1,14 +1,17 @@
 """The best network under limits, and the whole Pareto front, for a predictor and a device profile.
 
-Where there are few networks all are judged, and where accuracy is additive dynamic programming gives the front: both
-prove it. Else random networks are repaired until they keep the limits, and annealed: a few of each resolution, then
-most of the resolutions that came far, some under lower caps on latency, until several came to the same best one or the
-steps are over; at last where they ended, and the front, uphill only.
+Two cases are exact, and their result is proven: if there are few networks, all are judged; if accuracy is additive,
+dynamic programming finds the front. In all other cases
+1. random networks are changed until they are within the limits;
+2. a few networks of each resolution are annealed, to see how far each resolution comes;
+3. many networks are annealed, more of the better resolutions, and some under lower caps on the cost, until several
+   networks come to the same best one, or the steps are over;
+4. their results and the front are improved further, uphill only.
 
-This room knows no network, no torch and no runtime: it needs `predictor.predict_codes(codes, space)`,
-`predictor.resolutions(space)`, and of a profile `cost_table(space)`, `resolutions(space)` and `name`. A
-predictor with `block_slopes(codes, space)` is searched best; without it the slopes are those of an additive model. With
-`accuracy_table(space)`, a `CostTable` in percent, accuracy is taken to be additive.
+A search needs no torch. Of the predictor it needs `predict_codes` and `resolutions` (`pool.Predictor`), of a profile
+those of `limits.Profile`. A predictor may have two more methods. With `block_slopes(codes, space)`, the search is
+better; without it, an additive model gives the slopes. `accuracy_table(space)`, a `CostTable` in percent, says that
+accuracy is additive.
 
 Legend: N networks, P positions. Costs are in the unit of their limit, accuracies in percent.
 """
@@ -23,23 +26,20 @@ from ..errors import InputError, listed
 from ..spaces import Arch, SearchSpace
 from .anneal import COLD, anneal
 from .exact import FEW, best_sums, count, every_network
-from .limits import InfeasibleError as InfeasibleError
-from .limits import Limit, Problem
-from .limits import MaxMacs as MaxMacs
-from .limits import MaxMemory as MaxMemory
-from .limits import MaxParams as MaxParams
-from .pool import Pool
+from .limits import AnyLimit, Limit, Profile
+from .pool import Pool, Predictor
+from .problem import Problem
 
-INITIAL = 1000  # random networks to begin with
+INITIAL = 1000  # random networks at the beginning
 STEPS = 150  # of annealing
-PILOTS, PILOT_SHARE = 10, 0.2  # networks of each resolution that are annealed first, in a share of the steps
-SPREAD = 0.07  # points of accuracy below the best of them, for a resolution to get 1 / e as many networks
-ANNEALED = 160  # networks under the limit itself
-CAPPED = 16  # networks under lower caps
-AGREED = 4  # networks that end annealing when they come to the best one independently
-CLIMBING_STEPS = 20  # at last, of those annealed, and of those of the front, each under the cost of the next one
-CLIMBING_JUDGED = 12  # in each of them
-FRONT_CLIMBED = 256  # at most so many of the front
+PILOTS, PILOT_SHARE = 10, 0.2  # networks of each resolution that are annealed first; for this share of the steps
+SPREAD = 0.07  # points of accuracy: a resolution so far below the best one gets 1 / e as many networks
+ANNEALED = 160  # networks that are annealed under the limit itself
+CAPPED = 16  # networks that are annealed under lower caps
+AGREED = 4  # annealing ends when so many networks have come to the best one independently
+CLIMBING_STEPS = 20  # at the end; networks of the front climb below the cost of the next one
+CLIMBING_JUDGED = 12  # changes that are judged for each network and step
+FRONT_CLIMBED = 256  # networks of the front that climb, at most
 
 
 @dataclass(frozen=True)
@@ -47,36 +47,37 @@ class Candidate:
     """One network of a result."""
     arch: Arch
     top1_pct: float  # predicted
-    latency_ms: float | None  # predicted; None: searched without a device
+    latency_ms: float | None  # predicted; None: the search had no device
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """`front` ascends in latency and in accuracy; `best` is its last entry, the most accurate within all limits."""
+    """The front, from fast to accurate, and its last entry `best`: the most accurate network within all limits."""
     best: Candidate
     front: tuple[Candidate, ...]
-    history: tuple[tuple[int, float], ...]  # (networks judged so far, best top-1 in percent)
+    history: tuple[tuple[int, float], ...]  # (networks judged up to then, best top-1 in percent)
     evaluated: int  # networks judged by the predictor
-    proven: bool = False  # no network beats the front, for this predictor and this profile
+    proven: bool = False  # for this predictor and this profile, no network beats the front
 
 
-def search(space: SearchSpace, predictor, profile=None, *, max_latency_ms: float | None = None,
-           limits: Sequence[Limit | MaxMacs | MaxParams | MaxMemory] = (), resolutions: Sequence[int] | None = None,
-           seed: int = 0, steps: int = STEPS) -> SearchResult:
-    """The most accurate network within all limits, and the Pareto front below it.
+def search(space: SearchSpace, predictor: Predictor, profile: Profile | None = None, *,
+           max_latency_ms: float | None = None, limits: Sequence[AnyLimit] = (),
+           resolutions: Sequence[int] | None = None, seed: int = 0, steps: int = STEPS) -> SearchResult:
+    """Find the most accurate network within all limits, and the Pareto front below it.
 
     Args:
-        space: What may be chosen.
-        predictor: Judges the networks, see the head of this file.
-        profile: The device whose latency is limited and spans the front; without one the front is over MACs.
-        max_latency_ms: Limit on `profile`.
-        limits: More limits, all of which hold at once.
-        resolutions: Input sides in px to choose from; default: all that predictor and profiles can judge.
-        seed: Same seed, same result.
-        steps: How long to search.
+        space: The networks to choose from.
+        predictor: Tells the accuracy of networks; see the head of this file.
+        profile: The device whose latency is the cost along the front. Without a profile, the cost is MACs.
+        max_latency_ms: A limit on the latency on `profile`.
+        limits: More limits. All limits hold at once.
+        resolutions: Sides of the input in px to choose from; default: all that the predictor and the profiles know.
+        seed: The same seed gives the same result.
+        steps: The number of annealing steps.
 
     Raises:
-        InfeasibleError: No network meets the limits; found before any search.
+        InfeasibleError: No network is within the limits. Whether each limit can be met is known before any search.
+        InputError: A limit is no number above 0, or no resolution is known to the predictor and all profiles.
     """
     if max_latency_ms is not None:
         if profile is None:
@@ -86,8 +87,8 @@ def search(space: SearchSpace, predictor, profile=None, *, max_latency_ms: float
         if not isinstance(limit.maximum, (int, float, np.number)) or not limit.maximum > 0:
             raise InputError(f'limit {limit.maximum!r:.40} is not a number above 0; give one')
     space = _judged(space, predictor, profile, limits, resolutions)
-    problem = Problem(space, predictor, profile, tuple(limits))
-    pool, proven = Pool(problem), True
+    problem = Problem(space, profile, tuple(limits))
+    pool, proven = Pool(problem, predictor), True
     exact = best_sums(problem, predictor.accuracy_table(space)) if hasattr(predictor, 'accuracy_table') else None
     if exact:
         pool.judge(exact[0])
@@ -102,17 +103,18 @@ def search(space: SearchSpace, predictor, profile=None, *, max_latency_ms: float
     return _result(pool, proven)
 
 
-def refuse_infeasible(space: SearchSpace, profile, limits: Sequence[Limit | MaxMacs | MaxParams | MaxMemory]) -> None:
-    """Raise `InfeasibleError` where no network meets one of the limits, without a search."""
-    Problem(space, None, profile, tuple(limits))
+def refuse_infeasible(space: SearchSpace, profile: Profile | None, limits: Sequence[AnyLimit]) -> None:
+    """Raise `InfeasibleError` if no network is within one of the limits, without a search."""
+    Problem(space, profile, tuple(limits))
 
 
-def _judged(space: SearchSpace, predictor, profile, limits: Sequence, resolutions: Sequence[int] | None) -> SearchSpace:
-    """The space at the resolutions that are wanted and that predictor and profiles can judge."""
+def _judged(space: SearchSpace, predictor: Predictor, profile: Profile | None, limits: Sequence[AnyLimit],
+            resolutions: Sequence[int] | None) -> SearchSpace:
+    """The space at the resolutions that are wanted, and that the predictor and the profiles know."""
     if resolutions is not None:
         space = space.restrict(resolutions=resolutions)
-    judges = [predictor, profile, *(limit.profile for limit in limits if isinstance(limit, Limit))]
-    known = [judge.resolutions(space) for judge in judges if judge is not None]
+    profiles = [profile, *(limit.profile for limit in limits if isinstance(limit, Limit))]
+    known = [predictor.resolutions(space), *(each.resolutions(space) for each in profiles if each is not None)]
     common = [r for r in space.resolutions if all(r in some for some in known)]
     if not common:
         texts = ' and '.join(f'[{listed(some)}]' for some in known)
@@ -123,7 +125,7 @@ def _judged(space: SearchSpace, predictor, profile, limits: Sequence, resolution
 
 
 def _explore(pool: Pool, rng: np.random.Generator, steps: int) -> None:
-    """Fill the pool: random networks, half of them under lower caps, annealing, then the front again."""
+    """Fill the pool: random networks, half of them under lower caps; then annealing; then climbing."""
     problem = pool.problem
     genes = problem.random_genes(INITIAL, rng)
     first = np.concatenate([
@@ -153,8 +155,10 @@ def _explore(pool: Pool, rng: np.random.Generator, steps: int) -> None:
 
 
 def _starts(pool: Pool, first: np.ndarray, steps: int, rng: np.random.Generator) -> np.ndarray:
-    """Networks to anneal, of those judged (N, 1 + P), the best first: the more of a resolution the further its pilots
-    come in some steps."""
+    """The networks to anneal, from judged ones (N, 1 + P), the best of which come first.
+
+    The further the pilots of a resolution come in some steps, the more networks it gets.
+    """
     resolution = pool.problem.space.frames[first[:, 0], 0]
     groups = [first[resolution == r] for r in np.unique(resolution)]
     pilots = [group[:PILOTS] for group in groups]
@@ -168,6 +172,7 @@ def _starts(pool: Pool, first: np.ndarray, steps: int, rng: np.random.Generator)
 
 
 def _result(pool: Pool, proven: bool) -> SearchResult:
+    """The front of the pool as archs."""
     problem, leading = pool.problem, pool.front()
     front = tuple(
         Candidate(arch, float(top1), float(cost) if problem.spans_latency else None)
