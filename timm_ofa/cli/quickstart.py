@@ -1,6 +1,6 @@
-"""The whole job on images that ship with the package: train, measure this machine, search, specialize, publish, load.
+"""The whole job on images that come with the package: train, measure this machine, search, specialize, save, load.
 
-Every step leaves files in the output folder; running it again goes on where it was stopped.
+Every step leaves files in the output folder. When it runs again, it continues where it was stopped.
 """
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -20,6 +22,8 @@ from ..devices import DeviceProfile, load_profile, profile_space, this_device
 from ..errors import InputError
 from ..files import write_text
 from ..hub import (
+    Attempt,
+    FrontFile,
     FrontPoint,
     Source,
     Training,
@@ -35,7 +39,7 @@ from ..hub import (
 from ..images import Data, load_data, stored_side
 from ..networks import Supernet, load_supernet
 from ..searching import Candidate, Limit, refuse_infeasible, search
-from ..spaces import SearchSpace
+from ..spaces import Arch, SearchSpace
 from ..training import FinetuneConfig, TrainConfig, load_config, scaled, train_supernet
 
 CONFIG = 'ofa_mbv3_fashion_supernet.yaml'
@@ -46,14 +50,14 @@ PROFILE_SECONDS = 10.0
 
 
 def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_ms: float | None = None,
-               budget: float = 1.0, seed: int = 0, runtime: str = 'onnxruntime') -> list[dict]:
-    """Run everything; returns the final table as rows of (network, top1_pct, predicted_ms, measured_ms, folder).
+               budget: float = 1.0, seed: int = 0, runtime: str = 'onnxruntime') -> list[dict[str, Any]]:
+    """Run all steps; returns the rows of the final table, of which the first one is the chosen network.
 
     Args:
         out: Folder of all results; given again, finished steps are not repeated.
-        data_source: Other images than the built-in ones (see `load_data`).
-        max_latency_ms: The limit; by default 60 % of what the largest subnet takes.
-        budget: Factor on all training epochs and on the number of judged subnets.
+        data_source: Other images than those of the package (see `load_data`).
+        max_latency_ms: The limit; by default 60 % of the latency of the largest subnet.
+        budget: Factor on the number of training epochs and of judged subnets.
     """
     out = Path(out)
     began = time.perf_counter()
@@ -66,10 +70,7 @@ def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_m
     profile = _profile(out / 'profile.json', space, data, runtime, seed)
     error_pct = (profile.check or {})['mape_pct']
     say(f'    {len(profile.table)} blocks; {error_pct:.1f} % mean error on networks it has not seen')
-    references = {
-        'largest subnet': space.max_arch(), 'smallest subnet': space.min_arch(max(space.resolutions))}
-    reference_ms = profile.latency_ms(space, references.values())
-    limit_ms = max_latency_ms or float(f'{LIMIT_SHARE * reference_ms[0]:.2g}')
+    limit_ms = max_latency_ms or float(f'{LIMIT_SHARE * profile.latency_ms(space, [space.max_arch()])[0]:.2g}')
     refuse_infeasible(space, profile, [Limit(profile, limit_ms)])
     say(f'3/6 supernet: {space.size():,} networks in one, {len(config.phases)} phases')
     supernet, training = _train(config, data, out / 'supernet')
@@ -89,39 +90,52 @@ def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_m
         say(f'    measured {attempt.measured["latency_ms"]:.4g} ms is over the limit; next')
 
     say('6/6 specialize, save, load again in a new process')
-    judged = {
+    rows = _finish(source, attempts[-1], found, _references(space, predictor, profile), timer,
+                   out, max(1, round(FINETUNE_EPOCHS * budget)))
+    _write_summary(out, rows, limit_ms, time.perf_counter() - began)
+    return rows
+
+
+def _references(space: SearchSpace, predictor: AccuracyPredictor, profile: DeviceProfile) -> dict[str, Candidate]:
+    """The largest and the smallest subnet as the predictor and the profile see them."""
+    archs = {'largest subnet': space.max_arch(), 'smallest subnet': space.min_arch(max(space.resolutions))}
+    return {
         label: Candidate(arch, float(predictor.predict([arch])[0]), float(ms))
-        for (label, arch), ms in zip(references.items(), reference_ms)}
+        for (label, arch), ms in zip(archs.items(), profile.latency_ms(space, list(archs.values())))}
+
+
+def _finish(source: Source, chosen: Attempt, found: FrontFile, references: Mapping[str, Candidate],
+            timer: Callable[[Arch], dict[str, Any]], out: Path, epochs: int) -> list[dict[str, Any]]:
+    """Fine-tune and save the chosen network; the rows of it, and of what it is compared with."""
+    space = source.supernet.space
     points = tuple(
-        FrontPoint(arch=str(c.arch), top1_pct=round(c.top1_pct, 3), latency_ms=round(c.latency_ms, 6), label=label)
-        for label, c in judged.items())
-    name = arch_name(space, profile.device, limit_ms)
-    chosen = attempts[-1]
-    epochs = max(1, round(FINETUNE_EPOCHS * budget))
+        FrontPoint(arch=str(c.arch), top1_pct=round(c.top1_pct, 3), latency_ms=round(_ms(c), 6), label=label)
+        for label, c in references.items())
+    name = arch_name(space, found.device, found.max_latency_ms)
     model, record = finish(
         source, chosen.candidate, name=name, found=found, measured=[chosen.measured],
         training=FinetuneConfig(epochs), references=points)
     folder = save_folder(out / name, model, record)
     _load_in_new_process(folder)
-    rows = [_row(
-        f'chosen, fine-tuned {epochs} epochs', chosen.candidate, record.top1_pct, chosen.measured, source, folder)]
-    judge = source.judge(data.test)
-    inherited = {'the same, inherited weights': chosen.candidate, **judged}
-    for label, candidate in inherited.items():
+    rows = [_row(f'chosen, fine-tuned {epochs} epochs', chosen.candidate, record.top1_pct, chosen.measured, source,
+                 folder)]
+    judge = source.judge(source.data.test)
+    for label, candidate in {'the same, inherited weights': chosen.candidate, **references}.items():
         measured = chosen.measured if candidate is chosen.candidate else timer(candidate.arch)
         rows.append(_row(label, candidate, round(judge.top1_pct(candidate.arch), 3), measured, source))
-    _write_summary(out, rows, limit_ms, time.perf_counter() - began)
     return rows
 
 
-def _train(config: TrainConfig, data: Data, folder: Path) -> tuple[Supernet, Training]:
-    """The trained supernet; training that was stopped goes on, training that is done is not repeated."""
+def _train(config: TrainConfig, data: Data, folder: Path) -> tuple[Supernet, Training | None]:
+    """The trained supernet. Training that was stopped continues; training that is done is not repeated."""
     if (folder / 'config.json').exists():  # written last
         supernet = load_supernet(str(folder))
     else:
         supernet = train_supernet(config, data, folder, resume=(folder / 'train.yaml').exists())
     cost = training_cost(folder)
-    return supernet.eval(), replace(cost, hardware=this_device()[1]) if cost.hardware == 'cpu' else cost
+    if cost and cost.hardware == 'cpu':
+        cost = replace(cost, hardware=this_device()[1])
+    return supernet.eval(), cost
 
 
 def _profile(path: Path, space: SearchSpace, data: Data, runtime: str, seed: int) -> DeviceProfile:
@@ -142,31 +156,37 @@ def _predictor(out: Path, source: Source, num: int, seed: int) -> AccuracyPredic
     return predictor
 
 
-def _row(label: str, candidate: Candidate, top1_pct: float, measured: dict, source: Source,
-         folder: Path | None = None) -> dict:
+def _ms(candidate: Candidate) -> float:
+    """The predicted latency; all candidates here have one."""
+    assert candidate.latency_ms is not None
+    return candidate.latency_ms
+
+
+def _row(label: str, candidate: Candidate, top1_pct: float | None, measured: dict[str, Any], source: Source,
+         folder: Path | None = None) -> dict[str, Any]:
     space, arch, num_classes = source.supernet.space, candidate.arch, source.data.num_classes
     return {
-        'network': label, 'top1_pct': top1_pct, 'predicted_ms': round(candidate.latency_ms, 4),
+        'network': label, 'top1_pct': top1_pct, 'predicted_ms': round(_ms(candidate), 4),
         'measured_ms': round(measured['latency_ms'], 4), 'macs_m': round(space.macs(arch, num_classes) / 1e6, 2),
         'params_k': round(space.params(arch, num_classes) / 1e3, 1), 'arch': str(arch), 'folder': str(folder or '')}
 
 
 def _load_in_new_process(folder: Path) -> None:
-    """What a user does next, done once: import, create, run."""
+    """Do once what a user does next: import and create the model."""
     code = f'import timm, timm_ofa; timm.create_model({f"local-dir:{folder}"!r}, pretrained=True)'
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
     if done.returncode:
         raise InputError(f'{folder} does not load in a new process: {done.stderr.strip().splitlines()[-1:]}')
 
 
-def _write_summary(out: Path, rows: list[dict], limit_ms: float, seconds: float) -> None:
+def _write_summary(out: Path, rows: list[dict[str, Any]], limit_ms: float, seconds: float) -> None:
     write_text(out / 'summary.json', json.dumps(dict(
         limit_ms=limit_ms, seconds=round(seconds, 1), networks=rows, torch=torch.__version__,
         timm=timm.__version__), indent=1))
 
 
-def closing_words(rows: list[dict]) -> str:
-    """The table for people, where the picture is, and the line that loads the winner."""
+def closing_words(rows: list[dict[str, Any]]) -> str:
+    """The table for people, the place of the picture, and the lines that load the chosen network."""
     chosen, inherited, largest = rows[:3]
     shown = table(
         ['network', 'top-1 %', 'predicted ms', 'measured ms', 'MMACs', 'k params'],

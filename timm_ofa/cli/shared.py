@@ -82,7 +82,8 @@ def open_source(supernet: str | None, data: str, *, out: str | None, seed: int, 
             f'supernet {supernet_id!r:.100} has {loaded.num_classes} classes, data {images.name!r:.60} has '
             f'{images.num_classes}; {cure}')
     return Source(
-        loaded, supernet_id, images, config.augment if config else Augment(), folder and training_cost(folder),
+        loaded, supernet_id, images, config.augment if config else Augment(),
+        training_cost(folder) if folder else None,
         seed=seed, calibration_images=num_calibration)
 
 

@@ -33,6 +33,7 @@ from .record import Training as Training
 from .saving import add_onnx as add_onnx
 from .saving import save_folder as save_folder
 from .saving import update_folder as update_folder
+from .timing import Attempt as Attempt
 from .timing import arch_timer as arch_timer
 from .timing import meet_limit as meet_limit
 from .timing import tighter_limit as tighter_limit
