@@ -12,15 +12,8 @@ import torch
 from torch import nn
 
 from timm_ofa import Arch, InputError, load_space
-from timm_ofa.accuracy.judge import (
-    SubnetJudge,
-    collect,
-    evaluate,
-    read_records,
-    recalibrate_bn,
-    subnets_to_judge,
-    supernet_digest,
-)
+from timm_ofa.accuracy import SubnetJudge, collect, evaluate, read_records, recalibrate_bn, supernet_digest
+from timm_ofa.accuracy.records import subnets_to_judge
 from timm_ofa.images import Augment, eval_batch, load_data
 from timm_ofa.networks.supernet import new_supernet
 from timm_ofa.training.config import Phase, TrainConfig

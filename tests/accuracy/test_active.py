@@ -4,9 +4,9 @@ import json
 import numpy as np
 import pytest
 
+from timm_ofa.accuracy import AccuracyPredictor
 from timm_ofa.accuracy.active import BATCH, FIRST, Active, added_area, choose, hypervolume
-from timm_ofa.accuracy.judge import subnets_to_judge
-from timm_ofa.accuracy.predictor import AccuracyPredictor
+from timm_ofa.accuracy.records import subnets_to_judge
 from timm_ofa.spaces.arch import Arch
 from timm_ofa.spaces.shelf import load_space
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from timm_ofa.accuracy.predictor import AccuracyPredictor, AdditivePredictor
-from timm_ofa.accuracy.released import load_predictor, load_upstream_predictor
+from timm_ofa.accuracy import AccuracyPredictor, AdditivePredictor, load_predictor, load_upstream_predictor
 from timm_ofa.devices.profile import kendall_tau
 from timm_ofa.errors import InputError
 from timm_ofa.searching.limits import MaxMacs

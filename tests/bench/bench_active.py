@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from timm_ofa.accuracy import AccuracyPredictor
 from timm_ofa.accuracy.active import BATCH, FIRST, choose, hypervolume
-from timm_ofa.accuracy.predictor import AccuracyPredictor
 from timm_ofa.spaces.arch import Arch
 from timm_ofa.spaces.shelf import load_space
 

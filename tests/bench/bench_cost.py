@@ -18,7 +18,7 @@ import numpy as np
 import timm
 
 import timm_ofa
-from timm_ofa.accuracy.released import load_predictor
+from timm_ofa.accuracy import load_predictor
 from timm_ofa.devices.profiler import host
 from timm_ofa.hub.configs import hub_configs, hub_configs_dir, named_subnets
 from timm_ofa.hub.finishing import Source

@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 
-from timm_ofa.accuracy.predictor import AccuracyPredictor
+from timm_ofa.accuracy import AccuracyPredictor
 from timm_ofa.devices.profile import latency_error, load_profile
 from timm_ofa.devices.profiler import host
 from timm_ofa.hub.timing import arch_timer, meet_limit

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from timm_ofa.accuracy.predictor import AccuracyPredictor
+from timm_ofa.accuracy import AccuracyPredictor
 from timm_ofa.devices.profile import kendall_tau
 from timm_ofa.spaces.arch import Arch
 from timm_ofa.spaces.shelf import load_space

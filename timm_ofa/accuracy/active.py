@@ -1,24 +1,25 @@
-"""Which networks to evaluate next: those that may enlarge the front of accuracy and cost most (`collect --active`).
+"""Which networks to judge next: those that may enlarge the front of accuracy and cost most (`collect --active`).
 
-An evaluation is worth the area that it is hoped to add to what the front dominates, at the optimistic end of what the
-predictor holds possible. Each choice is taken for true before the next one is made, so that a batch spreads along the
+A network is worth the area that it would add to what the front dominates, if its accuracy were at the optimistic end of
+what the predictor holds possible. Each choice counts as true for the next choices, so that a batch spreads along the
 front.
 
-Legend: N candidates, E evaluations.
+Legend: N candidates, E judged networks.
 """
 from __future__ import annotations
 
 import numpy as np
 
+from ..devices import DeviceProfile
 from ..searching import MaxMacs, search
-from ..spaces import Arch, SearchSpace
-from .judge import subnets_to_judge
-from .predictor import AccuracyPredictor
+from ..spaces import Arch, CostTable, SearchSpace
+from .gaussian import AccuracyPredictor
+from .records import Records, subnets_to_judge
 
 FIRST = 20  # networks before the first choice: largest, smallest, random ones
-BATCH = 10  # chosen at a time
+BATCH = 10  # networks that are chosen together
 STEPS = 25  # of the searches for candidates
-RANDOM = 500  # candidates besides those that the searches find
+RANDOM = 500  # random candidates besides those that the searches find
 OPTIMISM = 1.0  # standard deviations above the prediction
 
 
@@ -29,7 +30,7 @@ def hypervolume(cost: np.ndarray, top1: np.ndarray, worst_cost: float, worst_top
 
 
 def _front(cost: np.ndarray, top1: np.ndarray, worst_cost: float, worst_top1: float) -> tuple[np.ndarray, np.ndarray]:
-    """Costs and accuracies of what no other beats, by cost; both ascend."""
+    """Costs and accuracies of the networks that no other one beats; both ascend."""
     inside = (cost < worst_cost) & (top1 > worst_top1)
     cost, top1 = cost[inside], top1[inside]
     order = np.lexsort((-top1, cost))
@@ -40,7 +41,7 @@ def _front(cost: np.ndarray, top1: np.ndarray, worst_cost: float, worst_top1: fl
 
 def added_area(cost: np.ndarray, top1: np.ndarray, front: tuple[np.ndarray, np.ndarray], worst_cost: float,
                worst_top1: float) -> np.ndarray:
-    """What each of N networks adds (N,) to the area that a front dominates."""
+    """How much each of N networks adds (N,) to the area that a front dominates."""
     front_cost, front_top1 = front
     edges = np.r_[-np.inf, front_cost, worst_cost]  # step i of the front lies between edges i and i + 1
     levels = np.r_[worst_top1, front_top1]
@@ -50,17 +51,17 @@ def added_area(cost: np.ndarray, top1: np.ndarray, front: tuple[np.ndarray, np.n
 
 def choose(cost: np.ndarray, mean_pct: np.ndarray, spread_pct: np.ndarray, known_cost: np.ndarray,
            known_top1: np.ndarray, n: int) -> np.ndarray:
-    """Indices of up to n candidates to evaluate.
+    """Indices of up to n candidates to judge.
 
     Args:
         cost: (N,) of the candidates, in the unit of the front.
         mean_pct, spread_pct: (N,) what the predictor says of them, and its standard deviation.
-        known_cost, known_top1: (E,) of what was evaluated.
-        n: How many; fewer are given where no more can enlarge the front.
+        known_cost, known_top1: (E,) of the judged networks.
+        n: How many; fewer if no other candidate can enlarge the front.
     """
     optimistic = mean_pct + OPTIMISM * spread_pct
     worst = 1.05 * max(cost.max(), known_cost.max()), min(known_top1.min(), optimistic.min()) - 1
-    front, chosen = _front(known_cost, known_top1, *worst), []
+    front, chosen = _front(known_cost, known_top1, *worst), list[int]()
     for _ in range(n):
         area = added_area(cost, optimistic, front, *worst)
         area[chosen] = 0
@@ -73,17 +74,17 @@ def choose(cost: np.ndarray, mean_pct: np.ndarray, spread_pct: np.ndarray, known
 
 
 class Active:
-    """Proposes what `collect` evaluates next. What it says depends on the records and the seed alone, so that an
-    interrupted collection goes on as it would have."""
+    """Proposes what `collect` judges next. It depends on the records and the seed alone, so an interrupted collection
+    goes on as it would have."""
 
-    def __init__(self, space: SearchSpace, profile=None, seed: int = 0) -> None:
-        """`profile` spans the front; without one MACs do."""
+    def __init__(self, space: SearchSpace, profile: DeviceProfile | None = None, seed: int = 0) -> None:
+        """`profile`: the device whose latency is the cost of the front; without one the cost is MACs."""
         self.space, self.profile, self.seed = space, profile, seed
         self.name = f'active, over {profile.name if profile else "MACs"}'
-        self._batch: tuple[int, list[Arch]] = (0, [])  # after so many records
+        self._batch: tuple[int, list[Arch]] = (0, [])  # (records when it was chosen, networks)
 
-    def __call__(self, records: list[tuple[Arch, float]], n: int) -> list[Arch]:
-        """Up to n networks to evaluate after the records so far, in the order of these."""
+    def __call__(self, records: Records, n: int) -> list[Arch]:
+        """Up to n networks to judge after these records, whose order matters."""
         known = {arch for arch, _ in records}
         if len(records) < FIRST:
             batch = (arch for arch in subnets_to_judge(self.space, self.seed) if arch not in known)
@@ -93,16 +94,16 @@ class Active:
             self._batch = start, self._choose(records[:start])
         return [arch for arch in self._batch[1] if arch not in known][:n]
 
-    def _choose(self, records: list[tuple[Arch, float]]) -> list[Arch]:
+    def _choose(self, records: Records) -> list[Arch]:
         archs, top1 = [arch for arch, _ in records], np.array([top1_pct for _, top1_pct in records])
         predictor = AccuracyPredictor.fit(self.space, archs, top1, seed=self.seed)
         seed = self.seed + len(records)
-        candidates = dict.fromkeys(self.space.sample(np.random.default_rng(seed), RANDOM))
+        found = self.space.sample(np.random.default_rng(seed), RANDOM)
         for optimism in (0, OPTIMISM):
             front = search(self.space, _Hopeful(predictor, optimism), self.profile, seed=seed, steps=STEPS).front
-            candidates.update(dict.fromkeys(candidate.arch for candidate in front))
+            found += [candidate.arch for candidate in front]
         known = set(archs)
-        candidates = [arch for arch in candidates if arch not in known]
+        candidates = [arch for arch in dict.fromkeys(found) if arch not in known]
         codes, cost = self.space.encode(candidates), self._cost()
         chosen = choose(
             cost(codes), predictor.predict_codes(codes, self.space), predictor.spread_codes(codes, self.space),
@@ -110,12 +111,12 @@ class Active:
         others = [i for i in range(len(candidates)) if i not in chosen]
         return [candidates[i] for i in [*chosen, *others][:BATCH]]
 
-    def _cost(self):
+    def _cost(self) -> CostTable:
         return self.profile.cost_table(self.space) if self.profile else MaxMacs(1).tabulate(self.space)
 
 
 class _Hopeful:
-    """A predictor that says what is still possible; also at resolutions that were not evaluated yet."""
+    """A predictor that says what is possible at best, also at resolutions where nothing was judged yet."""
 
     def __init__(self, predictor: AccuracyPredictor, optimism: float) -> None:
         self.predictor, self.optimism = predictor, optimism

@@ -1,4 +1,4 @@
-"""The accuracy predictors that the authors of Once-for-All released, and the one loader of predictor files.
+"""The accuracy predictors that the authors of Once-for-All released.
 
 Legend: N networks, P positions, F frames, C choices of a block, I inputs that are on, A names of the same network,
 H outputs of the first layer.
@@ -15,22 +15,22 @@ import numpy as np
 from ..errors import InputError, listed
 from ..files import fetch
 from ..spaces import SearchSpace, load_space
-from .predictor import AccuracyPredictor, AdditivePredictor, Predictor, read_predictor, write_predictor
+from .numbering import Predictor
+from .predictor_files import write_predictor
 
 RELEASED_URL = 'https://raw.githubusercontent.com/han-cai/files/master/ofa/'
 LAYER = ('weight', 'bias')
-PREDICTORS_DIR = Path(__file__).parent / 'predictors'
 
 
 @dataclass(frozen=True)
 class Released:
-    """A predictor that the authors of Once-for-All released."""
+    """A predictor that the authors of Once-for-All released: where it is and what is in it."""
     file: str
     sha256: str
-    layers: tuple[tuple[str, str], ...]  # names of weight and bias, from the first to the last
+    layers: tuple[tuple[str, str], ...]  # names of weight and bias, from the first layer to the last
     shapes: tuple[tuple[int, int], ...]  # of the weights
-    resolutions: Mapping[int, int]  # px it was trained for -> input
-    saturates: bool
+    resolutions: Mapping[int, int]  # px that it was trained for -> number of the input
+    saturates: bool  # its last layers limit what it can say
 
 
 RELEASED = {  # by search space
@@ -46,26 +46,24 @@ RELEASED = {  # by search space
 
 
 class UpstreamPredictor(Predictor):
-    """A released predictor of the original code, of MobileNetV3 of width 1.2 or of ResNet50D: an MLP over one-hot
-    choices.
+    """A released predictor, of MobileNetV3 of width 1.2 or of ResNet50D: an MLP over one-hot choices.
 
-    Trained on 10,000 held-out training images: 4 to 5 points above the validation accuracy. Resolutions that it does
-    not know are refused: MobileNetV3 has 160 to 224 px in steps of 16 (its inputs for 112 to 144 px were never
-    trained), ResNet50D has 128, 144, 160, 176, 192, 224, 240 and 256 px.
+    It learned accuracies on 10,000 images held out of training, which are 4 to 5 points above validation accuracy. It
+    refuses resolutions that it does not know: for MobileNetV3 it knows 160 to 224 px in steps of 16 (its inputs for 112
+    to 144 px were never trained), for ResNet50D 128, 144, 160, 176, 192, 224, 240 and 256 px.
 
-    That of ResNet50D saturates at `ceiling_pct`, 82.987 %, which the best networks reach at 2.8 G MACs: a search with a
-    larger budget is blind. Two of its inputs name the same network, whose stem has 24 channels inside; the mean of both
-    is given (they differ by less than 0.003 points).
+    For ResNet50D it says at most `ceiling_pct`, 82.987 %, which the best networks of 2.8 G MACs reach; a search above
+    this is blind. Two of its inputs are the same network, if the stem has 24 channels inside; then it gives the mean of
+    both, which differ by less than 0.003 points.
     """
-    check = None
 
     def __init__(self, space: SearchSpace, layers: Sequence[tuple[np.ndarray, np.ndarray]]):
-        """Layers: (weight (out, in), bias (out,)) from the first to the last; raises `InputError` for other ones."""
+        """`layers`: (weight (out, in), bias (out,)) from the first to the last; raises `InputError` for any others."""
         self.space, self.layers, self.released = load_space(space.name), layers, RELEASED[space.name]
         self._check_layers()
         encode = _resnet_inputs if self.space.elastic_widths else _mobilenet_inputs
         self._frame_inputs, self._block_inputs = encode(self.space, self.released.resolutions)
-        self._block_weights: tuple[SearchSpace | None, np.ndarray | None] = None, None  # what `_weights_of` gave last
+        self._block_weights: tuple[SearchSpace, np.ndarray] | None = None  # what `_weights_of` gave last
 
     def _check_layers(self) -> None:
         shapes = [getattr(weight, 'shape', None) for weight, _ in self.layers]
@@ -78,20 +76,19 @@ class UpstreamPredictor(Predictor):
 
     @property
     def ceiling_pct(self) -> float | None:
-        """The most that it can say in percent, if it saturates: what its last layers give when the others are off."""
+        """The most that it can say in percent if it saturates: what its last layers give when the others give 0."""
         (_, bias), (weight, last_bias) = self.layers[-2:]
         return 100 * float((weight @ np.maximum(bias, 0) + last_bias)[0]) if self.released.saturates else None
 
     def resolutions(self, space: SearchSpace) -> tuple[int, ...]:
-        """Those of the space's resolutions (px) that it was trained for."""
+        """The resolutions (px) of the space that it was trained for."""
         return tuple(r for r in space.resolutions if r in self.released.resolutions)
 
     def predict_codes(self, codes: np.ndarray, space: SearchSpace) -> np.ndarray:
-        """Top-1 (N,) in percent of codes (N, 1 + P) of `space`, which is the predictor's or a restriction of it."""
         return self.predict_inputs(self.own_codes(codes, space)).mean(0)
 
     def predict_inputs(self, codes: np.ndarray) -> np.ndarray:
-        """Top-1 (A, N) in percent of codes (N, 1 + P) of its own space; A: inputs that are the same network."""
+        """Top-1 (A, N) in percent of codes (N, 1 + P) of the own space, for each of the A inputs of a network."""
         for i in np.unique(self.space.frames[codes[:, 0], 0]):
             if self.space.resolutions[i] not in self.released.resolutions:
                 raise InputError(f'resolution {self.space.resolutions[i]} is untrained in the released predictor; '
@@ -100,9 +97,9 @@ class UpstreamPredictor(Predictor):
         return np.stack([self._infer(np.concatenate([f[codes[:, 0]], blocks], 1)) for f in self._frame_inputs])
 
     def block_slopes(self, codes: np.ndarray, space: SearchSpace) -> np.ndarray:
-        """What each choice of each block adds (N, P, C) to top-1 in points, to first order about codes (N, 1 + P).
+        """What each choice of each block adds (N, P, C) to top-1 in points, to first order at codes (N, 1 + P).
 
-        The gradient of the MLP at the first of a network's names; choice 0, no block, adds nothing.
+        This is the gradient of the MLP at the first input of a network. Choice 0 is no block, and adds nothing.
         """
         own = self.own_codes(codes, space)
         blocks = self._block_inputs[np.arange(own.shape[1] - 1), own[:, 1:]].reshape(len(own), -1)
@@ -118,27 +115,25 @@ class UpstreamPredictor(Predictor):
         return (100 * slopes @ weights.reshape(-1, weights.shape[2]).T).reshape(len(own), *weights.shape[:2])
 
     def _weights_of(self, space: SearchSpace) -> np.ndarray:
-        """First-layer weights (P, C, H) of each choice of each block of a restricted space."""
-        asked, weights = self._block_weights
-        if asked is not space:
+        """Weights (P, C, H) of the first layer for each choice of each block of a restricted space."""
+        if self._block_weights is None or self._block_weights[0] is not space:
             sizes = [1 + len(space.choices(stage)) for stage, _ in space.positions]
             own = np.zeros((len(sizes), max(sizes), 1 + len(self.space.positions)), dtype=np.int64)
             for c in range(1, max(sizes)):
                 codes = np.diag(np.minimum(c, np.array(sizes) - 1))
                 own[:, c] = self.own_codes(np.concatenate([np.zeros_like(codes[:, :1]), codes], 1), space)
             inputs = self._block_inputs[np.arange(own.shape[2] - 1), own[..., 1:]]
-            weights = self._table[inputs].sum((2, 3))
-            self._block_weights = space, weights
-        return weights
+            self._block_weights = space, self._table[inputs].sum((2, 3))
+        return self._block_weights[1]
 
     @cached_property
     def _table(self) -> np.ndarray:
-        """What each input adds to the first layer (1 + inputs, H); the last row is for none."""
+        """What each input adds to the first layer (inputs + 1, H). The last row is zero, for no input."""
         weight = self.layers[0][0]
         return np.vstack([weight.T, np.zeros_like(weight.T[:1])])
 
     def _first(self, inputs: np.ndarray) -> np.ndarray:
-        """The first layer (N, H) where these inputs (N, I) are on; -1 is none."""
+        """The first layer (N, H) if these inputs (N, I) are on; -1: no input."""
         table = self._table
         x = np.zeros((len(inputs), len(table)), dtype=table.dtype)
         x[np.arange(len(inputs))[:, None], inputs] = 1
@@ -147,7 +142,7 @@ class UpstreamPredictor(Predictor):
         return x
 
     def _infer(self, inputs: np.ndarray) -> np.ndarray:
-        """Top-1 (N,) in percent where these inputs (N, I) are on; -1 is none."""
+        """Top-1 (N,) in percent if these inputs (N, I) are on; -1: no input."""
         x = self._first(inputs)
         for weight, bias in self.layers[1:]:
             x = np.maximum(x, 0, out=x) @ weight.T
@@ -167,12 +162,14 @@ class UpstreamPredictor(Predictor):
         space = about.get('space')
         if not isinstance(space, str) or space not in RELEASED:
             raise InputError(f'predictor {name!r:.120}: no predictor of {space!r:.60} was released; import it again')
-        layers = [tuple(arrays.get(f'{i}.{part}') for part in LAYER) for i in range(len(RELEASED[space].layers))]
+        missing = np.empty(0)  # has the shape of no layer
+        layers = [(arrays.get(f'{i}.{LAYER[0]}', missing), arrays.get(f'{i}.{LAYER[1]}', missing))
+                  for i in range(len(RELEASED[space].layers))]
         return cls(load_space(space), layers)
 
 
 def _mobilenet_inputs(space: SearchSpace, slots: Mapping[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs of a frame (1, F, 1) and of a block (P, C, 2): kernel sizes, expand ratios, resolutions; -1 is none."""
+    """Inputs of a frame (1, F, 1) and of a block (P, C, 2): resolutions; kernel sizes and expand ratios; -1: none."""
     frames = np.array([[[slots.get(r, -1)] for r in space.resolutions]])
     position, choice = np.arange(len(space.positions))[:, None], np.arange(9)
     blocks = np.full((len(position), 10, 2), -1)
@@ -181,8 +178,8 @@ def _mobilenet_inputs(space: SearchSpace, slots: Mapping[int, int]) -> tuple[np.
 
 
 def _resnet_inputs(space: SearchSpace, slots: Mapping[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs of a frame (2, F, 8) and of a block (P, C, 1): resolutions, whether the stem has its residual convolution,
-    widths, expand ratios; -1 is none. The first two widths inside the stem are the same one."""
+    """Inputs of a frame (2, F, 8) and of a block (P, C, 1); -1: none. Of a frame: resolutions, whether the stem has its
+    residual convolution, widths; of a block: expand ratios. Inputs 10 and 11 are the same width inside the stem."""
     resolution, stem, *widths = space.frames.T
     inner, outer = (sorted({s[end] for s in space.stem_widths}) for end in (0, -1))
     stems = np.array([(8 + len(s) - 2, 11 + inner.index(s[0]), 13 + outer.index(s[-1])) for s in space.stem_widths])
@@ -196,10 +193,10 @@ def _resnet_inputs(space: SearchSpace, slots: Mapping[int, int]) -> tuple[np.nda
 
 
 def load_upstream_predictor(path: str | Path | None, space: str | SearchSpace) -> UpstreamPredictor:
-    """A released predictor, tensors only: `acc_predictor.pth` for ofa_mbv3_w12, `ofa_resnet50_acc_predictor.pth` for
-    ofa_resnet50d; raises `InputError` for any other file or space.
+    """A released predictor: `acc_predictor.pth` for ofa_mbv3_w12, `ofa_resnet50_acc_predictor.pth` for ofa_resnet50d.
 
-    Without a path the file is fetched from the authors' address, once, into timm's cache.
+    Only tensors are read; any other file or space is an `InputError`. Without a path the file is fetched once from the
+    authors' address into timm's cache.
     """
     import torch
 
@@ -221,32 +218,10 @@ def load_upstream_predictor(path: str | Path | None, space: str | SearchSpace) -
 
 
 def _fetch_released(space: str) -> Path:
-    """The released predictor of a space in timm's cache, under a name of its own."""
+    """The path of the released predictor of a space in timm's cache."""
     from timm.models._hub import get_cache_dir
 
     released = RELEASED[space]
     name = f'{space}-{Path(released.file).stem}-{released.sha256[:12]}.pth'
     path = Path(get_cache_dir()) / name
     return path if path.is_file() else fetch(RELEASED_URL + released.file, path, released.sha256)
-
-
-def predictor_names() -> list[str]:
-    """The predictors on the shelf, each with the name of its supernet."""
-    return sorted(path.stem for path in PREDICTORS_DIR.glob('*.safetensors'))
-
-
-def load_predictor(path: str | Path, space: SearchSpace | None = None,
-                   ) -> AccuracyPredictor | AdditivePredictor | UpstreamPredictor:
-    """A predictor from the shelf by name, or a saved one, fitted or released, of `space` if that is given; with a space
-    also a released file (.pth)."""
-    if str(path) in predictor_names():
-        path = PREDICTORS_DIR / f'{path}.safetensors'
-    if Path(path).suffix == '.pth' and space:
-        return load_upstream_predictor(path, space)
-    about, arrays = read_predictor(path)
-    kinds = {'released': UpstreamPredictor, 'additive': AdditivePredictor}
-    kind = kinds.get(str(about.get('kind')), AccuracyPredictor)
-    predictor = kind.from_file(about, arrays, Path(path).name)
-    if space and predictor.space.name != space.name:
-        raise InputError(f'predictor {Path(path).name} is of {predictor.space.name!r}, not of {space.name!r}; fit one')
-    return predictor

@@ -1,0 +1,56 @@
+"""A predictor as files: arrays as safetensors, and a readable JSON of the same name beside them."""
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..files import replacing, write_text
+
+FORMAT = 1
+
+
+def write_predictor(path: str | Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+    """Write `path` (.safetensors), and the readable .json beside it."""
+    from safetensors.numpy import save
+
+    path = Path(path).with_suffix('.safetensors')
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(dict(arrays)))
+    write_text(path.with_suffix('.json'), json.dumps({'format': FORMAT, **about}, indent=1))
+
+
+def read_predictor(path: str | Path) -> tuple[Mapping[str, Any], dict[str, np.ndarray]]:
+    """The inverse of `write_predictor`; raises `InputError`."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        path = Path(path).with_suffix('.safetensors')
+        about, arrays = json.loads(path.with_suffix('.json').read_text(encoding='utf-8')), load_file(path)
+    except (OSError, SafetensorError, ValueError, RecursionError):
+        raise _unreadable(path) from None
+    if not isinstance(about, Mapping) or about.get('format') != FORMAT:
+        raise _unreadable(path)
+    return about, arrays
+
+
+def _unreadable(path: str | Path) -> InputError:
+    return InputError(
+        f'predictor {str(path)!r:.120} cannot be read; give what `timm-ofa fit` or `timm-ofa import-upstream` wrote')
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Values of the wrong kind in the file of this name become one `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError):
+        raise _unreadable(name) from None
