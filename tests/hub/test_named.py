@@ -22,8 +22,8 @@ import torch
 
 import timm_ofa
 from timm_ofa import InputError
+from timm_ofa.accuracy import load_predictor
 from timm_ofa.accuracy.judge import evaluate
-from timm_ofa.accuracy.released import load_predictor
 from timm_ofa.hub import ofa as named
 from timm_ofa.hub import upstream
 from timm_ofa.hub.card import render_card
@@ -608,7 +608,7 @@ def test_without_a_source_the_authors_are_asked(monkeypatch, tmp_path, name):
 @pytest.mark.parametrize('name, file', [
     ('ofa_mbv3_w12_predictor', 'acc_predictor.pth'), ('ofa_resnet50d_predictor', 'ofa_resnet50_acc_predictor.pth')])
 def test_a_released_predictor_is_imported(shared, tmp_path, name, file):
-    from timm_ofa.accuracy.released import load_predictor
+    from timm_ofa.accuracy import load_predictor
 
     space = timm_ofa.load_space(name.removesuffix('_predictor'))
     path = import_upstream(name, shared / 'upstream' / file, tmp_path / 'predictor')
