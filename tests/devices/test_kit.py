@@ -168,7 +168,7 @@ def test_the_files_of_a_network_compute_what_it_computes(tmp_path):
     import onnxruntime
     import torch
 
-    from timm_ofa.runtimes.export import to_torch
+    from timm_ofa.runtimes.torch_export import to_torch
 
     rows = SPACE.rows(SPACE.min_arch())
     folder = export_network_kit(tmp_path / 'kit', rows, seed=3)

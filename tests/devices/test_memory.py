@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from timm_ofa.devices.memory import MemoryTable, peak_memory_mb, row_activations, row_weights
-from timm_ofa.runtimes.export import to_onnx
+from timm_ofa.runtimes import to_onnx
 from timm_ofa.spaces.shelf import load_space, space_names
 
 IN_PLACE = {'Relu', 'HardSwish', 'Clip', 'HardSigmoid', 'Mul', 'Add', 'Flatten'}

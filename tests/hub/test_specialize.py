@@ -1,24 +1,16 @@
-"""From a search result to one network: the limit honored by measuring, the front as a file, weights of its own."""
-import json
-from dataclasses import replace
-from typing import ClassVar
-
-import numpy as np
+"""From a candidate to a network: weights of its own, fine-tuning, its name, and all that is known of it."""
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from hub_makers import toy_profile
+from hub_makers import make_front, save_made_front
 from timm.models.mobilenetv3 import MobileNetV3
 
 import timm_ofa
 from timm_ofa import InputError, load_space
-from timm_ofa.accuracy.judge import evaluate, recalibrate_bn, supernet_digest
+from timm_ofa.accuracy import evaluate, recalibrate_bn, supernet_digest
 from timm_ofa.hub.finishing import Source, arch_name, finish
-from timm_ofa.hub.fronts import load_front, save_front
-from timm_ofa.hub.timing import arch_timer, meet_limit
 from timm_ofa.images import Augment, load_data
 from timm_ofa.networks.supernet import new_supernet
-from timm_ofa.searching.strategy import Candidate, SearchResult
 from timm_ofa.training.config import FinetuneConfig
 from timm_ofa.training.specialization import finetune, specialize
 
@@ -33,146 +25,6 @@ def supernet(space):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return new_supernet(space, num_classes=10).eval()
-
-
-@pytest.fixture
-def front(space):
-    """Six networks, the slower the better: 1 to 6 ms, 51 to 56 %."""
-    archs = space.sample(np.random.default_rng(0), 6)
-    return [Candidate(arch, 50.0 + i, float(i)) for i, arch in enumerate(archs, 1)]
-
-
-class Timer:
-    """A device on which every network takes `factor` times what was predicted."""
-
-    def __init__(self, front, factor):
-        self.ms = {c.arch: c.latency_ms * factor for c in front}
-        self.asked = []
-
-    def __call__(self, arch):
-        self.asked.append(arch)
-        return {'latency_ms': self.ms[arch]}
-
-
-# ---- meeting the limit -----------------------------------------------------------------------------------------------
-
-
-def test_a_network_within_its_limit_is_measured_once(front):
-    timer = Timer(front, 1.0)
-    attempts = meet_limit(front, 4.0, timer)
-    assert [a.candidate for a in attempts] == [front[3]] and timer.asked == [front[3].arch]
-    assert attempts[-1].measured == {'latency_ms': 4.0}
-
-
-@pytest.mark.parametrize('factor, limit', [(1.3, 5.5), (2.0, 6.0), (1.01, 5.0), (5.9, 6.0)])
-def test_the_limit_is_tightened_until_the_measured_latency_is_within(front, factor, limit):
-    attempts = meet_limit(front, limit, Timer(front, factor))
-    assert attempts[-1].measured['latency_ms'] <= limit
-    assert all(a.measured['latency_ms'] > limit for a in attempts[:-1])
-    predicted = [a.candidate.latency_ms for a in attempts]
-    assert predicted == sorted(set(predicted), reverse=True)  # each is faster than the one before
-    best = max((c for c in front if c.latency_ms * factor <= limit), key=lambda c: c.top1_pct)
-    assert attempts[-1].candidate == best
-
-
-def test_the_best_and_not_the_slowest_within_the_limit_is_taken(front):
-    front[1] = replace(front[1], top1_pct=99.0)
-    assert meet_limit(front, 4.0, Timer(front, 1.0))[0].candidate == front[1]
-
-
-def test_when_nothing_fits_the_limit_and_the_last_measurement_are_named(front):
-    with pytest.raises(InputError, match=r'within 0\.5 ms; raise the limit'):
-        meet_limit(front, 0.5, Timer(front, 1.0))
-    timer = Timer(front, 10.0)
-    with pytest.raises(InputError, match=r'within 6 ms; the last of \d+ tried takes \d+ ms'):
-        meet_limit(front, 6.0, timer)
-    assert len(set(timer.asked)) == len(timer.asked)
-
-
-def test_attempts_are_bounded(front):
-    timer = Timer(front, 1.0)
-    timer.ms = dict.fromkeys(timer.ms, 6.0001)
-    with pytest.raises(InputError, match='the last of 3 tried'):
-        meet_limit(front, 6.0, timer, max_attempts=3)
-
-
-def test_another_device_cannot_be_measured_here(space):
-    with pytest.raises(InputError, match=r'toy-phone.*--no-measure'):
-        arch_timer(space, toy_profile(space, 'toy-phone'))
-
-
-# ---- the front as a file ---------------------------------------------------------------------------------------------
-
-
-class Judge:
-    check: ClassVar = {'rmse_pct': 0.4}
-
-
-@pytest.fixture
-def saved(space, front, tmp_path):
-    path = tmp_path / 'front.jsonl'
-    result = SearchResult(best=front[3], front=tuple(front), history=(), evaluated=6)
-    return path, save_front(path, result, space, Judge(), toy_profile(space, 'toy-phone'), 'toy.json', 4.0, 7)
-
-
-def test_a_front_gives_the_same_values_back(saved, space, front):
-    path, written = saved
-    assert load_front(path, space) == written
-    assert written.front == tuple(front)
-    assert (written.max_latency_ms, written.seed, written.device, written.profile) == (4.0, 7, 'toy-phone', 'toy.json')
-    assert (written.profile_error_pct, written.predictor_error_pct) == (2.5, 0.4)
-    line = json.loads(path.read_text().splitlines()[0])
-    assert list(line) == ['resolution', 'kernel_size', 'expand_ratio', 'top1_pct', 'latency_ms']
-
-
-@pytest.mark.parametrize('limit, match', [(1e-6, 'no network within its limit'), (None, 'cannot be read')])
-def test_a_front_without_a_network_under_its_limit_is_refused(saved, space, limit, match):
-    path, _ = saved
-    meta = path.with_name(f'{path.name}.meta.json')
-    meta.write_text(json.dumps({**json.loads(meta.read_text()), 'max_latency_ms': limit}))
-    with pytest.raises(InputError, match=match):
-        load_front(path, space)
-
-
-@pytest.mark.parametrize('how', ['torn line', 'no meta', 'torn meta', 'no file', 'no latency', 'list', 'list meta'])
-def test_a_front_that_cannot_be_read_is_refused(saved, space, how):
-    path, _ = saved
-    meta = path.with_name(f'{path.name}.meta.json')
-    lines = path.read_text().splitlines()
-    if how == 'torn line':
-        path.write_text('\n'.join([*lines[:3], lines[3][:30]]))
-    elif how == 'no latency':
-        path.write_text(lines[0].replace('latency_ms', 'latency'))
-    elif how == 'list':
-        path.write_text('[]')
-    elif how == 'list meta':
-        meta.write_text('[]')
-    elif how == 'torn meta':
-        meta.write_text(meta.read_text()[:20])
-    else:
-        (meta if how == 'no meta' else path).unlink()
-    with pytest.raises(InputError, match=r'front.*timm-ofa search --out') as error:
-        load_front(path, space)
-    assert '\n' not in str(error.value)
-
-
-def test_a_network_outside_the_space_is_refused_naming_its_line(saved, space):
-    path, _ = saved
-    lines = path.read_text().splitlines()
-    path.write_text('\n'.join([lines[0], lines[1].replace('"resolution": 20', '"resolution": 21')]))
-    with pytest.raises(InputError, match=r'front\.jsonl line 2: resolution 21'):
-        load_front(path, space)
-
-
-def test_the_front_of_another_space_is_refused(saved, space):
-    path, _ = saved
-    meta = path.with_name(f'{path.name}.meta.json')
-    meta.write_text(meta.read_text().replace('ofa_mbv3_tiny', 'ofa_mbv3_w10'))
-    with pytest.raises(InputError, match="is of 'ofa_mbv3_w10', the supernet of ofa_mbv3_tiny"):
-        load_front(path, space)
-
-
-# ---- the network -----------------------------------------------------------------------------------------------------
 
 
 def loader(n=4):
@@ -229,10 +81,10 @@ def test_names_say_device_and_limit(space, device, limit, expected):
     assert arch_name(space, device, limit) == expected
 
 
-def test_a_finished_network_says_all_that_is_known_of_it(supernet, space, saved, front):
+def test_a_finished_network_says_all_that_is_known_of_it(supernet, space, tmp_path):
     data = load_data('digits', 20, limit=200)
     source = Source(supernet, 'test/supernet', data, Augment(flip=False))
-    found = load_front(saved[0], space)
+    front, found = make_front(), save_made_front(tmp_path / 'front.jsonl')
     model, record = finish(source, found.front[3], found=found)
     assert type(model) is MobileNetV3 and not model.training
     assert record.name == 'ofa_mbv3_toy_phone_lat4ms' and record.arch == front[3].arch
@@ -245,7 +97,8 @@ def test_a_finished_network_says_all_that_is_known_of_it(supernet, space, saved,
     assert alone.name == 'ofa_mbv3_mine' and alone.device is None and alone.front == () and alone.predicted_ms is None
 
 
-def test_a_finished_network_can_learn_from_the_largest_one(supernet, space, front):
+def test_a_finished_network_can_learn_from_the_largest_one(supernet, space):
+    front = make_front()
     data = load_data('digits', 20, limit=200)
     source = Source(supernet, 'test/supernet', data, Augment(flip=False))
     configs = [FinetuneConfig(4, 0.03, teacher=teacher, kd_weight=9.0, batch_size=32) for teacher in (None, 'largest')]

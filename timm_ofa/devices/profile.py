@@ -89,17 +89,6 @@ def _check(value: Any, where: str) -> dict:
         for name, (kind, low, high) in CHECK_FIELDS.items()}
 
 
-def _networks(value: Any, where: str) -> dict[str, dict[str, float]]:
-    if not isinstance(value, Mapping):
-        _refuse(where, value, 'is not an object; give one of arch -> ms a group, or none')
-    for name, group in value.items():
-        if not isinstance(group, Mapping):
-            _refuse(f'{where}: {name!r:.60}', group, 'is not an object of arch -> ms; write one')
-    return {
-        name: {arch: read_value(float, ms, f'{where}: {name!r:.60}: {arch!r:.90}', low=MIN_MS, high=MAX_MS)
-               for arch, ms in group.items()} for name, group in value.items()}
-
-
 _line = partial(text, r'.*\S.*')  # one line that is not empty
 
 
@@ -127,8 +116,8 @@ class DeviceProfile:
     protocol: dict = field(metadata={'reader': _protocol})  # statistic, sweeps, method, host, ...
     check: dict | None = field(metadata={'reader': _check})  # the error on networks that nothing here was fitted on
     source: str = _line(limit=MAX_LONG_TEXT)
-    networks: dict[str, dict[str, float]] = field(  # group -> arch as text -> ms of whole networks, measured with the
-        default_factory=dict, metadata={'reader': _networks})  # rows; nothing was fitted on them, except on 'fitted'
+    # group -> arch as text -> ms of whole networks, measured with the rows; nothing was fitted on them, but on 'fitted'
+    networks: dict[str, dict[str, float]] = field(default_factory=dict, metadata=dict(low=MIN_MS, high=MAX_MS))
 
     @classmethod
     def fit(cls, space: SearchSpace, archs: Iterable[Arch], latency_ms: Sequence[float], *, device: str, runtime: str,

@@ -124,9 +124,6 @@ def positive(least: int = 1, /, **values: int | None) -> None:
             raise InputError(f'{name} {value} is too small; give {least} or more')
 
 
-# ---- one network ------------------------------------------------------------------------------------------------
-
-
 def measure_network(rows: Sequence[Row], runtime: str = DEFAULT, *, weights: Mapping | None = None,
                     bn_eps: float = BN_EPS, precision: str = 'fp32', threads: int = 1, batch_size: int = 1,
                     processor: str = 'cpu', sweeps: int | None = None, seconds: float = 3.0, seed: int = 0,
@@ -165,9 +162,6 @@ def measure_network(rows: Sequence[Row], runtime: str = DEFAULT, *, weights: Map
         'precision': precision, 'threads': threads, 'batch_size': batch_size,
         **{name: value for name, value in told.items() if value is not None}, 'host': host(processor),
     }
-
-
-# ---- this machine -----------------------------------------------------------------------------------------------
 
 
 def this_device(processor: str = 'cpu') -> tuple[str, str]:

@@ -49,17 +49,9 @@ class Source:
             calibration_images=self.calibration_images)
 
 
-def finish(
-        source: Source,
-        candidate: Candidate,
-        *,
-        name: str | None = None,
-        found: FrontFile | None = None,
-        measured: Sequence[dict] = (),
-        training: FinetuneConfig | None = None,
-        references: Sequence[FrontPoint] = (),
-        profile: DeviceProfile | None = None,
-) -> tuple[nn.Module, Record]:
+def finish(source: Source, candidate: Candidate, *, name: str | None = None, found: FrontFile | None = None,
+           measured: Sequence[dict] = (), training: FinetuneConfig | None = None,
+           references: Sequence[FrontPoint] = (), profile: DeviceProfile | None = None) -> tuple[nn.Module, Record]:
     """Make the weights of a candidate, evaluate them on the test images, and put all that is known into a record.
 
     Args:

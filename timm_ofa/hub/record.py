@@ -162,9 +162,7 @@ class Record:
         record.space.check(record.arch)
         for point in record.front:
             record.space.parse(point.arch)
-        if record.class_names and len(record.class_names) != record.num_classes:
-            raise InputError(
-                f'record: class_names has {len(record.class_names)} entries for {record.num_classes} classes; match it')
+        _check_class_names(record, 'record')
         if record.top1_pct is not None and record.accuracy is None:
             raise InputError(f'record: top1_pct {record.top1_pct} has no accuracy block; say how it was found')
         return record
@@ -215,7 +213,11 @@ class SupernetRecord:
         record = read(cls, data, 'supernet')
         for judged in record.judged:
             record.space.parse(judged.arch)
-        if record.class_names and len(record.class_names) != record.num_classes:
-            raise InputError(f'supernet: class_names has {len(record.class_names)} entries for '
-                             f'{record.num_classes} classes; match it')
+        _check_class_names(record, 'supernet')
         return record
+
+
+def _check_class_names(record: Record | SupernetRecord, where: str) -> None:
+    if len(record.class_names) not in (0, record.num_classes):
+        raise InputError(
+            f'{where}: class_names has {len(record.class_names)} entries for {record.num_classes} classes; match it')

@@ -20,12 +20,8 @@ class Attempt:
     measured: dict
 
 
-def meet_limit(
-        front: Sequence[Candidate],
-        max_latency_ms: float,
-        measure: Callable[[Arch], dict],
-        max_attempts: int = 10,
-) -> list[Attempt]:
+def meet_limit(front: Sequence[Candidate], max_latency_ms: float, measure: Callable[[Arch], dict],
+               max_attempts: int = 10) -> list[Attempt]:
     """Measure the best candidate under the limit. While it is over the limit, tighten this and take the next best.
 
     Returns all attempts; the last one is within the limit. Raises `InputError` if none of them is.

@@ -1,0 +1,146 @@
+"""The front of a search as files, and the candidate of it that is measured within the limit."""
+import json
+from dataclasses import replace
+
+import pytest
+from hub_makers import make_front, save_made_front, toy_profile
+
+from timm_ofa.errors import InputError
+from timm_ofa.hub.fronts import load_front
+from timm_ofa.hub.timing import arch_timer, meet_limit
+from timm_ofa.spaces import load_space
+
+
+@pytest.fixture(scope='module')
+def space():
+    return load_space('ofa_mbv3_tiny').restrict(resolutions=[20])
+
+
+@pytest.fixture
+def front():
+    return make_front()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / 'front.jsonl'
+    return path, save_made_front(path)
+
+
+# ---- meeting the limit ----------------------------------------------------------------------------------------------
+
+
+class Timer:
+    """A device on which every network takes `factor` times what was predicted."""
+
+    def __init__(self, front, factor):
+        self.ms = {c.arch: c.latency_ms * factor for c in front}
+        self.asked = []
+
+    def __call__(self, arch):
+        self.asked.append(arch)
+        return {'latency_ms': self.ms[arch]}
+
+
+def test_a_network_within_its_limit_is_measured_once(front):
+    timer = Timer(front, 1.0)
+    attempts = meet_limit(front, 4.0, timer)
+    assert [a.candidate for a in attempts] == [front[3]] and timer.asked == [front[3].arch]
+    assert attempts[-1].measured == {'latency_ms': 4.0}
+
+
+@pytest.mark.parametrize('factor, limit', [(1.3, 5.5), (2.0, 6.0), (1.01, 5.0), (5.9, 6.0)])
+def test_the_limit_is_tightened_until_the_measured_latency_is_within(front, factor, limit):
+    attempts = meet_limit(front, limit, Timer(front, factor))
+    assert attempts[-1].measured['latency_ms'] <= limit
+    assert all(a.measured['latency_ms'] > limit for a in attempts[:-1])
+    predicted = [a.candidate.latency_ms for a in attempts]
+    assert predicted == sorted(set(predicted), reverse=True)  # each is faster than the one before
+    best = max((c for c in front if c.latency_ms * factor <= limit), key=lambda c: c.top1_pct)
+    assert attempts[-1].candidate == best
+
+
+def test_the_best_and_not_the_slowest_within_the_limit_is_taken(front):
+    front[1] = replace(front[1], top1_pct=99.0)
+    assert meet_limit(front, 4.0, Timer(front, 1.0))[0].candidate == front[1]
+
+
+def test_when_nothing_fits_the_limit_and_the_last_measurement_are_named(front):
+    with pytest.raises(InputError, match=r'within 0\.5 ms; raise the limit'):
+        meet_limit(front, 0.5, Timer(front, 1.0))
+    timer = Timer(front, 10.0)
+    with pytest.raises(InputError, match=r'within 6 ms; the last of \d+ tried takes \d+ ms'):
+        meet_limit(front, 6.0, timer)
+    assert len(set(timer.asked)) == len(timer.asked)
+
+
+def test_attempts_are_bounded(front):
+    timer = Timer(front, 1.0)
+    timer.ms = dict.fromkeys(timer.ms, 6.0001)
+    with pytest.raises(InputError, match='the last of 3 tried'):
+        meet_limit(front, 6.0, timer, max_attempts=3)
+
+
+def test_another_device_cannot_be_measured_here(space):
+    with pytest.raises(InputError, match=r'toy-phone.*--no-measure'):
+        arch_timer(space, toy_profile(space, 'toy-phone'))
+
+
+# ---- the front as a file --------------------------------------------------------------------------------------------
+
+
+def test_a_front_gives_the_same_values_back(saved, space, front):
+    path, written = saved
+    assert load_front(path, space) == written
+    assert written.front == tuple(front)
+    assert (written.max_latency_ms, written.seed, written.device, written.profile) == (4.0, 7, 'toy-phone', 'toy.json')
+    assert (written.profile_error_pct, written.predictor_error_pct) == (2.5, 0.4)
+    line = json.loads(path.read_text().splitlines()[0])
+    assert list(line) == ['resolution', 'kernel_size', 'expand_ratio', 'top1_pct', 'latency_ms']
+
+
+@pytest.mark.parametrize('limit, match', [(1e-6, 'no network within its limit'), (None, 'cannot be read')])
+def test_a_front_without_a_network_under_its_limit_is_refused(saved, space, limit, match):
+    path, _ = saved
+    meta = path.with_name(f'{path.name}.meta.json')
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), 'max_latency_ms': limit}))
+    with pytest.raises(InputError, match=match):
+        load_front(path, space)
+
+
+@pytest.mark.parametrize('how', ['torn line', 'no meta', 'torn meta', 'no file', 'no latency', 'list', 'list meta'])
+def test_a_front_that_cannot_be_read_is_refused(saved, space, how):
+    path, _ = saved
+    meta = path.with_name(f'{path.name}.meta.json')
+    lines = path.read_text().splitlines()
+    if how == 'torn line':
+        path.write_text('\n'.join([*lines[:3], lines[3][:30]]))
+    elif how == 'no latency':
+        path.write_text(lines[0].replace('latency_ms', 'latency'))
+    elif how == 'list':
+        path.write_text('[]')
+    elif how == 'list meta':
+        meta.write_text('[]')
+    elif how == 'torn meta':
+        meta.write_text(meta.read_text()[:20])
+    else:
+        (meta if how == 'no meta' else path).unlink()
+    with pytest.raises(InputError, match=r'front.*timm-ofa search --out') as error:
+        load_front(path, space)
+    assert '\n' not in str(error.value)
+
+
+def test_a_network_outside_the_space_is_refused_naming_its_line(saved, space):
+    path, _ = saved
+    lines = path.read_text().splitlines()
+    path.write_text('\n'.join([lines[0], lines[1].replace('"resolution": 20', '"resolution": 21')]))
+    with pytest.raises(InputError, match=r'front\.jsonl line 2: resolution 21'):
+        load_front(path, space)
+
+
+def test_the_front_of_another_space_is_refused(saved, space):
+    path, _ = saved
+    meta = path.with_name(f'{path.name}.meta.json')
+    meta.write_text(meta.read_text().replace('ofa_mbv3_tiny', 'ofa_mbv3_w10'))
+    with pytest.raises(InputError, match="is of 'ofa_mbv3_w10', the supernet of ofa_mbv3_tiny"):
+        load_front(path, space)
