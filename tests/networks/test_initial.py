@@ -120,7 +120,8 @@ def lite0(tmp_path_factory, shared):
 
 def test_real_weights_go_through_supernet_onnx_int8_and_card(lite0, tmp_path):
     pytest.importorskip('onnxruntime')
-    from timm_ofa.runtimes.onnxruntime import Session, quantize
+    from timm_ofa.runtimes import Session
+    from timm_ofa.runtimes.int8 import quantize
 
     folder, data = lite0
     space = load_space('ofa_lite0').restrict(resolutions=[128])

@@ -79,8 +79,8 @@ def _write_kit(folder: Path, groups: Mapping[str, Sequence[Graph]], task: dict, 
         if model is None:
             model = to_onnx(graph, seed=task['seed'], batch_size=batch_size)
         if precision == 'int8':
-            from ..runtimes import to_int8
-            model = to_int8(model, input_shape(graph, batch_size))
+            from ..runtimes import quantize_on_noise
+            model = quantize_on_noise(model, input_shape(graph, batch_size))
         if graph not in models:
             model, numbers = _light_model(model)
         (folder / files[graph]).write_bytes(model)

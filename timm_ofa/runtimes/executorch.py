@@ -1,6 +1,7 @@
-"""ExecuTorch on the CPU, by XNNPACK. A program takes seconds to lower: measure whole networks, and fit (`fewshot`).
+"""ExecuTorch on the CPU, with XNNPACK.
 
-int8 is quantized after training by XNNPACK's own quantizer: symmetric, weights by channel.
+It takes seconds to lower a program, so measure a few whole networks and fit prices to them (`profile_by_networks`).
+int8 comes from XNNPACK's own quantizer after training: symmetric, with a scale for each channel of the weights.
 """
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ import numpy as np
 import torch
 
 from ..spaces import Row
-from .export import to_torch
 from .layers import BN_EPS, random_input
+from .torch_export import to_torch
 
 NAME = 'executorch'
 REQUIRES = 'executorch>=1.0'
@@ -25,18 +26,18 @@ PROCESSORS = ('cpu',)
 @cache
 def _library() -> ModuleType:
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # it calls itself experimental
+        warnings.simplefilter('ignore')  # one says that it is experimental
         from executorch.extension.pybindings import portable_lib
     return portable_lib
 
 
 class _Pool:
-    """The threads of the process. Programs hold on to those of the time when they were loaded."""
-    number = 0  # of pools so far
+    """The threads that all programs of the process share. A program keeps the pool that it was loaded with."""
+    number = 0  # how many pools there were so far
 
     @classmethod
     def set(cls, threads: int) -> int:
-        """The number of the pool of so many threads."""
+        """Make a pool of so many threads, unless it is there; returns its number."""
         if _library()._threadpool_get_thread_count() != threads:
             _library()._unsafe_reset_threadpool(threads)
             cls.number += 1
@@ -74,7 +75,7 @@ def load(rows: Sequence[Row], *, weights: Mapping | None = None, bn_eps: float =
          processor: str = 'cpu', threads: int = 1, batch_size: int = 1, seed: int = 0) -> _Program:
     x = random_input(rows, batch_size, seed)
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # dozens, about its own code
+        warnings.simplefilter('ignore')  # dozens, all about its own code
         program = _lower(to_torch(rows, weights=weights, bn_eps=bn_eps, seed=seed), torch.from_numpy(x), precision)
     return _Program(program, x, threads)
 
@@ -90,7 +91,7 @@ def _lower(module: torch.nn.Module, x: torch.Tensor, precision: str) -> bytes:
 
 
 def _quantized(module: torch.nn.Module, x: torch.Tensor) -> torch.nn.Module:
-    """Calibrated on noise: right in speed, not in accuracy."""
+    """Calibrated on noise: its speed is right, its accuracy is not."""
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,

@@ -1,9 +1,9 @@
-"""The weights of rows: which layers a row has, and their numbers, random or from a stock timm model.
+"""The weights of rows: which layers a row has, and their weights, either random or from a stock timm model.
 
-Whatever runs rows (an ONNX graph, a torch module) takes its numbers from here: BatchNorm is folded into the convolution
-before it, so that a layer is a weight and a bias.
+Everything that runs rows (an ONNX file, a torch module) takes its weights from here. BatchNorm is folded into the
+convolution before it, so that each layer is a weight and a bias.
 
-Besides the kinds of `Row`, a list may end in a row of kind 'mean' (global mean, flattened): what probes end in.
+Besides the kinds of `Row`, a list of rows may end in one of kind 'mean': a global mean, flattened. Probes end so.
 """
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..spaces import Row
 
 BN_EPS = 1e-5
 BLOCK = re.compile(r'(blocks|stages)\.(\d+)\.(\d+)\.')
-RENAMED = {  # place of a row + its module -> timm's name in the network, where it is another
+RENAMED = {  # place of a row + name of a module in it -> timm's name for it, where the two differ
     'conv_stem.conv': 'conv_stem', 'conv_stem.bn1': 'bn1', 'conv_head.conv': 'conv_head', 'conv_head.bn1': 'bn2',
     'head.classifier': 'head.fc', **{f'stem.conv{i}.bn1': f'stem.conv{i}.bn' for i in (1, 2, 3)}}
 
@@ -27,9 +27,9 @@ RENAMED = {  # place of a row + its module -> timm's name in the network, where 
 class Layer(NamedTuple):
     """A convolution or linear layer of a row, under timm's names."""
     name: str
-    norm: str  # the BatchNorm behind it; '': none
+    norm: str  # the BatchNorm that follows it; '': none
     shape: tuple[int, ...]  # of the weight
-    bias: bool  # own bias
+    bias: bool  # whether it has its own bias
 
 
 Weights = dict[str, tuple[np.ndarray, np.ndarray | None]]  # layer name -> (weight, bias), BatchNorm folded
@@ -79,12 +79,12 @@ def _squeeze_excite(row: Row) -> tuple[Layer, ...]:
 
 def row_weights(rows: Sequence[Row], weights: Mapping[str, torch.Tensor] | None, bn_eps: float,
                 seed: int) -> list[Weights]:
-    """What every runtime runs: a state dict folded, or random numbers of that seed."""
+    """Weights for each row: `fold_weights` of a state dict, or, where that is None, random ones from the seed."""
     return random_weights(rows, seed) if weights is None else fold_weights(rows, weights, bn_eps)
 
 
 def random_weights(rows: Sequence[Row], seed: int = 0) -> list[Weights]:
-    """Weights for each row that keep activations of order one; biases small and not zero."""
+    """Weights for each row. Activations stay near 1 in size; biases are small but not zero."""
     rng = np.random.default_rng(seed)
 
     def draw(layer: Layer) -> tuple[np.ndarray, np.ndarray | None]:
@@ -96,7 +96,7 @@ def random_weights(rows: Sequence[Row], seed: int = 0) -> list[Weights]:
 
 
 def fold_weights(rows: Sequence[Row], state_dict: Mapping[str, torch.Tensor], bn_eps: float = BN_EPS) -> list[Weights]:
-    """Weights for each row of a whole network from its stock timm model; raises `InputError` naming the tensor."""
+    """Weights for each row of a whole network, from its stock timm model; an `InputError` names a wrong tensor."""
     def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
         if name not in state_dict:
             raise InputError(f'weights hold no {name!r}; give the state_dict of the timm model of this very arch')
@@ -122,7 +122,7 @@ def fold_weights(rows: Sequence[Row], state_dict: Mapping[str, torch.Tensor], bn
 
 
 def _places(rows: Sequence[Row], state_dict: Mapping) -> list[str]:
-    """Where each row of a whole network lies in timm's state dict, as a prefix: stem, blocks in order, what follows."""
+    """For each row of a whole network, the prefix of its names in timm's state dict: stem, blocks in order, head."""
     found = {(match[1], int(match[2]), int(match[3])) for match in map(BLOCK.match, state_dict) if match}
     blocks = [f'{name}.{stage}.{block}.' for name, stage, block in sorted(found)]
     start = next((i for i, row in enumerate(rows) if row.kind in ('ds', 'bottle')), 0)

@@ -1,6 +1,6 @@
-"""LiteRT, which was TensorFlow Lite, on the CPU with XNNPACK. Graphs are written without a converter, as in `export`.
+"""LiteRT (formerly TensorFlow Lite) on the CPU, with XNNPACK. The file is written operator by operator (`rowgraph`).
 
-Tensors are (N, H, W, C) inside, as LiteRT wants them; `predict` turns them.
+Tensors are (N, H, W, C) inside, as LiteRT wants them; `predict` takes and gives (N, C, H, W).
 """
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..spaces import Row
-from .export import RowGraph
-from .layers import BN_EPS, input_shape, random_input, row_weights
+from .layers import BN_EPS, input_shape, random_input
+from .rowgraph import RowGraph, WeightAndBias
 
 NAME = 'litert'
 REQUIRES = 'ai-edge-litert>=1.2'
@@ -51,32 +51,30 @@ def version() -> str:
 def load(rows: Sequence[Row], *, weights: Mapping | None = None, bn_eps: float = BN_EPS, precision: str = 'fp32',
          processor: str = 'cpu', threads: int = 1, batch_size: int = 1, seed: int = 0) -> _Interpreter:
     graph = _Graph(input_shape(rows, batch_size))
-    last = graph.input
-    for row, own in zip(rows, row_weights(rows, weights, bn_eps, seed)):
-        last = graph.row(last, row, own)
+    last = graph.network(graph.input, rows, weights, bn_eps, seed)
     return _Interpreter(graph.file(last), random_input(rows, batch_size, seed), threads)
 
 
 class _Graph(RowGraph):
-    """Collects operators and tensors of a TFLite file; a tensor is called by its number."""
+    """Collects operators and tensors of a TFLite file. The name of a tensor is its number."""
 
     def __init__(self, shape: tuple[int, int, int, int]) -> None:
         from ai_edge_litert import schema_py_generated as schema
         self._schema = schema
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._tensors: list = []
-        self._buffers: list = [schema.BufferT()]  # the first one is that of tensors without data
+        self._buffers: list = [schema.BufferT()]  # the first one is for tensors without data
         self._codes: list[int] = []
         self._operators: list = []
         batch, chs, height, width = shape
         self.input = self._tensor((batch, height, width, chs))
 
-    def conv(self, x: str, weight_and_bias: tuple, stride: int = 1, groups: int = 1) -> str:
+    def conv(self, x: str, weight_and_bias: WeightAndBias, stride: int = 1, groups: int = 1) -> str:
         weight, bias = weight_and_bias
         batch, height, width, _ = self._shapes[x]
         out_chs, kernel = weight.shape[0], weight.shape[-1]
         out = (batch, -(-height // stride), -(-width // stride), out_chs)
-        same = stride == 1 or height % 2 == 1  # then LiteRT pads both sides alike
+        same = stride == 1 or height % 2 == 1  # then LiteRT pads both sides equally
         if not same and kernel > 1:
             x = self._pad(x, kernel // 2)
         options = self._schema.DepthwiseConv2DOptionsT() if groups > 1 else self._schema.Conv2DOptionsT()
@@ -109,7 +107,7 @@ class _Graph(RowGraph):
         batch, _, _, chs = self._shapes[x]
         options = self._schema.ReducerOptionsT()
         options.keepDims = True
-        return self._operator('MEAN', [x, self._constant(np.int32([1, 2]))], (batch, 1, 1, chs), options)
+        return self._operator('MEAN', [x, self._constant(np.array([1, 2], np.int32))], (batch, 1, 1, chs), options)
 
     def max_pool(self, x: str) -> str:
         return self._pool('MAX_POOL_2D', self._pad(x, 1, LOWEST), 3, self._schema.Padding.VALID)
@@ -121,12 +119,13 @@ class _Graph(RowGraph):
         batch, _, _, chs = self._shapes[x]
         options = self._schema.ReshapeOptionsT()
         options.newShape = [batch, chs]
-        return self._operator('RESHAPE', [x, self._constant(np.int32([batch, chs]))], (batch, chs), options)
+        return self._operator('RESHAPE', [x, self._constant(np.array([batch, chs], np.int32))], (batch, chs), options)
 
-    def linear(self, x: str, weight_and_bias: tuple) -> str:
-        weight, bias = map(self._constant, weight_and_bias)
-        out = (self._shapes[x][0], weight_and_bias[0].shape[0])
-        return self._operator('FULLY_CONNECTED', [x, weight, bias], out, self._schema.FullyConnectedOptionsT())
+    def linear(self, x: str, weight_and_bias: WeightAndBias) -> str:
+        weight, bias = weight_and_bias
+        assert bias is not None
+        inputs, out = [x, self._constant(weight), self._constant(bias)], (self._shapes[x][0], weight.shape[0])
+        return self._operator('FULLY_CONNECTED', inputs, out, self._schema.FullyConnectedOptionsT())
 
     def _pool(self, code: str, x: str, kernel: int, padding: int) -> str:
         batch, height, width, chs = self._shapes[x]
@@ -140,7 +139,7 @@ class _Graph(RowGraph):
 
     def _pad(self, x: str, width: int, value: np.float32 | None = None) -> str:
         shape = self._shapes[x]
-        widths = np.int32([[0, 0], [width, width], [width, width], [0, 0]])
+        widths = np.array([[0, 0], [width, width], [width, width], [0, 0]], np.int32)
         out = (shape[0], shape[1] + 2 * width, shape[2] + 2 * width, shape[3])
         inputs = [x, self._constant(widths)]
         if value is None:
@@ -181,8 +180,8 @@ class _Graph(RowGraph):
         self._operators.append(operator)
         return out
 
-    def _constant(self, value: np.ndarray) -> str:
-        value = np.ascontiguousarray(value)
+    def _constant(self, number: np.ndarray | np.float32) -> str:
+        value = np.ascontiguousarray(number)
         buffer = self._schema.BufferT()
         buffer.data = value.reshape(-1).view(np.uint8)
         self._buffers.append(buffer)

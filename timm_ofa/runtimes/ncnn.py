@@ -1,4 +1,4 @@
-"""ncnn on the CPU. It knows no batches: the images of one run after the other. Graphs are written as in `export`."""
+"""ncnn on the CPU. It takes one image at a time, so a batch runs image by image."""
 from __future__ import annotations
 
 from collections import Counter
@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from ..spaces import Row
-from .export import RowGraph
-from .layers import BN_EPS, random_input, row_weights
+from .layers import BN_EPS, random_input
+from .rowgraph import RowGraph, WeightAndBias
 
 NAME = 'ncnn'
 REQUIRES = 'ncnn>=1.0.20240410'
@@ -62,21 +62,19 @@ def version() -> str:
 def load(rows: Sequence[Row], *, weights: Mapping | None = None, bn_eps: float = BN_EPS, precision: str = 'fp32',
          processor: str = 'cpu', threads: int = 1, batch_size: int = 1, seed: int = 0) -> _Net:
     graph = _Graph()
-    last = 'x'
-    for row, own in zip(rows, row_weights(rows, weights, bn_eps, seed)):
-        last = graph.row(last, row, own)
+    last = graph.network('x', rows, weights, bn_eps, seed)
     return _Net(*graph.files(last), random_input(rows, batch_size, seed), precision, threads)
 
 
 class _Graph(RowGraph):
-    """Collects layers, (type, inputs, output, parameters), and their weights in order."""
+    """Collects layers (type, inputs, output, parameters) and, in the same order, their weights."""
 
     def __init__(self) -> None:
         self._layers: list[tuple[str, tuple[str, ...], str, dict[int, float]]] = [('Input', (), 'x', {})]
         self._weights: list[bytes] = []
-        self._flat: set[str] = set()  # blobs of one dimension
+        self._flat: set[str] = set()  # tensors of one dimension
 
-    def conv(self, x: str, weight_and_bias: tuple, stride: int = 1, groups: int = 1) -> str:
+    def conv(self, x: str, weight_and_bias: WeightAndBias, stride: int = 1, groups: int = 1) -> str:
         if x in self._flat:
             return self.linear(x, weight_and_bias)
         weight, bias = weight_and_bias
@@ -111,14 +109,14 @@ class _Graph(RowGraph):
     def flatten(self, x: str) -> str:
         return x
 
-    def linear(self, x: str, weight_and_bias: tuple) -> str:
+    def linear(self, x: str, weight_and_bias: WeightAndBias) -> str:
         weight, bias = weight_and_bias
         self._add_weights(weight, bias)
         return self._layer(
             'InnerProduct', x, params={0: weight.shape[0], 1: int(bias is not None), 2: weight.size}, flat=True)
 
     def files(self, last: str) -> tuple[str, bytes]:
-        """(.param, .bin); what is read twice is split first, as ncnn wants it."""
+        """The contents of (.param, .bin). A tensor with several readers is split first, as ncnn wants it."""
         readers = Counter(name for _, inputs, _, _ in self._layers for name in inputs)
         read: Counter[str] = Counter()
         lines, blobs = [], 0

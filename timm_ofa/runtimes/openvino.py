@@ -1,22 +1,26 @@
-"""OpenVINO on the CPU. Its precision is pinned: left alone it picks bfloat16 where the processor has it."""
+"""OpenVINO on the CPU. Its precision is set explicitly, because its default is bfloat16 where the processor has it."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import InputError
 from ..spaces import Row
-from .export import to_onnx
+from .int8 import quantize_on_noise
 from .layers import BN_EPS, random_input
-from .onnxruntime import to_int8
+from .onnx_export import to_onnx
+
+if TYPE_CHECKING:
+    import openvino
 
 NAME = 'openvino'
 REQUIRES = 'openvino>=2024.0'
 PRECISIONS = ('fp32', 'bf16', 'int8')
 PROCESSORS = ('cpu',)
-HINTS = {'fp32': 'f32', 'bf16': 'bf16', 'int8': 'f32'}  # int8 layers are in the file; the hint is of the others
+HINTS = {'fp32': 'f32', 'bf16': 'bf16', 'int8': 'f32'}  # int8 layers are int8 in the file; the hint is for the others
 
 
 class _Compiled:
@@ -52,15 +56,15 @@ def load(rows: Sequence[Row], *, weights: Mapping | None = None, bn_eps: float =
          processor: str = 'cpu', threads: int = 1, batch_size: int = 1, seed: int = 0) -> _Compiled:
     x = random_input(rows, batch_size, seed)
     model = to_onnx(rows, weights=weights, bn_eps=bn_eps, seed=seed, batch_size=batch_size)
-    return _Compiled(to_int8(model, x.shape) if precision == 'int8' else model, x, precision, threads)
+    return _Compiled(quantize_on_noise(model, x.shape) if precision == 'int8' else model, x, precision, threads)
 
 
-def _tensor(x: np.ndarray):
+def _tensor(x: np.ndarray) -> openvino.Tensor:
     import openvino
     return openvino.Tensor(np.ascontiguousarray(x))
 
 
 @cache
-def _core():
+def _core() -> openvino.Core:
     import openvino
     return openvino.Core()

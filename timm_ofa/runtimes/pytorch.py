@@ -1,8 +1,8 @@
-"""PyTorch: always there, but on a CPU twice as slow as a real runtime and noisier.
+"""PyTorch. It is always there, but on a CPU it takes twice as long as the other runtimes, and times vary more.
 
-On a GPU a network is captured once as a CUDA graph, and a run replays it: what is timed is the GPU at work, not Python
-starting one operator after the other. All graphs share the memory of their activations. 'fp32' is IEEE arithmetic
-there too, not TF32.
+On a GPU a network is captured once as a CUDA graph, and each run replays the graph. So the time is that of the GPU, not
+that of Python starting one operator after the other. All graphs share the memory of their activations. 'fp32' is IEEE
+arithmetic there too, not TF32.
 """
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ import numpy as np
 import torch
 
 from ..spaces import Row
-from .export import to_torch
 from .layers import BN_EPS, input_shape, random_input
+from .torch_export import to_torch
 
 NAME = 'pytorch'
 REQUIRES = 'torch'
 PRECISIONS = ('fp32', 'bf16', 'fp16')
 PROCESSORS = ('cpu', 'cuda')
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
-CUDA_LAYOUT = torch.channels_last  # on an H200 in fp16 2.3 times as fast as contiguous at batch 64, 10 % slower at 1
-WARM_UP_RUNS = 2  # before a capture: libraries are loaded and algorithms chosen
+CUDA_LAYOUT = torch.channels_last  # H200, fp16: 2.3 times as fast as contiguous at batch 64, 10 % slower at batch 1
+WARM_UP_RUNS = 2  # before a capture, to load libraries and choose algorithms
 
 
 class _Module:
-    """A module with its input, on the CPU."""
+    """A module on the CPU, with the input on which it is timed."""
 
     def __init__(self, module: torch.nn.Module, x: np.ndarray, dtype: torch.dtype, threads: int) -> None:
         self._module = module.to(dtype)
@@ -46,14 +46,17 @@ class _Module:
 
 
 class _CudaGraph:
-    """A module captured with its input (`shape`, standard normal), on the GPU."""
+    """A module on the GPU, captured with the input on which it is timed: `shape`, standard normal."""
 
     def __init__(self, module: torch.nn.Module, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> None:
-        self._to = dict(device='cuda', dtype=dtype, memory_format=CUDA_LAYOUT)
-        self._module = module.to(**self._to)
+        self._dtype = dtype
+        self._module = module.to('cuda', dtype).to(memory_format=CUDA_LAYOUT)
         generator = torch.Generator('cuda').manual_seed(seed)
-        self._x = torch.randn(shape, generator=generator, device='cuda').to(**self._to)
+        self._x = self._on_gpu(torch.randn(shape, generator=generator, device='cuda'))
         self._graph = self._capture()
+
+    def _on_gpu(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to('cuda', self._dtype, memory_format=CUDA_LAYOUT)
 
     @torch.no_grad()
     def _capture(self) -> torch.cuda.CUDAGraph:
@@ -76,7 +79,7 @@ class _CudaGraph:
 
     @torch.inference_mode()
     def peak_memory_mb(self) -> float:
-        """Of one run: weights, input and what is allocated meanwhile, in MB (1e6 bytes)."""
+        """Memory of one run in MB (1e6 bytes): the weights, the input, and what is allocated during the run."""
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -90,7 +93,7 @@ class _CudaGraph:
     @torch.inference_mode()
     def predict(self, x: np.ndarray) -> np.ndarray:
         with _ieee():
-            return self._module(torch.from_numpy(x).to(**self._to)).float().cpu().numpy()
+            return self._module(self._on_gpu(torch.from_numpy(x))).float().cpu().numpy()
 
 
 def version() -> str:
@@ -107,13 +110,13 @@ def load(rows: Sequence[Row], *, weights: Mapping | None = None, bn_eps: float =
 
 @cache
 def _capture_stream() -> torch.cuda.Stream:
-    """Captures need a stream that is not the default one; blocks of memory are reused on the same one only."""
+    """The stream of all captures: it must not be the default one, and memory is reused only on the same stream."""
     return torch.cuda.Stream()
 
 
 @cache
 def _shared_memory() -> torch.cuda.CUDAGraph:
-    """A graph of next to nothing, kept for its memory pool: hundreds of others, of which one runs at a time, use it."""
+    """A tiny graph, kept for its memory pool. All other graphs use that pool, because only one runs at a time."""
     graph, stream = torch.cuda.CUDAGraph(), _capture_stream()
     with torch.cuda.stream(stream):
         graph.capture_begin()
@@ -124,7 +127,7 @@ def _shared_memory() -> torch.cuda.CUDAGraph:
 
 @contextmanager
 def _ieee() -> Iterator[None]:
-    """No TF32, which is a switch of the whole process: put it back."""
+    """Turn TF32 off, then restore it: the switch is one for the whole process."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
@@ -135,7 +138,7 @@ def _ieee() -> Iterator[None]:
 
 @contextmanager
 def _threads(threads: int) -> Iterator[None]:
-    """torch's number of threads is one for the whole process: lend it, and put it back."""
+    """Set torch's number of threads, then restore it: there is one number for the whole process."""
     before = torch.get_num_threads()
     if before != threads:
         torch.set_num_threads(threads)

@@ -4,50 +4,15 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-import timm
 import torch
+from runtime_makers import SMALL, logits, relative_error, run, stock_timm
 from torch import nn
 
 from timm_ofa.errors import InputError
-from timm_ofa.hub.folder import ONNX, PERF, WEIGHTS, check_folder
-from timm_ofa.hub.record import Record
-from timm_ofa.hub.saving import add_onnx, save_folder
-from timm_ofa.networks.stock import ENTRY_POINTS, model_args
-from timm_ofa.runtimes.export import to_onnx, to_torch
-from timm_ofa.runtimes.layers import fold_weights, mean_row, random_input
-from timm_ofa.spaces.shelf import load_space, space_names
-
-onnxruntime = pytest.importorskip('onnxruntime')
-
-SMALL = {'mobilenetv3': 'ofa_mbv3_tiny', 'efficientnet': 'ofa_proxyless_w13', 'byobnet': 'ofa_resnet_tiny'}
-
-
-def run(model: bytes, x: np.ndarray) -> np.ndarray:
-    return onnxruntime.InferenceSession(model, providers=['CPUExecutionProvider']).run(None, {'x': x})[0]
-
-
-def relative_error(a: np.ndarray, b: np.ndarray) -> float:
-    assert a.shape == b.shape
-    return float(np.abs(a - b).max() / np.abs(b).max())
-
-
-def logits(model: nn.Module, x: np.ndarray) -> np.ndarray:
-    with torch.inference_mode():
-        return model(torch.from_numpy(x)).numpy()
-
-
-def stock_timm(space, arch, **kwargs):
-    """timm's model of an arch, no BatchNorm at its default, yet near enough for rounding not to grow."""
-    torch.manual_seed(0)
-    model = timm.create_model(
-        ENTRY_POINTS[space.family], num_classes=space.num_classes, **{**model_args(space, arch), **kwargs})
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight, module.running_var):
-                nn.init.uniform_(tensor, 0.8, 1.2)
-            for tensor in (module.bias, module.running_mean):
-                nn.init.uniform_(tensor, -0.2, 0.2)
-    return model.eval()
+from timm_ofa.runtimes import mean_row, to_onnx
+from timm_ofa.runtimes.layers import fold_weights, random_input
+from timm_ofa.runtimes.torch_export import to_torch
+from timm_ofa.spaces import load_space, space_names
 
 
 @pytest.mark.parametrize('side', ['even', 'odd'])
@@ -165,52 +130,3 @@ def test_the_rows_hold_as_many_parameters_as_they_say(name, rng):
 
 def test_an_onnx_file_is_the_same_every_time():
     assert to_onnx(TINY_ROWS[:1], seed=1) == to_onnx(TINY_ROWS[:1], seed=1)
-
-
-def saved(folder, name, seed=0):
-    """A published folder of the smallest network of a space, and that network."""
-    space = load_space(name)
-    record = Record(
-        name='ofa_test', space=space, arch=space.min_arch(), num_classes=space.num_classes, code_version='0.1.0')
-    model = stock_timm(space, record.arch)
-    nn.init.normal_(model.get_classifier().weight, std=0.1, generator=torch.Generator().manual_seed(seed))
-    return save_folder(folder, model, record), model
-
-
-@pytest.mark.parametrize('name', SMALL.values())
-def test_a_finished_folder_gets_an_onnx_file_with_its_logits(name, tmp_path):
-    folder, model = saved(tmp_path / 'net', name)
-    assert add_onnx(folder) == folder / ONNX
-    check_folder(folder)
-    x = random_input(load_space(name).rows(load_space(name).min_arch()), batch_size=3)
-    assert relative_error(run((folder / ONNX).read_bytes(), x), logits(model, x)) < 1e-4
-    first = (folder / ONNX).read_bytes(), (folder / PERF).read_bytes()
-    add_onnx(folder)
-    assert first == ((folder / ONNX).read_bytes(), (folder / PERF).read_bytes())
-
-
-def test_an_onnx_file_of_other_weights_is_refused_and_made_anew(tmp_path):
-    folder, _ = saved(tmp_path / 'net', SMALL['mobilenetv3'])
-    other, _ = saved(tmp_path / 'other', SMALL['mobilenetv3'], seed=1)
-    (folder / ONNX).write_bytes(add_onnx(other).read_bytes())
-    for _ in range(2):  # there is no hash, then a wrong one
-        with pytest.raises(InputError, match=r'model.onnx .* is not that which perf.json was written for; remove it'):
-            check_folder(folder)
-        add_onnx(folder)
-        check_folder(folder)
-        (folder / ONNX).write_bytes((other / ONNX).read_bytes())
-    (folder / ONNX).unlink()
-    check_folder(folder)
-    (folder / WEIGHTS).write_bytes((other / WEIGHTS).read_bytes())
-    with pytest.raises(InputError, match=r'model.safetensors .* is not that which perf.json was written for'):
-        add_onnx(folder)
-    assert not (folder / ONNX).exists()
-
-
-def test_an_onnx_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
-    folder, _ = saved(tmp_path / 'net', SMALL['byobnet'])
-    monkeypatch.setattr(
-        'timm_ofa.hub.saving.to_onnx', lambda rows, **kwargs: to_onnx(rows, **{**kwargs, 'bn_eps': 0.1}))
-    with pytest.raises(InputError, match=r'model.onnx of .* would differ'):
-        add_onnx(folder)
-    assert not (folder / ONNX).exists()
