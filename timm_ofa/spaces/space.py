@@ -325,6 +325,6 @@ class SearchSpace:
         return plain(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], where: str = 'space') -> SearchSpace:
+    def from_dict(cls, data: object, where: str = 'space') -> SearchSpace:
         """A space from JSON data. Every field is checked; raises `InputError`, which begins with `where`."""
         return check_space(read(cls, data, where), where)

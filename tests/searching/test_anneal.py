@@ -1,0 +1,86 @@
+"""Annealing: moves that are networks within the limits, and better with more steps."""
+import numpy as np
+import pytest
+from toy_search import ToyPredictor, pool_of
+
+from timm_ofa.accuracy.released import load_upstream_predictor
+from timm_ofa.devices.memory import peak_memory_mb
+from timm_ofa.searching.anneal import anneal, changes
+from timm_ofa.searching.limits import MaxMacs, MaxMemory, MaxParams
+from timm_ofa.searching.problem import Problem
+from timm_ofa.spaces.shelf import load_space
+
+
+@pytest.mark.parametrize('name', ['space', 'resnet'])
+def test_changes_are_networks_of_up_to_four_other_blocks_within_all_limits(request, name, rng):
+    space = request.getfixturevalue(name)
+    limits = [MaxMemory(0.7 * peak_memory_mb(space, space.max_arch())), MaxParams(0.6 * space.params(space.max_arch()))]
+    pool = pool_of(space, limits)
+    caps = rng.uniform(0.3, 0.6, 40) * pool.problem.axis(space.encode([space.max_arch()]))
+    codes = pool.problem.repair(pool.problem.random_genes(40, rng), rng, caps)
+    pool.judge(codes)
+    pool.record()
+    changed, fits = changes(pool, codes, caps, pool.slopes(codes), 8, 0.1, rng)
+    assert changed.shape == (40, 8, codes.shape[1]) and fits.mean() > 0.5
+    blocks = (changed != codes[:, None]).sum(2)
+    assert set(blocks[:, :-1][fits[:, :-1]]) == {1, 2} and set(blocks[:, -1][fits[:, -1]]) <= {2, 3, 4}
+    for code, cap, some in zip(codes, caps, (c[f] for c, f in zip(changed, fits))):
+        np.testing.assert_array_equal(space.encode(space.decode(some)), some)
+        assert (some[:, 0] == code[0]).all()
+        assert (pool.problem.excess(some, np.full(len(some), cap)) <= 0).all()
+
+
+def test_a_space_with_fewer_changes_than_are_judged_is_annealed(rng):
+    space = load_space('ofa_resnet_tiny').restrict(depths=[1], expand_ratios=[0.25])
+    pool = pool_of(space, [])
+    caps = np.full(20, 1e9)
+    codes = pool.problem.codes(pool.problem.random_genes(20, rng))
+    pool.judge(codes)
+    pool.record()
+    ends, top1 = anneal(pool, codes, caps, 3, rng, judged=200)
+    assert len(ends) == len(top1) == 20 and (pool.problem.excess(ends, caps) == 0).all()
+
+
+def test_annealing_longer_ends_on_a_better_network(space, rng):
+    pool = pool_of(space, [])
+    caps = np.full(20, 2.5)
+    codes = pool.problem.repair(pool.problem.random_genes(20, rng), rng, caps)
+    pool.judge(codes)
+    pool.record()
+    best = []
+    for steps in (0, 1, 6):
+        anneal(pool, codes, caps, steps, np.random.default_rng(1))
+        pool.record()
+        best.append(pool.top1.max())
+    assert best[0] < best[1] < best[2]
+
+
+def test_the_slopes_of_the_published_predictor_tell_which_changes_help(shared, rng):
+    whole = load_space('ofa_mbv3_w12')
+    part = whole.restrict(resolutions=[192], kernel_sizes=[3, 7], depths=[2, 3])
+    predictor = load_upstream_predictor(shared / 'upstream' / 'acc_predictor.pth', whole)
+    code = part.encode(part.sample(rng, 1))
+    slopes = predictor.block_slopes(code, part)[0]
+    np.testing.assert_allclose(np.unique(predictor.block_slopes(whole.encode(part.decode(code)), whole)[0][:2, 1:3]),
+                               np.unique(slopes[:2, 1:3]), atol=1e-5)
+    problem = Problem(part, None, [])
+    changes = problem.allowed[np.arange(len(problem.index)), problem.depth(code)[0, problem.stage]]
+    changes[np.arange(len(problem.index)), code[0, 1:]] = False
+    where = np.argwhere(changes)
+    changed = np.repeat(code, len(where), 0)
+    changed[np.arange(len(where)), 1 + where[:, 0]] = where[:, 1]
+    rise = predictor.predict_codes(changed, part) - predictor.predict_codes(code, part)
+    hoped = slopes[tuple(where.T)] - slopes[where[:, 0], code[0, 1 + where[:, 0]]]
+    assert np.corrcoef(rise, hoped)[0, 1] > 0.6
+
+
+def test_no_network_is_judged_twice(space, rng):
+    predictor = ToyPredictor()
+    pool = pool_of(space, [MaxMacs(1.5 * space.macs(space.min_arch()))], predictor)
+    codes = space.encode(space.sample(rng, 30))
+    twice = np.concatenate([codes, codes[::-1]])
+    np.testing.assert_array_equal(pool.judge(twice), ToyPredictor().predict_codes(twice, space))
+    pool.judge(codes)
+    assert len(predictor.judged) == 1 and len(predictor.judged[0]) == pool.judged == 30
+    pool.record()
+    assert len(pool.codes) == (pool.problem.excess(codes) <= 0).sum()

@@ -1,0 +1,73 @@
+"""Every field of a space file is checked."""
+import pytest
+from refusals import one_line
+
+from timm_ofa.errors import InputError
+from timm_ofa.spaces.shelf import load_space
+from timm_ofa.spaces.space import SearchSpace
+
+
+def refused(data, path, value, naming):
+    """A space with another value at this path is refused in one line; `...`: without the value."""
+    *outer, name = path
+    target = data
+    for part in outer:
+        target = target[part]
+    if value is ...:
+        del target[name]
+    else:
+        target[name] = value
+    with pytest.raises(InputError, match=naming) as error:
+        SearchSpace.from_dict(data, 'space own.json')
+    return one_line(error)
+
+
+def fields_of(data):
+    inner = [('first', name) for name in data['first']] + [('stages', 1, name) for name in data['stages'][1]]
+    return [(name,) for name in data] + inner
+
+
+FIELDS = fields_of(load_space('ofa_mbv3_tiny').to_dict())
+
+
+@pytest.mark.parametrize('path', FIELDS, ids=lambda path: '.'.join(map(str, path)))
+@pytest.mark.parametrize('value', [None, {}, True, float('nan'), ...], ids=['null', 'object', 'true', 'nan', 'missing'])
+def test_every_field_of_a_space_file_is_checked(path, value):
+    line = refused(load_space('ofa_mbv3_tiny').to_dict(), path, value, naming=path[-1])
+    assert line.startswith('space own.json')
+
+
+@pytest.mark.parametrize('path, value, naming', [
+    (('family',), 'vit', "family 'vit'"), (('stem_widths',), [[17]], 'width 17'), (('stem_pool',), True, 'stem_pool'),
+    (('stem_widths',), [[16.5]], 'stem_widths: 16.5'), (('stem_widths',), [[16], [24]], 'stem_widths'),
+    (('first',), None, 'first'), (('stages', 0, 'widths'), [16, 24], 'widths'), (('family',), 'byobnet', 'byobnet'),
+    (('family',), 'efficientnet', 'num_features'),
+    (('last_width',), 10**9, 'width 1000000000'), (('num_features',), -8, 'width -8'), (('act',), 'gelu', "act 'gelu'"),
+    (('first', 'stride'), 3, 'stride 3'), (('stem_stride',), 0, 'stride 0'), (('first', 'colour'), 1, "'colour'"),
+    (('stages',), [], 'stages'), (('stages', 0, 'widths'), [20], 'width 20'), (('stages', 0, 'kernel_sizes'),
+    [2, 3], 'odd'),
+    (('stages', 2, 'kernel_sizes'), [5, 3], 'kernel_sizes .*stage 3'), (('stages', 2, 'depths'),
+    [], 'depths .*stage 3'),
+    (('stages', 0, 'depths'), [0, 1], 'depths .*stage 1'), (('stages', 0, 'depths'), [1, 99], 'depths .*stage 1'),
+    (('stages', 0, 'depths'), [1.5], 'depths: 1.5'), (('stages', 1, 'expand_ratios'),
+    [2, 2], 'expand_ratios .*stage 2'),
+    (('stages', 1, 'expand_ratios'), ['2'], "expand_ratios: '2'"), (('stages', 1, 'block'),
+    'er', "block 'er' of stage 2"),
+    (('stages', 1, 'se_ratio'), -0.25, 'se_ratio -0.25 of stage 2'), (('resolutions',), [], 'resolutions'),
+    (('resolutions',), [32, 24], 'resolutions'), (('resolutions',), [32, 10**6], 'resolution 1000000'),
+    (('mean',), [0.5], 'mean'), (('mean',), ['a', 'b', 'c'], "mean.*'a'"), (('std',), [0.2, 0.2, 10**400], 'std'),
+    (('crop_pct',), 0, 'crop_pct 0'), (('crop_pct',), 1.5, 'crop_pct 1.5'), (('colour',), 'red', "'colour'"),
+    (('std',), [0.2, 0, 0.2], 'std'), (('bn_eps',), -1, 'bn_eps'), (('num_classes',), 0, 'num_classes')])
+def test_a_space_with_a_wrong_value_is_refused_naming_it(path, value, naming):
+    refused(load_space('ofa_mbv3_tiny').to_dict(), path, value, naming)
+
+
+@pytest.mark.parametrize('path, value, naming', [
+    (('stem_widths',), [[16]], 'stem_widths'), (('stem_widths',), [[16, 24, 32]], 'stem_widths'), (('stem_widths',), [],
+    'stem_widths'), (('stem_widths',), [[16, 24]] * 2, 'stem_widths'), (('last_width',), 64, 'last_width'),
+    (('first',), {'width': 16, 'stride': 1, 'act': 're'}, 'first'), (('stages', 0, 'widths'), [24, 48], 'widths'),
+    (('stages', 0, 'block'), 'ir', "block 'ir'"), (('stages', 0, 'kernel_sizes'), [3, 5], 'stage 1'),
+    (('stages', 0, 'widths'), [48, 40], 'widths'), (('stages', 2, 'widths'), list(range(136, 8000, 8)), 'combinations'),
+    (('stem_stride',), 3, 'stride 3')])
+def test_a_resnet_space_that_cannot_be_built_is_refused_naming_the_field(path, value, naming):
+    refused(load_space('ofa_resnet_tiny').to_dict(), path, value, naming)
