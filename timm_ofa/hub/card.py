@@ -10,15 +10,14 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import jinja2
 
 from ..spaces import Arch, space_names
 from ..training import Phase
 from .metadata import UNKNOWN, card_data, evidence, runtime, setting
 from .record import FrontPoint, Measurement, Record, SupernetRecord, Training
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 OWNER = 'OWNER'  # stands for the namespace in a card that is not published yet
 HUB = 'https://huggingface.co'
@@ -54,10 +53,8 @@ def render_card(record: Record | SupernetRecord, repo_id: str | None = None, pha
 
 
 @cache
-def _environment() -> Environment:
+def _environment() -> jinja2.Environment:
     """The templates' environment. It is cached, so that each template is compiled once."""
-    import jinja2
-
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, finalize=_escape,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)

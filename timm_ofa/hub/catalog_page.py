@@ -11,6 +11,9 @@ from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
+import jinja2
+from markupsafe import Markup
+
 from ..errors import InputError
 from ..files import write_text
 from .card import TEMPLATES
@@ -30,9 +33,6 @@ def catalog(source: str, out: str | Path) -> Path:
 
 def render_catalog(title: str, found: list[Found]) -> str:
     """The page, as HTML. Networks without a known latency are not on it."""
-    import jinja2
-    from markupsafe import Markup
-
     entries = [entry for entry in map(_entry, found) if entry['latency']]
     if not entries:
         raise InputError(f'{title!r:.120}: none with a latency was found; publish one, or give another source')

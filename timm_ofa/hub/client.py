@@ -6,13 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+
+from huggingface_hub import HfApi, constants, errors
+from huggingface_hub.utils import validate_repo_id
 
 from ..errors import InputError, listed
 from ..networks import refuse_unreachable
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 CURES = {  # status of an answer -> what to do
     401: 'the token is not valid; run `hf auth login`, or set HF_TOKEN anew',
@@ -24,20 +23,16 @@ CURES = {  # status of an answer -> what to do
 
 def hub_api(code_version: str | None = None) -> HfApi:
     """The client. It is asked first whether the Hub answers at all, because its own requests would try for long."""
-    from huggingface_hub import HfApi
-
     refuse_unreachable()
     return HfApi(library_name='timm_ofa', library_version=code_version)
 
 
 def check_repo_id(repo_id: str) -> None:
     """Raise if this is not 'namespace/name'."""
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
     try:
         validate_repo_id(repo_id)
         valid = repo_id.count('/') == 1
-    except HFValidationError:
+    except errors.HFValidationError:
         valid = False
     if not valid:
         raise InputError(f"repository {repo_id!r:.120} is not a valid name; write it like 'acme/ofa_mbv3_lat22ms'")
@@ -63,31 +58,21 @@ def hub_errors(what: str) -> Iterator[None]:
     Args:
         what: What is asked for, e.g. the name of the repository.
     """
-    from huggingface_hub import constants
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HTTPError,
-        LocalTokenNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
     try:
         yield
     except InputError:
         raise
-    except LocalTokenNotFoundError:
+    except errors.LocalTokenNotFoundError:
         raise InputError('no Hub token was found; run `hf auth login`, or set HF_TOKEN to one that may write') from None
-    except OfflineModeIsEnabled:
+    except errors.OfflineModeIsEnabled:
         raise InputError('HF_HUB_OFFLINE is set; unset it to reach the Hub') from None
-    except (RepositoryNotFoundError, RevisionNotFoundError):
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise InputError(f'{what} or its revision is not on {constants.ENDPOINT}; check name and token') from None
-    except HfHubHTTPError as error:
+    except errors.HfHubHTTPError as error:
         status = error.response.status_code
         cure = CURES.get(status, 'try again later' if status >= 500 else 'see the status page of the Hub')
         raise InputError(f'the Hub answered {status} for {what}; {cure}') from None
-    except HTTPError as error:
+    except errors.HTTPError as error:
         kind = type(error).__name__
         raise InputError(f'the Hub at {constants.ENDPOINT} cannot be reached ({kind}); check the connection') from None
     except (RuntimeError, OSError, ValueError) as error:

@@ -3,15 +3,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from typing import TYPE_CHECKING
+
+from huggingface_hub import HfApi
 
 from ..errors import InputError
 from .client import hub_errors
 from .metadata import evidence
 from .record import Record
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 _logger = logging.getLogger(__name__)
 

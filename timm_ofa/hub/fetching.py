@@ -3,10 +3,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
+
 from ..errors import InputError
 from ..networks import CONFIG
 from .client import check_repo_id, hub_api, hub_errors
 from .folder import FILES, check_folder, refuse_pickles
+from .supernets import FILES as SUPERNET_FILES
+from .supernets import check_supernet, is_supernet
 
 
 def pull(repo_id: str, revision: str | None = None) -> Path:
@@ -15,11 +19,6 @@ def pull(repo_id: str, revision: str | None = None) -> Path:
     Only known files are fetched. Their hashes must be those that the Hub lists, and record, architecture and weights
     must agree. Raises `InputError`.
     """
-    from huggingface_hub import snapshot_download
-
-    from .supernets import FILES as SUPERNET_FILES
-    from .supernets import check_supernet, is_supernet
-
     check_repo_id(repo_id)
     with hub_errors(repo_id):
         api = hub_api()

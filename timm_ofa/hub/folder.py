@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 
 from ..errors import InputError, listed
@@ -94,8 +95,6 @@ def _check_config(config: dict, record: Record) -> None:
 
 
 def _check_weights(folder: Path, record: Record) -> None:
-    import timm
-
     with torch.device('meta'):
         network = timm.create_model(
             entry_point(record), num_classes=record.num_classes, **model_args(record.space, record.arch))

@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
+
+from huggingface_hub import ModelInfo, constants, hf_hub_download
+from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError, RepositoryNotFoundError
 
 from ..errors import InputError
 from ..fields import check_slug
 from ..networks import CONFIG
+from ..training import supernet_folder
 from .client import hub_api, hub_errors
 from .folder import PERF, load_record
 from .metadata import RUNGS_MS, SUPERNET_TAG, evidence
 from .record import Measurement, Record
+from .supernets import is_supernet, read_supernet
 
-if TYPE_CHECKING:
-    from huggingface_hub import ModelInfo
-
+T = TypeVar('T')
 _logger = logging.getLogger(__name__)
 
 READERS = 8  # records that are downloaded at the same time
@@ -60,21 +64,32 @@ def find(source: str, device: str | None = None, max_latency_ms: float | None = 
     """
     if device is not None:
         check_slug(device, 'device')
-    folder = Path(source)
-    candidates = _in_folder(folder) if folder.is_dir() else _on_hub(source, device, max_latency_ms)
-    found = []
-    for name, url, path in candidates:
-        try:
-            if not name.isprintable():
-                raise InputError('the name holds characters that cannot be shown; rename it')
-            if path is None:
-                raise InputError(f'there is no {CONFIG} or no {PERF} that may be read; publish it again')
-            found.append(Found(name, load_record(path), url))
-        except InputError as error:
-            _logger.warning('left out: %.200r: %s', name, error)
+    if Path(source).is_dir():
+        found = _valid((str(path), partial(_found, str(path), None, path)) for path in _folders_with(source, PERF))
+    else:
+        found = _valid((place[0], partial(_found, *place)) for place in _on_hub(source, device, max_latency_ms))
     if device is not None or max_latency_ms is not None:
         found = [f for f in found if f.latencies_within(device, max_latency_ms)]
     return sorted(found, key=lambda f: f.id)
+
+
+def _valid(places: Iterable[tuple[str, Callable[[], T]]]) -> list[T]:
+    """The results of the readers of all places. A place that is not valid is left out with a warning."""
+    found = []
+    for name, read in places:
+        try:
+            found.append(read())
+        except InputError as error:
+            _logger.warning('left out: %.200r: %s', name, error)
+    return found
+
+
+def _found(name: str, url: str | None, folder: Path | None) -> Found:
+    if not name.isprintable():
+        raise InputError('the name holds characters that cannot be shown; rename it')
+    if folder is None:
+        raise InputError(f'there is no {CONFIG} or no {PERF} that may be read; publish it again')
+    return Found(name, load_record(folder), url)
 
 
 def model_rows(source: str, device: str | None = None, max_latency_ms: float | None = None) -> list[dict[str, Any]]:
@@ -111,44 +126,35 @@ def data_words(record: Record) -> str:
 
 def find_supernets(source: str) -> list[dict[str, Any]]:
     """The supernets of an organization on the Hub, or of the folders in a folder, one row each, by name."""
-    from ..training import supernet_folder
-    from .supernets import is_supernet, read_supernet
-
-    rows, folder = [], Path(source)
-    if folder.is_dir():
-        places = [(str(path), 'local-dir') for path in _folders_with(folder, CONFIG) if is_supernet(path)]
+    if Path(source).is_dir():
+        places = [('local-dir', str(path), str(path)) for path in _folders_with(source, CONFIG) if is_supernet(path)]
     else:
-        places = [(f'{info.id}@{info.sha}', 'hf-hub') for info in _listed(source, ['timm_ofa', SUPERNET_TAG])]
-    for place, kind in places:
-        try:
-            record, *_ = read_supernet(supernet_folder(f'hf-hub:{place}') if kind == 'hf-hub' else Path(place))
-        except InputError as error:
-            _logger.warning('left out: %.200r: %s', place, error)
-            continue
-        name = place.split('@')[0] if kind == 'hf-hub' else place
-        rows.append(dict(
-            name=name, space=record.space.name, networks=float(record.space.size()), data=record.data,
-            resolutions=f'{min(record.space.resolutions)}..{max(record.space.resolutions)}',
-            largest_top1_pct=next((j.top1_pct for j in record.judged if j.subnet == 'largest'), None),
-            load=_load_line(kind, name)))
+        infos = _listed(source, ['timm_ofa', SUPERNET_TAG])
+        places = [('hf-hub', info.id, f'hf-hub:{info.id}@{info.sha}') for info in infos]
+    rows = _valid((place[1], partial(_supernet_row, *place)) for place in places)
     if not rows:
         raise InputError(f'{source!r:.120} holds no supernet; publish one, or give another source')
-    return sorted(rows, key=lambda row: str(row['name']))
+    return sorted(rows, key=lambda row: row['name'])
+
+
+def _supernet_row(kind: str, name: str, place: str) -> dict[str, Any]:
+    record, *_ = read_supernet(supernet_folder(place))
+    space = record.space
+    return dict(
+        name=name, space=space.name, networks=float(space.size()), data=record.data,
+        resolutions=f'{min(space.resolutions)}..{max(space.resolutions)}',
+        largest_top1_pct=next((j.top1_pct for j in record.judged if j.subnet == 'largest'), None),
+        load=_load_line(kind, name))
 
 
 def _load_line(kind: str, name: str) -> str:
     return f'import timm, timm_ofa; timm.create_model({f"{kind}:{name}"!r}, pretrained=True)'
 
 
-def _in_folder(folder: Path) -> Iterator[tuple[str, None, Path]]:
-    for path in _folders_with(folder, PERF):
-        yield str(path), None, path
-
-
-def _folders_with(folder: Path, name: str) -> Iterator[Path]:
+def _folders_with(folder: str | Path, name: str) -> Iterator[Path]:
     """Folders that hold a file of this name, down to two levels. Hidden ones are still being written."""
     for pattern in (name, f'*/{name}', f'*/*/{name}'):
-        for path in sorted(folder.glob(pattern)):
+        for path in sorted(Path(folder).glob(pattern)):
             if not any(part.startswith('.') for part in path.relative_to(folder).parts):
                 yield path.parent
 
@@ -164,8 +170,6 @@ def _listed(org: str, wanted: list[str]) -> list[ModelInfo]:
 def _on_hub(org: str, device: str | None, max_latency_ms: float | None) -> Iterator[tuple[str, str, Path | None]]:
     """The repositories of an organization that have the right tags: id, address, and the folder of the record, if it
     has one."""
-    from huggingface_hub import constants
-
     wanted = ['timm_ofa']
     if device:
         wanted.append(f'device:{device}')
@@ -179,9 +183,6 @@ def _on_hub(org: str, device: str | None, max_latency_ms: float | None) -> Itera
 
 def _fetch_record(info: ModelInfo) -> Path | None:
     """The folder of the two files that make a record; None if the repository does not give them."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError, RepositoryNotFoundError
-
     with hub_errors(info.id):
         try:
             paths = [Path(hf_hub_download(info.id, name, revision=info.sha)) for name in (CONFIG, PERF)]

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
 
 from ..fields import slug
 from .record import HUB_ID, Measurement, Record, SupernetRecord
-
-if TYPE_CHECKING:
-    from huggingface_hub import EvalResult, ModelCardData
 
 RUNGS_MS = (1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 500, 1000)
 UNKNOWN = 'unknown'  # stands for what somebody else's profile does not say
@@ -47,8 +46,6 @@ def tags(record: Record | SupernetRecord) -> list[str]:
 
 def card_data(record: Record | SupernetRecord) -> ModelCardData:
     """The front matter of the card."""
-    from huggingface_hub import ModelCardData
-
     supernet = getattr(record, 'supernet', None)
     base = supernet.id if supernet and re.fullmatch(HUB_ID, supernet.id, re.ASCII) else None
     more: dict[str, Any] = {'base_model_relation': 'finetune'} if base else {}
@@ -66,8 +63,6 @@ def card_data(record: Record | SupernetRecord) -> ModelCardData:
 def _results(record: Record) -> list[EvalResult]:
     """Accuracy and latencies for the model index. The name of a latency holds its whole setting, so that no two of
     them collide."""
-    from huggingface_hub import EvalResult
-
     dataset = record.accuracy.dataset if record.accuracy else record.space.name
     result = partial(
         EvalResult, task_type='image-classification', dataset_type=record.dataset_id or slug(dataset),
@@ -84,8 +79,6 @@ def _results(record: Record) -> list[EvalResult]:
 
 
 def _judged_results(record: SupernetRecord) -> list[EvalResult]:
-    from huggingface_hub import EvalResult
-
     return [EvalResult(
         task_type='image-classification', dataset_type=record.dataset_id or slug(record.data or judged.images),
         dataset_name=judged.images, metric_type='accuracy', metric_name=f'Top-1 of the {judged.subnet} subnet (%)',

@@ -8,18 +8,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import InputError
 from ..files import replacing
 from ..spaces import Row
-from .record import FrontPoint, Record
+from .record import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STYLE = {'svg.hashsalt': 'timm_ofa', 'text.parse_math': False, 'font.size': 10}
 SHADES = ('#c3d8ef', '#8ab4e2', '#4a87c9', '#2a5f9e', '#1d4373')  # of kernel sizes 1, 3, 5, 7, 9
 BLUE, ORANGE, GRAY = '#2f6db5', '#d9541e', '#6b7280'
 SUFFIXES = ('.svg', '.png')
@@ -126,7 +125,7 @@ def _picture(path: str | Path, width: float, height: float) -> Iterator[Figure]:
     from matplotlib.figure import Figure
 
     form = check_picture(path).suffix[1:]
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context({'svg.hashsalt': 'timm_ofa', 'text.parse_math': False, 'font.size': 10}):
         figure = Figure(figsize=(width, height), layout='constrained', dpi=150)
         yield figure
         with replacing(path) as partial:
@@ -162,29 +161,25 @@ def _draw_blocks(axes: Axes, rows: Sequence[Row]) -> None:
 
 def _draw(axes: Axes, record: Record) -> None:
     front = sorted((p for p in record.front if not p.label), key=lambda p: p.latency_ms)
-    axes.plot(*_columns(front), color=BLUE, marker='o', markersize=4, linewidth=1.2, label='Pareto front of the search')
+    axes.plot([p.latency_ms for p in front], [p.top1_pct for p in front], color=BLUE, marker='o', markersize=4, linewidth=1.2, label='Pareto front of the search')
     for marker, point in zip('v^sD', (p for p in record.front if p.label)):
-        axes.plot(*_columns([point]), marker, color=GRAY, markersize=7, label=_ascii(point.label))
-    chosen = [p for p in record.front if p.chosen]
-    if chosen:
-        axes.plot(*_columns(chosen), '*', color=ORANGE, markersize=16, label='this network')
+        axes.plot(point.latency_ms, point.top1_pct, marker, color=GRAY, markersize=7, label=_ascii(point.label))
+    for point in (p for p in front if p.chosen):
+        axes.plot(point.latency_ms, point.top1_pct, '*', color=ORANGE, markersize=16, label='this network')
     if record.limit_ms is not None:
         axes.axvline(record.limit_ms, color=ORANGE, linestyle='--', linewidth=1, label=f'limit, {record.limit_ms:g} ms')
     device = record.device_name or record.device or 'the device'
     _dress(axes, f'predicted latency on {_ascii(device)} (ms)', 'predicted top-1 (%)')
 
 
-def _dress(axes: Axes, across: str, up: str, legend: str = 'lower right') -> None:
+def _dress(axes: Axes, across: str, up: str,
+           legend: Literal['lower right', 'upper left', 'upper right'] = 'lower right') -> None:
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     axes.grid(color='#e5e7eb', linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[['top', 'right']].set_visible(False)
     axes.legend(frameon=False, loc=legend)
-
-
-def _columns(points: list[FrontPoint]) -> tuple[list[float], list[float]]:
-    return [p.latency_ms for p in points], [p.top1_pct for p in points]
 
 
 def _ascii(text: str, limit: int = 60) -> str:

@@ -11,7 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from huggingface_hub import HfApi, ModelInfo, SpaceCardData, constants
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from ..errors import InputError, listed
 from ..files import write_text
@@ -23,9 +26,7 @@ from .folder import CARD, check_folder
 from .metadata import tags
 from .record import Record, SupernetRecord
 from .saving import stage_folder, update_folder
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi, ModelInfo
+from .supernets import CURVES, is_supernet, stage_supernet
 
 ATTEMPTS = 3  # to upload
 
@@ -51,8 +52,6 @@ def publish(folder: str | Path, repo_id: str | None = None, *, private: bool = F
         repo_id, tags, files; after publishing also url, commit (sha), version ('v1', ...) and changed (bool), and
         with `collection` also collections (addresses).
     """
-    from huggingface_hub import constants
-
     with tempfile.TemporaryDirectory() as stage:
         record, render = _stage(Path(folder), Path(stage))
         check_repo_id(repo_id or f'{OWNER}/{record.name}')
@@ -130,14 +129,12 @@ def _check_family(folders: Sequence[str | Path], records: Sequence[Record]) -> N
 def _stage(folder: Path, stage: Path) -> tuple[Record | SupernetRecord, Callable[[str | None], str]]:
     """Check a folder and copy to `stage` all that is published, except the card. Gives the record, and a function that
     writes the card for a repository."""
-    from .supernets import CURVES, is_supernet, stage_supernet  # they import what trains
-
-    if is_supernet(folder):
-        record, training = stage_supernet(folder, stage)
-        phases = training.phases if training else ()
-        return record, partial(render_card, record, phases=phases, curves=(stage / CURVES).is_file())
-    record = stage_folder(folder, stage)
-    return record, partial(render_card, record)
+    if not is_supernet(folder):
+        record = stage_folder(folder, stage)
+        return record, partial(render_card, record)
+    supernet, training = stage_supernet(folder, stage)
+    phases = training.phases if training else ()
+    return supernet, partial(render_card, supernet, phases=phases, curves=(stage / CURVES).is_file())
 
 
 def publish_page(page: str | Path, space_id: str, *, private: bool = False, force: bool = False) -> str:
@@ -149,8 +146,6 @@ def publish_page(page: str | Path, space_id: str, *, private: bool = False, forc
         private: Make the Space private. One that is already public is refused, not changed.
         force: Overwrite also a Space that timm_ofa did not write.
     """
-    from huggingface_hub import SpaceCardData, constants
-
     check_repo_id(space_id)
     with hub_errors(f'Space {space_id}'), tempfile.TemporaryDirectory() as stage:
         api = hub_api()
@@ -210,8 +205,6 @@ def _upload(api: HfApi, kind: str, repo_id: str, stage: str, parent: str | None,
     An answer may get lost after the commit was made, so the content of the repository decides, not the answer. `parent`
     keeps the client from making a second commit when it tries again.
     """
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError
-
     error: Exception | None = None
     for _ in range(ATTEMPTS):
         try:

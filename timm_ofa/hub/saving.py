@@ -17,13 +17,16 @@ from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
+from safetensors.torch import load_file
+from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from ..errors import InputError
 from ..files import replacing, save_tensors, sha256_of, write_text
 from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, data_cfg, model_args, read_json
-from ..runtimes import to_onnx
+from ..runtimes import Session, to_onnx
 from .card import render_card
 from .folder import (
     CARD,
@@ -131,8 +134,6 @@ def add_onnx(folder: str | Path) -> Path:
     If ONNX Runtime is installed, its logits must be those of the torch network. `perf.json` keeps the hash of the file,
     by which `check_folder` knows that it belongs to the weights.
     """
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     record = check_network(folder)
     rows = record.space.rows(record.arch, record.num_classes)
@@ -154,12 +155,10 @@ def _plain_copy(model: nn.Module) -> nn.Module:
 
 
 def _write_config(path: Path, model: nn.Module, record: Record) -> None:
-    from timm.models._hub import save_config_for_hf
-
     data = data_cfg(record.space, record.arch.resolution)
     inside = {k: v for k, v in record.to_dict().items() if k not in (*ELSEWHERE[PERF], *ELSEWHERE[CONFIG])}
     save_config_for_hf(
-        model, path,
+        model, str(path),
         model_config={
             'pretrained_cfg': {
                 'architecture': entry_point(record), 'tag': '', 'license': record.license, 'origin_url': '',
@@ -173,8 +172,6 @@ def _write_config(path: Path, model: nn.Module, record: Record) -> None:
 
 def _loaded_logits(folder: Path, resolution: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Two random images (2, 3, R, R), and the logits (2, classes) that the network of a folder gives for them."""
-    import timm
-
     x = torch.randn(2, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         return x, timm.create_model(f'local-dir:{folder}', pretrained=True).eval()(x)
@@ -190,8 +187,6 @@ def _check_same_logits(folder: Path, model: nn.Module, resolution: int) -> None:
 
 
 def _check_onnx_logits(model: bytes, folder: Path, resolution: int) -> None:
-    from ..runtimes import Session
-
     x, logits = _loaded_logits(folder, resolution)
     error = np.abs(Session(model, x=x.numpy()).predict(x.numpy()) - logits.numpy()).max() / logits.abs().max().item()
     if not error <= MAX_ONNX_ERROR:

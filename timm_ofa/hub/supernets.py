@@ -131,4 +131,5 @@ def _network(config: Mapping[str, Any]) -> Supernet:
         raise InputError(f'{CONFIG}: model_args cannot be built ({one_line(error)}); save it again') from None
     if unknown:
         raise InputError(f'{CONFIG}: model_args hold {unknown[0]!r:.60}, which a supernet does not take; remove it')
+    assert isinstance(network, Supernet)
     return network

@@ -13,12 +13,16 @@ from pathlib import Path
 import timm
 
 from ..accuracy import RELEASED, load_upstream_predictor
+from ..devices import import_note10_tables
 from ..errors import InputError, listed, one_line
 from ..files import fetch
+from ..networks import Supernet
 from ..spaces import space_names
+from ..training import save_supernet
 from .configs import IMAGENET, HubConfig, NamedSubnet, hub_configs
 from .ofa import read_upstream, weights_cure
 from .record import Accuracy, Record
+from .saving import save_folder
 
 PREDICTORS = {f'{space}_predictor': space for space in RELEASED}
 TABLES = 'note10'
@@ -49,10 +53,8 @@ def import_upstream(name: str, source: str | Path | None, out: str | Path) -> Pa
 
 
 def _import_weights(name: str, config: HubConfig | None, source: str | Path | None, out: str | Path) -> Path:
-    from ..training import save_supernet
-    from .saving import save_folder
-
-    source = source or (config and config.weights and config.weights.url)
+    if not source and config and config.weights:
+        source = config.weights.url
     if not source:
         cure = weights_cure(config) if config and config.subnet else 'give a file with --from'
         raise InputError(f'weights of {name!r} were never released; {cure}')
@@ -68,6 +70,7 @@ def _import_weights(name: str, config: HubConfig | None, source: str | Path | No
     if out.exists() and not out.is_dir():
         raise InputError(f'{str(out)!r:.200} is a file; give a folder')
     out.mkdir(parents=True, exist_ok=True)
+    assert isinstance(model, Supernet)
     save_supernet(model, out, {'source': str(source)})
     return out
 
@@ -79,8 +82,6 @@ def _import_predictor(space: str, source: str | Path | None, out: str | Path) ->
 
 
 def _import_tables(source: str | Path | None, out: str | Path) -> Path:
-    from ..devices import import_note10_tables
-
     out = Path(out).with_suffix('.json')  # the suffix that `load_profile` asks for
     with tempfile.TemporaryDirectory() as folder:
         if source is None:
@@ -95,7 +96,7 @@ def _import_tables(source: str | Path | None, out: str | Path) -> Path:
 def _as_file(source: str | Path | None) -> Iterator[Path | None]:
     """A source as a file. What is behind an address is downloaded, and removed after it was read."""
     if source is None or '://' not in str(source):
-        yield source and Path(source)
+        yield None if source is None else Path(source)
         return
     with tempfile.TemporaryDirectory() as folder:
         yield fetch(str(source), Path(folder) / 'download.pth')
