@@ -22,7 +22,7 @@ class _Remarks(logging.Handler):
     """Shows records of the library as plain lines on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(self.format(record))
+        say(self.format(record).removeprefix('[RANK 0] '))  # which accelerate puts before those of the main process
 
 
 @contextmanager

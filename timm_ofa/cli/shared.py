@@ -4,7 +4,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import InputError
+from ..errors import InputError, listed
+from ..runtimes import runtime_names
 from .verbs import Option, positive, whole
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ COMMON = dict(
     data=Option("images: a data set id of the Hub, a folder of images by class, a folder of parquet files, 'digits', "
                 "or 'fashion-mnist-12k'", 'DATA'),
     num_calibration=Option('number of training images from which BatchNorm statistics are computed', 'N', whole(2)),
-    runtime=Option('runtime: onnxruntime, openvino, litert, executorch, ncnn or pytorch', 'RUNTIME'),
+    runtime=Option(f'runtime: {listed(runtime_names())}', 'RUNTIME'),
     precision=Option('precision: fp32, fp16, bf16 or int8, where the runtime has it', 'PRECISION'),
     threads=Option('number of CPU threads', 'N', whole(1)),
     batch_size=Option('number of images in one run', 'N', whole(1)),
