@@ -161,7 +161,9 @@ def _draw_blocks(axes: Axes, rows: Sequence[Row]) -> None:
 
 def _draw(axes: Axes, record: Record) -> None:
     front = sorted((p for p in record.front if not p.label), key=lambda p: p.latency_ms)
-    axes.plot([p.latency_ms for p in front], [p.top1_pct for p in front], color=BLUE, marker='o', markersize=4, linewidth=1.2, label='Pareto front of the search')
+    latencies_ms, top1_pct = [p.latency_ms for p in front], [p.top1_pct for p in front]
+    axes.plot(latencies_ms, top1_pct, color=BLUE, marker='o', markersize=4, linewidth=1.2,
+              label='Pareto front of the search')
     for marker, point in zip('v^sD', (p for p in record.front if p.label)):
         axes.plot(point.latency_ms, point.top1_pct, marker, color=GRAY, markersize=7, label=_ascii(point.label))
     for point in (p for p in front if p.chosen):
