@@ -1,11 +1,14 @@
 """Once-for-All as a timm plug-in: after `import timm, timm_ofa` every network of this package is a timm model.
 
-The public names are those of `__init__.pyi`. Each is imported when it is first used, and the models are registered as
-soon as timm is imported, before or after this package: so the command line answers without loading torch.
+The public names are those of `__init__.pyi`. Each is imported when it is first used. The models are registered as soon
+as timm is imported, before or after this package. So `import timm_ofa` alone loads neither timm nor torch.
 """
 import sys
+from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from types import ModuleType
 
 import lazy_loader
 
@@ -20,7 +23,8 @@ def _register_models() -> None:
 class _AfterTimm(MetaPathFinder):
     """Registers the models at the end of the first `import timm`."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(
+            self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != 'timm':
             return None
         sys.meta_path.remove(self)
@@ -28,11 +32,11 @@ class _AfterTimm(MetaPathFinder):
         if spec is not None and spec.loader is not None:
             run = spec.loader.exec_module
 
-            def exec_module(module):
+            def exec_module(module: ModuleType) -> None:
                 run(module)
                 _register_models()
 
-            spec.loader.exec_module = exec_module
+            vars(spec.loader)['exec_module'] = exec_module  # of this loader alone
         return spec
 
 

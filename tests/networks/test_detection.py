@@ -11,7 +11,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork, box_iou
 
 from timm_ofa import load_space
-from timm_ofa.networks.stock import ENTRY_POINTS, model_args
+from timm_ofa.networks import ENTRY_POINTS, model_args
 
 onnxruntime = pytest.importorskip('onnxruntime')
 

@@ -12,16 +12,12 @@ from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 
 from timm_ofa import InputError, load_space
-from timm_ofa.networks.elastic import (
-    ElasticBottleneck,
-    ElasticInvertedResidual,
-    dense_conv,
-    depthwise_conv,
-    first_channels,
-    quick_depthwise,
-)
-from timm_ofa.networks.stock import ENTRY_POINTS, OFAResNet, model_args
-from timm_ofa.networks.supernet import Supernet, load_supernet, new_supernet
+from timm_ofa.networks import ENTRY_POINTS, Supernet, load_supernet, model_args, new_supernet, quick_depthwise
+from timm_ofa.networks.depthwise import depthwise_conv
+from timm_ofa.networks.elastic import ElasticBottleneck, ElasticInvertedResidual
+from timm_ofa.networks.layers import dense_conv
+from timm_ofa.networks.slices import first_channels
+from timm_ofa.networks.stock import OFAResNet
 from timm_ofa.spaces.rows import make_divisible
 from timm_ofa.training.runs import save_supernet
 

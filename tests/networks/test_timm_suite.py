@@ -15,7 +15,7 @@ import pytest
 import timm
 
 from timm_ofa import load_space
-from timm_ofa.networks.stock import ENTRY_POINTS
+from timm_ofa.networks import ENTRY_POINTS
 
 SMALL = ['ofa_mobilenetv3', 'ofa_efficientnet', 'ofa_byobnet', 'ofa_mbv3_tiny_supernet', 'ofa_resnet_tiny_supernet']
 SOME = [*SMALL, 'ofa_mbv3_note10_lat22ms']

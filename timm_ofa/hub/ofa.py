@@ -1,10 +1,12 @@
-"""The named results: every file of `hub_configs/` as a timm model, with its weights.
+"""The named models: each file of `hub_configs/` is a timm model with weights.
 
-`timm.create_model('ofa_mbv3_note10_lat22ms', pretrained=True)` takes the weights from a file of this package where it
-ships one. Else it looks on the Hub first, then at the address where the authors of Once-for-All released them; what
-comes from there is converted once, strictly, and kept in timm's cache. A name is one network and its tags are weights:
-names whose networks are equal but for the resolution offer each other's weights, and a second network found under the
-same limit is one more tag, whose architecture comes with it.
+`timm.create_model('ofa_mbv3_note10_lat22ms', pretrained=True)` takes the weights from this package if they ship with
+it. Otherwise it asks the Hub, and then the address where the authors of Once-for-All released them. A checkpoint of the
+authors is converted once, strictly, and kept in timm's cache.
+
+A name stands for one network, and its tags for weights. Names whose networks differ only in the resolution offer each
+other's weights as tags. A second network that was found under the same limit is one more tag, with its own
+architecture. timm lists all these models by the name of this module.
 """
 from __future__ import annotations
 
@@ -37,10 +39,10 @@ from ..networks import (
     hub_weights,
     model_args,
 )
-from ..spaces import SearchSpace, load_space, space_names
-from .configs import HubConfig, NamedSubnet, Weights, hub_configs
+from ..spaces import Arch, SearchSpace, load_space, space_names
+from .configs import HubConfig, NamedSubnet, Weights, hub_configs, named_subnets
 
-__all__: list[str] = []  # the model registry adds each entry-point
+__all__: list[str] = []  # timm's registry adds each entry-point
 
 _logger = logging.getLogger(__name__)
 
@@ -52,18 +54,18 @@ Reference = Callable[[int, int], nn.Module]  # (classes, channels) -> the networ
 
 @lru_cache(maxsize=1)
 def named_tags() -> dict[str, dict[str, HubConfig]]:
-    """Every named network: its tags, each with the file behind it; its own first, then those that it shares."""
-    configs = [config for config in hub_configs().values() if config.subnet]
+    """Each named network's tags and the file behind each tag: first its own tags, then those of equal networks."""
+    subnets = named_subnets()
     named: dict[str, dict[str, HubConfig]] = {}
-    equal: dict[tuple, list[HubConfig]] = {}
-    for config in configs:  # NAME comes before NAME.TAG
-        named.setdefault(config.subnet.name, {})[config.subnet.tag] = config
-        equal.setdefault(config.subnet.network, []).append(config)
-    for config in configs:
-        for other in equal[config.subnet.network]:
-            if other.subnet.name != config.subnet.name:
-                found_for = other.subnet.name.split('_', 2)[2]
-                named[config.subnet.name][f'{other.subnet.tag}_{found_for}'] = other
+    equal: dict[tuple[str, Arch], list[str]] = {}  # by the name of the file
+    for key, subnet in subnets.items():  # NAME comes before NAME.TAG
+        named.setdefault(subnet.name, {})[subnet.tag] = hub_configs()[key]
+        equal.setdefault(subnet.network, []).append(key)
+    for subnet in subnets.values():
+        for key in equal[subnet.network]:
+            other = subnets[key]
+            if other.name != subnet.name:
+                named[subnet.name][f'{other.tag}_{other.name.split("_", 2)[2]}'] = hub_configs()[key]
     return named
 
 
@@ -82,14 +84,15 @@ def _weights_cfg(weights: Weights) -> dict[str, Any]:
 
 
 def create_subnet(name: str, pretrained: bool = False, **kwargs) -> nn.Module:
-    """Build a named subnet, a stock timm network; `kwargs` as for any timm model."""
+    """Build a named subnet, which is a stock timm network. `kwargs` are those of any timm model."""
     cfg = _take_cfg(name, kwargs)
     tags = named_tags()[name]
-    config = tags.get(cfg.tag) or next(iter(tags.values()))
-    entry_point, args = _network(config.subnet)
+    config = tags.get(cfg.tag or '') or next(iter(tags.values()))
+    subnet = named_subnets()[config.name]
+    entry_point, args = _network(subnet)
     return entry_point(pretrained=pretrained, **{
-        **args, 'drop_rate': config.subnet.drop_rate, **kwargs,
-        **_weights_kwargs(config, lambda *shape: _subnet_reference(config.subnet, *shape), pretrained, cfg, kwargs)})
+        **args, 'drop_rate': subnet.drop_rate, **kwargs,
+        **_weights_kwargs(config, lambda *shape: _subnet_reference(subnet, *shape), pretrained, cfg, kwargs)})
 
 
 def _network(subnet: NamedSubnet) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
@@ -110,8 +113,14 @@ def create_named_supernet(
         resolutions: Sequence[int] | None = None,
         **kwargs,
 ) -> nn.Module:
-    """Build the supernet of a name, or one like it: of another space (a name, or its JSON content), at fewer
-    resolutions (px). There are weights where a training configuration has that name."""
+    """Build a registered supernet, also one of another space or at fewer resolutions.
+
+    Args:
+        name: The registered name. It has weights if a training configuration of this name says where they are.
+        default_space: The space of this name.
+        space: The name of another space, or its JSON content.
+        resolutions: Those that the supernet keeps, px.
+    """
     chosen = SearchSpace.from_dict(space) if isinstance(space, Mapping) else load_space(space or default_space)
     chosen = chosen.restrict(resolutions=resolutions)
     config = hub_configs().get(name)
@@ -131,7 +140,7 @@ def _supernet_reference(name: str, space: SearchSpace, num_classes: int, in_chan
 
 
 def _configured_spaces() -> dict[str, SearchSpace]:
-    """The search space, at its resolutions, of every training configuration; a warning for each that has none."""
+    """The search space of each training configuration, at its resolutions. Logs a warning for each without a space."""
     spaces = {}
     for name, config in hub_configs().items():
         if config.kind == 'supernet':
@@ -145,8 +154,9 @@ def _configured_spaces() -> dict[str, SearchSpace]:
 
 def _cfgs() -> dict[str, dict[str, Any]]:
     """timm's pretrained cfgs by 'name.tag'."""
+    subnets = named_subnets()
     cfgs = {
-        f'{name}.{tag}': subnet_cfg(config.subnet) for name, tags in named_tags().items()
+        f'{name}.{tag}': subnet_cfg(subnets[config.name]) for name, tags in named_tags().items()
         for tag, config in tags.items()}
     for name, space in _supernet_spaces.items():
         weights = hub_configs()[name].weights if name in hub_configs() else None
@@ -161,7 +171,7 @@ def _register(name: str, create: Callable[..., nn.Module], doc: str) -> None:
         return create(pretrained=pretrained, **kwargs)
 
     entry_point.__name__ = entry_point.__qualname__ = name
-    entry_point.__doc__, entry_point.__signature__ = doc, inspect.signature(create)
+    entry_point.__doc__, vars(entry_point)['__signature__'] = doc, inspect.signature(create)
     globals()[name] = register_model(checked(entry_point))
 
 
@@ -174,18 +184,19 @@ def _subnet_doc(subnet: NamedSubnet) -> str:
     return f'A subnet of `{subnet.space.name}` for {subnet.limit}: {accuracy}. Source: arXiv:1908.09791; {whose}.'
 
 
-_supernet_spaces = {  # one for any space, one for each on the shelf; configurations may say more of these
+_supernet_spaces = {  # one name for any space, one for each space of the shelf, one for each training configuration
     'ofa_supernet': load_space('ofa_mbv3_tiny'), **{f'{name}_supernet': load_space(name) for name in space_names()},
     **_configured_spaces()}
-default_cfgs = generate_default_cfgs(_cfgs())
+default_cfgs = generate_default_cfgs({**_cfgs()})
 
+_subnets = named_subnets()
 for _name, _tags in named_tags().items():
-    _register(_name, partial(create_subnet, _name), _subnet_doc(next(iter(_tags.values())).subnet))
+    _register(_name, partial(create_subnet, _name), _subnet_doc(_subnets[next(iter(_tags.values())).name]))
 for _name, _space in _supernet_spaces.items():
     _register(
         _name, partial(create_named_supernet, _name, _space),
-        f'The elastic supernet of the search space `{_space.name}` (or of another), if wished at fewer resolutions '
-        '(px). Source: arXiv:1908.09791.')
+        f'The elastic supernet of the search space `{_space.name}`, or of another `space`, at all its `resolutions` '
+        '(px) or at fewer. Source: arXiv:1908.09791.')
 
 
 # ---- weights ------------------------------------------------------------------------------------------------------
@@ -197,10 +208,11 @@ def _take_cfg(name: str, kwargs: dict[str, Any]) -> PretrainedCfg:
 
 def _weights_kwargs(config: HubConfig, reference: Reference, pretrained: bool, cfg: PretrainedCfg,
                     kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments for timm's builder: where the weights are, and how they come under our names."""
+    """Arguments for timm's builder: where the weights are, and how they get our names."""
     if pretrained and config.weights and _is_default_source(cfg, config.weights):
         shipped = config.weights.file and cfg.url == config.weights.url
-        path = packaged_weights(config) if shipped else fetch_weights(config, cfg, reference, kwargs.get('cache_dir'))
+        path = (packaged_weights(config, config.weights) if shipped else
+                fetch_weights(config, cfg, reference, kwargs.get('cache_dir')))
         cfg = replace(cfg, file=str(path), custom_load=False)
 
     def to_our_names(state_dict: Mapping[str, torch.Tensor], _: nn.Module) -> dict[str, torch.Tensor]:
@@ -210,39 +222,39 @@ def _weights_kwargs(config: HubConfig, reference: Reference, pretrained: bool, c
 
 
 def _is_default_source(cfg: PretrainedCfg, weights: Weights) -> bool:
-    """Whether the weights are left to us: no file, state dict, folder or other repository was asked for."""
+    """Whether we choose the weights, because the user asked for no file, state dict, folder or other repository."""
     own = cfg.source or cfg.file or cfg.state_dict or cfg.hf_hub_filename
     return not own and cfg.hf_hub_id in (None, '', weights.hub_id)
 
 
-def packaged_weights(config: HubConfig) -> Path:
-    """The file with the weights of a named model that ships with the package, checked before anybody reads it."""
-    weights, problem = config.weights, ''
-    if not weights.path.is_file():
+def packaged_weights(config: HubConfig, weights: Weights) -> Path:
+    """The file with a named model's weights that ships with the package, after a check of its hash."""
+    path, problem = weights.path, ''
+    if path is None or not path.is_file():
         problem = 'is not in the package'
-    elif sha256_of(weights.path) != weights.sha256:
+    elif sha256_of(path) != weights.sha256:
         problem = f'has not the SHA-256 that {config.path.name} names'
-    if problem:
+    if path is None or problem:
         raise InputError(f'weights of {config.name!r}: {weights.file} {problem}; install timm_ofa again, '
                          'or use pretrained=False')
-    return weights.path
+    return path
 
 
 def fetch_weights(config: HubConfig, cfg: PretrainedCfg, reference: Reference,
                   cache_dir: str | Path | None = None) -> Path:
-    """A file with the weights of a named model: from the Hub, else converted from the authors' checkpoint."""
+    """A file with a named model's weights: from the Hub, otherwise converted from the authors' checkpoint."""
     from huggingface_hub import constants
 
-    sources: list[tuple[str, Callable[[], str | Path]]] = []
-    if cfg.hf_hub_id:
-        sources.append((f'{constants.ENDPOINT}/{cfg.hf_hub_id}', lambda: hub_weights(cfg.hf_hub_id, cache_dir)))
-    if cfg.url:
-        sources.append((cfg.url, lambda: _fetch_upstream(
-            config.name, cfg.url, reference(cfg.num_classes, cfg.input_size[0]), cache_dir)))
+    sources: list[tuple[str, Callable[[], Path]]] = []
+    if repo_id := cfg.hf_hub_id:
+        sources.append((f'{constants.ENDPOINT}/{repo_id}', lambda: hub_weights(repo_id, cache_dir)))
+    if url := str(cfg.url or ''):
+        sources.append((url, lambda: _fetch_upstream(
+            config.name, url, reference(cfg.num_classes, cfg.input_size[0]), cache_dir)))
     failures = []
     for address, download in sources:
         try:
-            return Path(download())
+            return download()
         except (OSError, ValueError) as error:  # what the Hub's client and we raise
             _logger.info('weights of %s: %s failed (%s)', config.name, address, one_line(error))
             reason = one_line(error)
@@ -253,14 +265,14 @@ def fetch_weights(config: HubConfig, cfg: PretrainedCfg, reference: Reference,
 
 
 def weights_cure(config: HubConfig) -> str:
-    """What gives the weights of a named model when no download does."""
+    """What the user can do for a named model's weights when no download gives them."""
     if config.subnet and config.subnet.search:
         return f'make them: `timm-ofa specialize --config hub_configs/{config.name}.yaml --data {config.subnet.data}`'
     return f'get the file and run `timm-ofa import-upstream --name {config.name} --from FILE`'
 
 
 def _fetch_upstream(name: str, url: str, model: nn.Module, cache_dir: str | Path | None) -> Path:
-    """The authors' checkpoint under our names, in timm's cache; most of them are called 'init' there, none here."""
+    """The authors' checkpoint under our names, in timm's cache, in a file with the name of the model."""
     from timm.models._hub import get_cache_dir
 
     path = Path(cache_dir or get_cache_dir()) / f'{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}.safetensors'
@@ -270,9 +282,9 @@ def _fetch_upstream(name: str, url: str, model: nn.Module, cache_dir: str | Path
 
 
 def read_upstream(source: str | Path, model: nn.Module) -> dict[str, torch.Tensor]:
-    """A checkpoint of the original code, from a file or an address -> the state dict of `model`; raises `InputError`.
+    """A checkpoint of the original code, from a file or an address -> the state dict of `model`.
 
-    Only tensors are read from it (`weights_only`), never code.
+    Only tensors are read (`weights_only`), never code. Raises `InputError` for what is no such checkpoint.
     """
     if '://' not in str(source):
         return _read_checkpoint(Path(source), str(source), model)

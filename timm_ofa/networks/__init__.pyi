@@ -1,10 +1,10 @@
 from .convert import convert_upstream as convert_upstream
-from .elastic import quick_depthwise as quick_depthwise
-from .elastic import synchronize_batch_norm as synchronize_batch_norm
+from .depthwise import quick_depthwise as quick_depthwise
 from .initial import initialize as initialize
 from .initial import load_trained as load_trained
+from .layers import synchronize_batch_norm as synchronize_batch_norm
+from .ofa import ENTRY_POINTS as ENTRY_POINTS
 from .stock import ACT_LAYERS as ACT_LAYERS
-from .stock import ENTRY_POINTS as ENTRY_POINTS
 from .stock import PAPER as PAPER
 from .stock import ResidualStemConv as ResidualStemConv
 from .stock import data_cfg as data_cfg

@@ -1,7 +1,7 @@
-"""Checkpoints of the original Once-for-All code under timm's names, strictly: every tensor found, none left over.
+"""Checkpoints of the original Once-for-All code under timm's names. Each tensor must be found, and none left over.
 
-The original has spelled its names in several ways (`.mobile_inverted_conv.` or `.conv.` after a block's number, layer
-names once or twice); all of them are read. A family of networks is one table of name rules in `FAMILIES`.
+The original has spelled its names in several ways: `.mobile_inverted_conv.` or `.conv.` after a block's number, layer
+names once or twice. All of them are read. A family of networks is one table of name rules in `FAMILIES`.
 """
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ OURS_KERNEL = re.compile(r'k(\d+to\d+)')  # a kernel matrix, '7to5_matrix' in th
 
 @dataclass(frozen=True)
 class NameRules:
-    """How a family's layers are called in the original, by our name."""
+    """The original's names of a family's layers, by our names."""
     anchor: str  # a tensor that only our names have
     layers: Mapping[str, str]  # outside the blocks
-    blocks: Mapping[str, Mapping[str, str]]  # kind of block, known by a layer that only this kind has -> its layers
-    unnumbered: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # the same, for what is no block there
+    blocks: Mapping[str, Mapping[str, str]]  # a layer that only this kind of block has -> the layers of the block
+    unnumbered: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # the same for blocks without a number
 
 
 MOBILE_BLOCKS = {
@@ -82,12 +82,12 @@ FAMILIES: tuple[tuple[type[nn.Module], NameRules], ...] = (
 
 
 def convert_upstream(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, torch.Tensor]:
-    """A checkpoint of the original code -> the state dict of `model`, same values.
+    """A checkpoint of the original code -> the state dict of `model`, with the same values.
 
     Args:
-        state_dict: Tensors by name, or {'state_dict': tensors}. Tensors that already go by our names pass through
-            as they are.
-        model: A subnet or a supernet of the same architecture; only its names and shapes are read, so it may be on
+        state_dict: Tensors by name, or {'state_dict': tensors}. Tensors that already have our names are returned as
+            they are.
+        model: A subnet or a supernet of the same architecture. Only its names and shapes are read, so it may be on
             the meta device.
 
     Raises:
@@ -112,7 +112,7 @@ def convert_upstream(state_dict: Mapping[str, Any], model: nn.Module) -> dict[st
 
 
 def upstream_names(ours: Iterable[str], rules: NameRules) -> dict[str, str]:
-    """Our tensor names -> the original's, each layer named once. Blocks are numbered through all stages."""
+    """Our tensor names -> the original's, with each layer named once. The original numbers blocks across stages."""
     names = list(ours)
     layers: dict[str, set[str]] = {}  # by block, in order
     for name in names:
@@ -145,11 +145,11 @@ def _unwrap(state_dict: Any) -> dict[str, torch.Tensor]:
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise InputError(
                 f"checkpoint entry {name!r:.80} is a {type(tensor).__name__}; give {{'state_dict': {{name: tensor}}}}")
-    return clean_state_dict(state_dict)
+    return clean_state_dict(dict(state_dict))
 
 
 def _plain_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The original's newest spelling, each layer named once."""
+    """The tensors under the original's newest spelling, with each layer named once."""
     plain: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         short = STEM_UNIT.sub(r'\1.\2.\3', TWICE.sub(r'.\1.', OLD_BLOCK.sub(r'\1.conv.', name)))

@@ -1,8 +1,9 @@
-"""What training begins with besides random weights: a supernet of the same space, or a network of timm's.
+"""Weights with which training begins: those of a supernet of the same space, or of a network of timm's.
 
-timm's pretrained networks become the largest subnet of a supernet that holds them, which then computes what they do:
-narrower layers get channels that nothing reads yet, smaller kernels a border of zeros, missing blocks add nothing.
-(Function-preserving growth: Chen, Goodfellow and Shlens, Net2Net, arXiv:1511.05641.)
+A pretrained network of timm's becomes the largest subnet of a supernet that has room for it. The subnet then computes
+what that network does: narrower layers get channels that nothing reads yet, smaller kernels get a border of zeros,
+and blocks that the network lacks add nothing. (Function-preserving growth: Chen, Goodfellow and Shlens, Net2Net,
+arXiv:1511.05641.)
 """
 from __future__ import annotations
 
@@ -19,12 +20,13 @@ from ..errors import InputError, one_line
 from .elastic import ElasticInvertedResidual
 from .supernet import EfficientNetSupernet, MobileNetV3Supernet, Supernet
 
-HOLDS = {MobileNetV3Supernet: MobileNetV3, EfficientNetSupernet: EfficientNet}  # what may grow into it
-LEFT_OUT = ('conv_head.bias',)  # of timm's MobileNetV3; a supernet's has none
+HOLDS: dict[type[Supernet], type[nn.Module]] = {  # a supernet -> the networks that may grow into it
+    MobileNetV3Supernet: MobileNetV3, EfficientNetSupernet: EfficientNet}
+LEFT_OUT = ('conv_head.bias',)  # timm's MobileNetV3 has it, a supernet does not
 
 
 def load_trained(source: str, what: str) -> nn.Module:
-    """A network with weights by timm's name or from a folder; raises `InputError`, which says `what` it is for."""
+    """A network with weights, by timm's name or from a folder. Raises `InputError`; `what` names the purpose in it."""
     name = f'local-dir:{source}' if Path(source).is_dir() else source
     try:
         return timm.create_model(name, pretrained=True)
@@ -35,14 +37,14 @@ def load_trained(source: str, what: str) -> nn.Module:
 
 
 def initialize(supernet: Supernet, source: str) -> None:
-    """Give a supernet the weights of a trained network; for other classes, all but those of the classifier.
+    """Give a supernet the weights of a trained network. If the classes differ, the classifier stays as it is.
 
     Args:
-        source: A supernet of this space, whose resolutions may differ, or a network of timm's that fits into the
-            supernet, by timm's name or as a folder.
+        source: A supernet of this space at any resolutions, or a network of timm's that fits into the supernet. It is
+            a name that timm knows, or a folder.
 
     Raises:
-        InputError: It cannot be loaded, or does not fit; names what does not.
+        InputError: It cannot be loaded, or does not fit; the message names what does not.
     """
     model = load_trained(source, 'initial_checkpoint')
     if isinstance(model, Supernet):
@@ -65,10 +67,11 @@ def initialize(supernet: Supernet, source: str) -> None:
 
 
 def _misfit(supernet: Supernet, model: nn.Module) -> str | None:
-    """Why the network is no part of the largest subnet."""
+    """Why the network is not part of the largest subnet; None if it is."""
     own, state = supernet.state_dict(), _without_classifier(model, supernet)
-    if len(model.blocks) != len(supernet.blocks):
-        return f'{len(model.blocks)} stages, the space has {len(supernet.blocks)}'
+    stages, room = (len(list(net.get_submodule('blocks').children())) for net in (model, supernet))
+    if stages != room:
+        return f'{stages} stages, the space has {room}'
     for name, tensor in state.items():
         place = name.rpartition('.')[0]
         if name not in own and name not in LEFT_OUT:
@@ -80,7 +83,7 @@ def _misfit(supernet: Supernet, model: nn.Module) -> str | None:
         other = theirs.get(place)
         stride, act = (getattr(layer, name, None) for name in ('stride', 'act'))
         if other is None:
-            continue  # of a block that it lacks
+            continue  # the network lacks this block
         if place.endswith('.se') and isinstance(layer, nn.Identity) != isinstance(other, nn.Identity):
             return f'{place} is there in one of them only'
         if stride is not None and stride != getattr(other, 'stride', None):
@@ -91,7 +94,7 @@ def _misfit(supernet: Supernet, model: nn.Module) -> str | None:
 
 
 def _without_classifier(model: nn.Module, supernet: Supernet) -> dict[str, torch.Tensor]:
-    """The tensors of a network, without those of a classifier of other classes."""
+    """The tensors of a network, without those of its classifier if the classes differ."""
     leave = 'classifier.' if model.num_classes != supernet.num_classes else None
     leave = 'head.fc.' if leave and not hasattr(model, 'classifier') else leave
     return {name: tensor for name, tensor in model.state_dict().items() if not (leave and name.startswith(leave))}
@@ -99,7 +102,7 @@ def _without_classifier(model: nn.Module, supernet: Supernet) -> dict[str, torch
 
 @torch.no_grad()
 def _grow(supernet: Supernet, model: nn.Module) -> None:
-    """Its tensors in the middle of the first rows of the supernet's; columns and borders that it lacks are 0."""
+    """Copy each tensor into the first channels and the kernel center of the supernet's. What it lacks becomes 0."""
     own = supernet.state_dict()
     for name, tensor in _without_classifier(model, supernet).items():
         if name in LEFT_OUT:
@@ -115,6 +118,6 @@ def _grow(supernet: Supernet, model: nn.Module) -> None:
         if isinstance(layer, ElasticInvertedResidual) and place not in theirs:
             layer.bn3.weight.zero_()
             layer.bn3.bias.zero_()
-        elif isinstance(layer, nn.BatchNorm2d) and place in theirs:
-            known = layer.running_var[:theirs[place].num_features]
-            known.add_(theirs[place].eps - layer.eps).clamp_(min=0)
+        elif isinstance(layer, nn.BatchNorm2d) and isinstance(other := theirs.get(place), nn.BatchNorm2d):
+            assert layer.running_var is not None
+            layer.running_var[:other.num_features].add_(other.eps - layer.eps).clamp_(min=0)

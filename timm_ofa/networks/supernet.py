@@ -1,17 +1,19 @@
-"""The supernet: the largest stock timm network of a search space, its blocks made elastic, tensor names unchanged.
+"""The supernet: the largest stock timm network of a search space, with elastic blocks under the same tensor names.
 
-Every subnet is an argument: `supernet(x, arch)`. `extract(arch)` gives the same network as a stock timm model.
+A subnet is an argument: `supernet(x, arch)`. `extract(arch)` gives the same network as a stock timm model.
 Source: arXiv:1908.09791, section 3.3.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import timm
 import torch
 from timm.layers import ConvNormAct
 from timm.models import build_model_with_cfg
+from timm.models._efficientnet_blocks import InvertedResidual
+from timm.models.byobnet import BottleneckBlock
 from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import fx, nn
@@ -19,9 +21,10 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError, one_line
 from ..spaces import Arch, SearchSpace, load_space, space_names
-from .elastic import ElasticBottleneck, ElasticInvertedResidual, first_channels_conv_norm_act
+from .elastic import ElasticBottleneck, ElasticInvertedResidual
+from .layers import first_channels_conv_norm_act
+from .ofa import ENTRY_POINTS
 from .stock import (
-    ENTRY_POINTS,
     OFAResNet,
     all_levels,
     byobnet_kwargs,
@@ -36,7 +39,7 @@ from .weights import known_config
 
 @fx.wrap
 def largest_only(x: torch.Tensor, arch: Arch | None) -> torch.Tensor:
-    """What a trace by `torch.fx`, which is that of the largest network, keeps of the argument `arch`: a refusal."""
+    """A trace by `torch.fx` is that of the largest network. It refuses the argument `arch`."""
     if arch is not None:
         raise InputError(f'arch {arch!s:.120} is given to a trace of the largest network; trace supernet.extract(arch)')
     return x
@@ -45,8 +48,14 @@ def largest_only(x: torch.Tensor, arch: Arch | None) -> torch.Tensor:
 class Supernet(nn.Module):
     """A timm network at the largest arch of `space`; `forward(x, arch)` runs any subnet of it.
 
-    Mixed into timm's class, of which a family says: its elastic stages, their blocks, and what is before and after.
+    It is mixed into timm's class. The subclass of a family says which stages are elastic, what is before them and what
+    is after them.
     """
+    num_classes: int  # these are of timm's class
+    in_chans: int
+    drop_rate: float
+    grad_checkpointing: bool
+    forward_head: Callable[..., torch.Tensor]
 
     def __init__(self, space: SearchSpace, **kwargs):
         super().__init__(**kwargs)
@@ -54,32 +63,32 @@ class Supernet(nn.Module):
         self.make_elastic()
         for module in self.modules():
             if isinstance(module, nn.Hardswish):
-                module.inplace = False  # in place it copies its input first, which the backward pass needs
+                module.inplace = False  # in place, it would first copy its input, which the backward pass needs
 
     def make_elastic(self) -> None:
-        """Replace the stock blocks."""
+        """Replace the stock blocks by elastic ones."""
         raise NotImplementedError
 
     def elastic_stages(self) -> list[nn.Sequential]:
-        """The stages whose blocks vary."""
+        """The stages of elastic blocks."""
         raise NotImplementedError
 
     def choices(self, arch: Arch) -> list[list[tuple]]:
-        """Arguments of every active block besides its input, one list a stage."""
+        """The arguments of each active block, without its input; one list a stage."""
         raise NotImplementedError
 
     def forward_before(self, x: torch.Tensor, arch: Arch) -> torch.Tensor:
-        """What comes before the elastic stages, x (N, 3, H, W)."""
+        """The layers before the elastic stages, for x (N, channels, H, W)."""
         raise NotImplementedError
 
     def forward_after(self, x: torch.Tensor) -> torch.Tensor:
-        """What comes between the elastic stages and the head, x (N, C, H, W)."""
+        """The layers between the elastic stages and the head, for x (N, C, H, W)."""
         raise NotImplementedError
 
     def forward_features(self, x: torch.Tensor, arch: Arch | None = None) -> torch.Tensor:
-        """x (N, 3, H, W) -> (N, last width, h, w), before the pool."""
+        """x (N, channels, H, W) -> features (N, last width, h, w) before the pool."""
         if arch is None:
-            return super().forward_features(x)
+            return super().forward_features(x)  # type: ignore[misc] # of timm's class
         self.space.check(arch)
         x = self.forward_before(x, arch)
         for stage, choices in zip(self.elastic_stages(), self.choices(arch)):
@@ -91,26 +100,28 @@ class Supernet(nn.Module):
         return self.forward_after(x)
 
     def forward(self, x: torch.Tensor, arch: Arch | None = None) -> torch.Tensor:
-        """Logits (N, classes) of the given subnet, or of the largest. x (N, 3, H, W) may have any side:
-        `arch.resolution` says which one the caller should have used, it does not resize."""
+        """Logits (N, classes) of the given subnet, or of the largest.
+
+        x (N, channels, H, W) may have any side, and is not resized: the caller uses `arch.resolution`.
+        """
         if isinstance(arch, fx.Proxy):
             x, arch = largest_only(x, arch), None
         x = self.forward_features(x, arch)
         return self.forward_head(x) if arch is None else self.forward_classifier(x)
 
     def forward_classifier(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (N, classes) of features (N, C, H, W) of any active width."""
+        """Logits (N, classes) from features (N, C, H, W) of any active width."""
         return self.forward_head(x)
 
     def own_names(self, names: Sequence[str], arch: Arch) -> Iterator[tuple[str, str]]:
-        """(name in the subnet, name in the supernet) of every tensor of a subnet."""
+        """(name in the subnet, name in the supernet) for each of these names of a subnet's tensors."""
         return ((name, name) for name in names)
 
     def extract(self, arch: Arch) -> nn.Module:
-        """A stock timm model with its own copy of this subnet's weights; equal to `supernet(x, arch)`.
+        """A stock timm model with its own copy of this subnet's weights. It computes what `supernet(x, arch)` does.
 
-        Every tensor is the leading slice of the supernet's tensor, depthwise kernels go through their matrices.
-        BatchNorm statistics are copied as they are: recalibrate them before use (`timm_ofa.recalibrate_bn`).
+        Each tensor is the leading slice of the supernet's tensor, except depthwise kernels, which go through their
+        matrices. BatchNorm statistics are copied as they are: recalibrate them before use (`timm_ofa.recalibrate_bn`).
         """
         with torch.device('meta'):  # no weights are drawn only to be replaced
             subnet = timm.create_model(
@@ -122,35 +133,41 @@ class Supernet(nn.Module):
             state = {
                 name: kernels.get(name, own[own_name][tuple(map(slice, shapes[name].shape))])
                 for name, own_name in self.own_names(list(shapes), arch)}
-            plain = torch.contiguous_format  # a supernet may be in channels-last order; its subnets are saved in this
+            plain = torch.contiguous_format  # also where the supernet is in channels-last order
             state = {name: tensor.detach().clone(memory_format=plain) for name, tensor in state.items()}
         subnet.load_state_dict(state, assign=True)
         return subnet.train(self.training)
 
     def kernels(self, arch: Arch) -> dict[str, torch.Tensor]:
-        """The tensors of a subnet that are no leading slices, by name."""
+        """The tensors of a subnet that are not leading slices, by name."""
         return {}
 
     @torch.no_grad()
     def sort_channels(self, keep: Sequence[float] = ()) -> None:
-        """Order every block's middle channels by importance, keeping the subnets of the expand ratios in `keep`."""
+        """Order each block's middle channels by importance. Subnets at the expand ratios in `keep` stay the same."""
         for stage in self.elastic_stages():
             for block in stage:
+                assert isinstance(block, (ElasticInvertedResidual, ElasticBottleneck))
                 block.sort_channels(keep)
 
 
 class _MobileSupernet(Supernet):
-    """What MobileNetV3 and EfficientNet share: a fixed first block, inverted residuals."""
-    first_stage = 1  # of the elastic ones in `blocks`
+    """What MobileNetV3 and EfficientNet share: a fixed first block, then inverted residuals."""
+    first_stage = 1  # index in `blocks` of the first elastic stage
+    conv_stem: nn.Conv2d
+    bn1: nn.Module
+    blocks: nn.Sequential
+    feature_info: list[dict]
 
     def make_elastic(self) -> None:
         set_stem_stride(self, self.space.stem_stride)
         for stage, options in zip(self.elastic_stages(), self.space.stages):
             for i, block in enumerate(stage):
+                assert isinstance(block, InvertedResidual)
                 stage[i] = ElasticInvertedResidual(block, options.kernel_sizes, options.se_ratio)
 
     def elastic_stages(self) -> list[nn.Sequential]:
-        return list(self.blocks)[self.first_stage:][:len(self.space.stages)]
+        return list(self.blocks)[self.first_stage:][:len(self.space.stages)]  # type: ignore[return-value]
 
     def choices(self, arch: Arch) -> list[list[tuple]]:
         return [list(zip(kernels, ratios)) for kernels, ratios in zip(arch.kernel_size, arch.expand_ratio)]
@@ -159,32 +176,35 @@ class _MobileSupernet(Supernet):
         return self.blocks[0](self.bn1(self.conv_stem(x)))
 
     def kernels(self, arch: Arch) -> dict[str, torch.Tensor]:
-        return {
-            f'blocks.{s}.{b}.conv_dw.weight': block.kernel(kernel_size, block.mid_chs(expand_ratio))
-            for s, (stage, choices) in enumerate(zip(self.elastic_stages(), self.choices(arch)), self.first_stage)
-            for b, (block, (kernel_size, expand_ratio)) in enumerate(zip(stage, choices))}
+        found = {}
+        for s, (stage, choices) in enumerate(zip(self.elastic_stages(), self.choices(arch)), self.first_stage):
+            for b, (block, (kernel_size, expand_ratio)) in enumerate(zip(stage, choices)):
+                assert isinstance(block, ElasticInvertedResidual)
+                found[f'blocks.{s}.{b}.conv_dw.weight'] = block.kernel(kernel_size, block.mid_chs(expand_ratio))
+        return found
 
 
 class MobileNetV3Supernet(_MobileSupernet, MobileNetV3):
-    """timm's `MobileNetV3`, elastic; its last convolution is the last of `blocks`."""
+    """timm's `MobileNetV3`, elastic. Its last convolution is the last of `blocks`."""
 
     def forward_after(self, x: torch.Tensor) -> torch.Tensor:
         return self.blocks[-1](x)
 
 
 class EfficientNetSupernet(_MobileSupernet, EfficientNet):
-    """timm's `EfficientNet`, elastic: ProxylessNAS."""
+    """timm's `EfficientNet`, elastic, for ProxylessNAS."""
 
     def forward_after(self, x: torch.Tensor) -> torch.Tensor:
         return self.bn2(self.conv_head(x))
 
 
 class ByobSupernet(Supernet, OFAResNet):
-    """timm's `ByobNet`, elastic: ResNet50D with elastic depth, expansion, widths and stem."""
+    """timm's `ByobNet`, elastic, for ResNet50D with elastic depth, expand ratio, widths and stem."""
 
     def make_elastic(self) -> None:
         for stage in self.stages:
             for i, block in enumerate(stage):
+                assert isinstance(block, BottleneckBlock)
                 stage[i] = ElasticBottleneck(block)
 
     def elastic_stages(self) -> list[nn.Sequential]:
@@ -194,7 +214,7 @@ class ByobSupernet(Supernet, OFAResNet):
         return [[(ratio, width) for ratio in ratios] for ratios, width in zip(arch.expand_ratio, arch.width)]
 
     def stem_convs(self, arch: Arch) -> list[str]:
-        """The stem's convolutions that are active, by name: without a residual one the first and the last."""
+        """Names of the active convolutions of the stem. Without the residual one they are the first and the last."""
         names = [name for name, layer in self.stem.named_children() if isinstance(layer, ConvNormAct)]
         return names if len(arch.stem_width) == len(names) else [names[0], names[-1]]
 
@@ -229,7 +249,7 @@ NETWORKS = {  # family -> class, its arguments
 
 
 def create_supernet(name: str, space: SearchSpace, pretrained: bool = False, **kwargs) -> Supernet:
-    """Build the supernet of a space through timm's builder, under a name that `named` registers."""
+    """Build the supernet of a space through timm's builder, under a name that is registered with timm."""
     network, network_kwargs = NETWORKS[space.family]
     args = model_args(space, space.max_arch())
     stem_stride = args.pop('stem_stride')
@@ -243,16 +263,22 @@ def create_supernet(name: str, space: SearchSpace, pretrained: bool = False, **k
 
 
 def new_supernet(space: SearchSpace, **kwargs) -> Supernet:
-    """A supernet with fresh weights of a space, on the shelf or not, such that its saved folder can be loaded again."""
+    """A supernet of a space with random weights. Its saved folder can be loaded, also if the space is on no shelf."""
     on_shelf = space.name in space_names() and load_space(space.name) == replace(
         space, resolutions=load_space(space.name).resolutions)
     if on_shelf:
-        return timm.create_model(f'{space.name}_supernet', resolutions=list(space.resolutions), **kwargs)
-    return timm.create_model('ofa_supernet', space=space.to_dict(), **kwargs)
+        model = timm.create_model(f'{space.name}_supernet', resolutions=list(space.resolutions), **kwargs)
+    else:
+        model = timm.create_model('ofa_supernet', space=space.to_dict(), **kwargs)
+    assert isinstance(model, Supernet)
+    return model
 
 
 def load_supernet(source: str, **kwargs) -> Supernet:
-    """A trained supernet: a folder that training wrote, `hf-hub:ORG/NAME`, or the name of a released one."""
+    """A trained supernet, from a folder that training wrote, from `hf-hub:ORG/NAME`, or a released one by its name.
+
+    Raises `InputError` if it cannot be loaded or is not a supernet.
+    """
     name = source if ':' in source or timm.is_model_pretrained(source) else f'local-dir:{source}'
     try:
         if name.startswith('hf-hub:'):

@@ -1,9 +1,8 @@
 """Weights from a folder or a Hub repository, checked before anybody uses them.
 
-timm takes what it is given: the Hub's client compares sizes alone, a repository may have changed between two requests,
-and where no safetensors file is, a pickle would be read. `checked` wraps an entry-point such that the file must have
-the hashes that the Hub and `config.json` list, and the names and shapes of the network that is to be built, before
-that is built. Only safetensors are read.
+timm takes what it is given. The Hub's client compares only sizes, a repository may change between two requests, and
+without a safetensors file a pickle would be read. `checked` wraps an entry-point: before the network is built, the file
+must have the hashes that the Hub and `config.json` list, and the network's names and shapes. Only safetensors are read.
 """
 from __future__ import annotations
 
@@ -16,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from timm.models import PretrainedCfg
 from timm.models._builder import resolve_pretrained_cfg
 from torch import nn
 
@@ -26,42 +26,41 @@ from ..files import sha256_of
 CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
 BLOCK = 'timm_ofa'  # our key in config.json
 DIGEST = 'model_sha256'  # in that block: of the weights beside it
-BUILD_ARGS = {'num_classes', 'in_chans', 'global_pool', 'img_size'}  # that timm records beside an entry-point's own
-OTHER_ARGS = {'drop_rate', 'drop_path_rate', 'bn_eps', 'bn_momentum'}  # that a user may have given and then saved
+BUILD_ARGS = {'num_classes', 'in_chans', 'global_pool', 'img_size'}  # timm records them beside the entry-point's own
+OTHER_ARGS = {'drop_rate', 'drop_path_rate', 'bn_eps', 'bn_momentum'}  # a user may have given and saved them
 MAX_JSON_BYTES = 16 * 2**20
-PROBE_S = 5.0  # to find out whether the Hub is there at all; its client would try for 23 s
+PROBE_S = 5.0  # for finding out whether the Hub answers; its client would try for 23 s
 
 
 def checked(entry_point: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """The entry-point, but weights of a folder or a repository are checked before they are used (`InputError`)."""
-    own = set(inspect.signature(entry_point).parameters) - {'pretrained', 'kwargs'}
-
+    """The entry-point, which now checks weights of a folder or a repository before it uses them (`InputError`)."""
     @functools.wraps(entry_point)
     def create(pretrained: bool = False, **kwargs) -> nn.Module:
         cfg = kwargs.get('pretrained_cfg')
         source = cfg.get('source') if isinstance(cfg, Mapping) else None
-        if not pretrained or source not in ('hf-hub', 'local-dir'):
+        if not pretrained or not isinstance(cfg, Mapping) or source not in ('hf-hub', 'local-dir'):
             return entry_point(pretrained, **kwargs)
+        own = set(inspect.signature(entry_point).parameters) - {'pretrained', 'kwargs'}
         where = str(cfg['hf_hub_id'] if source == 'hf-hub' else cfg['file'])
         args = kwargs.get('pretrained_model_args') or {}
-        cfg = _check_cfg(where, entry_point.__name__, cfg, kwargs.pop('pretrained_cfg_overlay', None), args, own)
+        cfg = _check_cfg(where, entry_point.__name__, dict(cfg), kwargs.pop('pretrained_cfg_overlay', None), args, own)
         path = hub_weights(where, kwargs.get('cache_dir')) if source == 'hf-hub' else folder_weights(where)
         _check_network(path, where, functools.partial(entry_point, False, **{
             **args, 'num_classes': cfg.num_classes, 'in_chans': cfg.input_size[0], 'device': 'meta',
             'pretrained_cfg': replace(cfg, source='')}))
         model = entry_point(True, **{
             **kwargs, 'pretrained_cfg': replace(cfg, source='', file=str(path), custom_load=False)})
-        told = {**model.pretrained_cfg, 'source': source, 'file': cfg.file}  # where it came from, as timm says it
-        model.pretrained_cfg = model.default_cfg = told
+        told = {**vars(model)['pretrained_cfg'], 'source': source, 'file': cfg.file}  # its origin, as timm says it
+        vars(model).update(pretrained_cfg=told, default_cfg=told)
         return model
 
     return create
 
 
 def hub_weights(repo_id: str, cache_dir: str | Path | None = None) -> Path:
-    """The weights of a repository, 'ORG/NAME' or 'ORG/NAME@REVISION', in the cache of the Hub's client, checked.
+    """The weights of a repository, 'ORG/NAME' or 'ORG/NAME@REVISION', checked, in the cache of the Hub's client.
 
-    They are of the commit whose `config.json` was fetched last, and have the hashes that the Hub and that file list.
+    They are of the commit whose `config.json` was fetched last. They have the hashes that the Hub and that file list.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HTTPError, RemoteEntryNotFoundError
@@ -88,7 +87,7 @@ def hub_weights(repo_id: str, cache_dir: str | Path | None = None) -> Path:
 
 
 def folder_weights(folder: str | Path) -> Path:
-    """The weights of a folder, with the hash that its `config.json` lists, if that is one of ours."""
+    """The weights of a folder. If its `config.json` is ours, they must have the hash that it lists."""
     path = Path(folder) / WEIGHTS
     if not path.is_file():
         raise InputError(f'{str(folder)!r:.200} holds no {WEIGHTS}, and nothing else is read; '
@@ -105,15 +104,16 @@ def _check_recorded(config: Path, digest: str, where: str) -> None:
                          'or save it again')
 
 
-def _check_cfg(where: str, name: str, cfg: Mapping, overlay: Mapping | None, args: Any, own: Iterable[str]) -> Any:
-    """timm's `PretrainedCfg` of what somebody's `config.json` says, after a look at all that decides what is built."""
+def _check_cfg(where: str, name: str, data: dict[str, Any], overlay: dict[str, Any] | None, args: Mapping[str, Any],
+               own: Iterable[str]) -> PretrainedCfg:
+    """timm's `PretrainedCfg` of somebody's `config.json`, after a check of all values that decide what is built."""
     allowed = {*own, *BUILD_ARGS, *OTHER_ARGS}
     unknown = [key for key in args if key not in allowed]
     if unknown:
         raise InputError(f'model_args of {where!r:.200} hold {unknown[0]!r:.60}, which {name} does not take; '
                          f'remove it from {CONFIG}')
     try:
-        cfg = resolve_pretrained_cfg(name, dict(cfg), overlay)
+        cfg = resolve_pretrained_cfg(name, data, overlay)
     except (TypeError, ValueError) as error:
         raise InputError(f'{CONFIG} of {where!r:.200} is not one that timm reads ({one_line(error)}); '
                          'save it again') from None
@@ -125,7 +125,7 @@ def _check_cfg(where: str, name: str, cfg: Mapping, overlay: Mapping | None, arg
 
 
 def _check_network(path: Path, where: str, build: Callable[[], nn.Module]) -> None:
-    """What the file holds, by its header, is what the network needs; the latter has no storage here."""
+    """Check by the file's header that it holds what the network needs. `build` gives the network without storage."""
     try:
         network = build()
     except InputError:
@@ -136,7 +136,7 @@ def _check_network(path: Path, where: str, build: Callable[[], nn.Module]) -> No
 
 
 def check_shapes(path: Path, network: nn.Module, where: str) -> None:
-    """Names and shapes of the tensors in a file, read from its header alone, are those of a network."""
+    """Check that a file's tensors have a network's names and shapes. Only the file's header is read."""
     from safetensors import SafetensorError, safe_open
 
     expected = {k: list(v.shape) for k, v in network.state_dict().items()}
@@ -153,7 +153,7 @@ def check_shapes(path: Path, network: nn.Module, where: str) -> None:
 
 
 def known_config(repo_id: str, cache_dir: str | Path | None = None) -> str | None:
-    """The `config.json` of a repository in the cache of the Hub's client; if there is none, the Hub must be there."""
+    """The `config.json` of a repository in the cache of the Hub's client. Without one, the Hub must answer."""
     from huggingface_hub import try_to_load_from_cache
 
     name, _, revision = repo_id.partition('@')
@@ -165,13 +165,13 @@ def known_config(repo_id: str, cache_dir: str | Path | None = None) -> str | Non
 
 
 def refuse_unreachable() -> None:
-    """Say at once that the Hub does not answer. What it answers, and a proxy between, does not matter here."""
+    """Raise `InputError` at once if the Hub does not answer. What it answers does not matter here."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HTTPError
     from huggingface_hub.utils import get_session
 
     if constants.HF_HUB_OFFLINE:
-        return  # the client says so itself, and asks nobody
+        return  # its client says so itself, without asking
     try:
         get_session().head(constants.ENDPOINT, timeout=PROBE_S)
     except HTTPError as error:
@@ -180,7 +180,7 @@ def refuse_unreachable() -> None:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object of bounded size from a file that anybody may have written; raises `InputError`."""
+    """A JSON object of bounded size, from a file that anybody may have written. Raises `InputError`."""
     if not path.is_file() or path.stat().st_size > MAX_JSON_BYTES:
         raise InputError(f'{str(path)!r} is missing or above {MAX_JSON_BYTES} bytes; save the folder again')
     try:
