@@ -4,8 +4,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
-from ..accuracy import AccuracyPredictor
 from ..devices import DeviceProfile
 from ..errors import InputError
 from ..files import write_text
@@ -27,7 +27,13 @@ class FrontFile:
     front: tuple[Candidate, ...]
 
 
-def save_front(path: str | Path, result: SearchResult, space: SearchSpace, predictor: AccuracyPredictor,
+class Checked(Protocol):
+    """A predictor that may know its error on held-out networks."""
+    @property
+    def check(self) -> dict | None: ...
+
+
+def save_front(path: str | Path, result: SearchResult, space: SearchSpace, predictor: Checked,
                profile: DeviceProfile, profile_source: str, max_latency_ms: float, seed: int) -> FrontFile:
     """Write a front: one network on each line, and how they were found in a second file beside it."""
     file = FrontFile(
