@@ -1,4 +1,4 @@
-"""Progressive shrinking as data: the phases, and the configuration of a whole training run.
+"""Trainings as data: the phases and the configuration of a training run, and how one network is fine-tuned.
 
 Source: arXiv:1908.09791, section 3.4 and appendix B; phases and hyper-parameters of the released training script.
 """
@@ -20,19 +20,19 @@ from .recipes import RECIPES
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase: which choices its subnets are drawn from (None: all of the space), and how long at which rate."""
+    """One phase of a training: its choices (None: all of the space), its length, its rate, and what subnets learn."""
     name: str
-    epochs: int = number(1)  # besides the warm-up
-    lr: float = number(1e-12, 100)  # for the whole batch of all processes
+    epochs: int = number(1)  # after the warm-up
+    lr: float = number(1e-12, 100)  # highest rate, for the batch of all processes together
     warmup_epochs: int = number(default=0)
     depths: tuple[int, ...] | None = None
-    deepest: int | None = number(1, default=None)  # instead: so many of the largest depths of each stage
+    deepest: int | None = number(1, default=None)  # instead of depths: so many of the largest depths of each stage
     kernel_sizes: tuple[int, ...] | None = None
     expand_ratios: tuple[float, ...] | None = None
-    widths: int | None = number(1, default=None)  # so many of the largest of each stage
+    widths: int | None = number(1, default=None)  # so many of the largest widths of each stage
     subnets_per_step: int = number(1, 64, default=1)
-    kd_weight: float = number(default=1.0)  # of the teacher's soft targets; 0: no teacher
-    sort_channels: bool = False  # by importance, before the phase
+    kd_weight: float = number(default=1.0)  # weight of the teacher's soft targets; 0: no teacher
+    sort_channels: bool = False  # order channels by importance before the phase
     recipe: str = choice(*RECIPES, default='progressive')  # which subnets a step runs and what they learn from
 
     @property
@@ -49,30 +49,30 @@ class Phase:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run: everything that decides its result, one field each; read from `hub_configs/*.yaml`."""
+    """A training run: one field for each thing that decides its result. Read from `hub_configs/*.yaml`."""
     name: str
     space: str = text(limit=MAX_LONG_TEXT)  # a search space by name or path
     data: str = text(limit=MAX_LONG_TEXT)  # see `load_data`
-    phases: tuple[Phase, ...]
-    resolutions: tuple[int, ...] | None = None  # px; None: all of the space
+    phases: tuple[Phase, ...] = field(kw_only=True)
+    resolutions: tuple[int, ...] | None = None  # px; None: all resolutions of the space
     batch_size: int = number(2, default=128)  # of all processes together
     seed: int = number(default=0)
     momentum: float = number(0, 0.9999, default=0.9)  # Nesterov
-    weight_decay: float = number(default=3e-5)  # not on BatchNorm and biases
+    weight_decay: float = number(default=3e-5)  # BatchNorm and biases do not decay
     label_smoothing: float = number(0, 1, default=0.1)
     drop_rate: float = number(0, 1, default=0.0)  # before the classifier
-    clip_grad: float | None = number(default=None)  # norm; the original does not clip
-    holdout: float = number(1e-6, 0.9, default=0.1)  # share of the training images on which subnets are compared
+    clip_grad: float | None = number(default=None)  # largest norm of the gradient; None: not clipped, as the original
+    holdout: float = number(1e-6, 0.9, default=0.1)  # share of training images kept back to compare subnets
     limit: int | None = number(1, default=None)  # at most so many training images
-    decode: str = choice(*DECODE, default='auto')  # images once into memory, or each time; auto: once where they fit
-    images_per_epoch: int | None = number(1, default=None)  # of a stream; None: what the data set tells
+    decode: str = choice(*DECODE, default='auto')  # images once into memory, or each time; auto: once if they fit
+    images_per_epoch: int | None = number(1, default=None)  # of a stream; None: as many as the data set says
     precision: str = choice('no', 'bf16', 'fp16', default='no')  # Accelerate's mixed precision
     workers: int = number(default=0)  # loader processes
     accumulate: int = number(1, 4096, default=1)  # parts in which each process takes its share of a batch
-    sync_bn: bool = True  # BatchNorm over the batches of all processes: n processes learn what one does
-    teacher: str | None = text(limit=MAX_LONG_TEXT, default=None)  # a timm model or a folder; None: largest net so far
+    sync_bn: bool = True  # BatchNorm sees the images of all processes, so that n processes learn what one does
+    teacher: str | None = text(limit=MAX_LONG_TEXT, default=None)  # a timm model or a folder; None: the largest subnet
     initial_checkpoint: str | None = text(limit=MAX_LONG_TEXT, default=None)  # see `initialize`; None: random weights
-    checkpoint_minutes: float = number(1e-9, default=5.0)  # besides one at the end of each phase
+    checkpoint_minutes: float = number(1e-9, default=5.0)  # between checkpoints; each phase ends with one as well
     augment: Augment = field(default_factory=Augment)
 
     def load_space(self) -> SearchSpace:
@@ -99,21 +99,21 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """How one network is trained on; read from a file with `kind: finetune`."""
-    epochs: int = number(1)  # besides the warm-up; a cosine to 0
+    """How one network is fine-tuned. Read from a file with `kind: finetune`."""
+    epochs: int = number(1)  # after the warm-up; the rate follows a cosine to 0
     lr: float = number(1e-12, 100, default=0.01)
     warmup_epochs: int = number(default=0)
     batch_size: int = number(2, default=64)  # of all processes together
     momentum: float = number(0, 0.9999, default=0.9)  # Nesterov
-    weight_decay: float = number(default=3e-5)  # not on BatchNorm and biases
+    weight_decay: float = number(default=3e-5)  # BatchNorm and biases do not decay
     label_smoothing: float = number(0, 1, default=0.1)
-    kd_weight: float = number(default=1.0)  # of the teacher's soft targets, if there is one
+    kd_weight: float = number(default=1.0)  # weight of the teacher's soft targets, if there is one
     teacher: str | None = text(limit=MAX_LONG_TEXT, default=None)  # 'largest' of the supernet, a timm model, a folder
     workers: int = number(default=0)  # loader processes
 
     @property
     def phase(self) -> Phase:
-        """The same as the only phase of a training."""
+        """The fine-tuning as the only phase of a training."""
         kd_weight = self.kd_weight if self.teacher else 0.0
         return Phase('finetune', self.epochs, self.lr, self.warmup_epochs, kd_weight=kd_weight)
 
@@ -127,7 +127,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), **replacements)
         replacements: Fields to replace where the value is not None.
     """
     path, data = _read_yaml(path, 'supernet', 'a training configuration')
-    data.pop('weights', None)  # where released ones are; read by `configs`
+    data.pop('weights', None)  # where released weights are; the package hub reads it
     for override in overrides:
         _override(data, override)
     data.update({k: v for k, v in replacements.items() if v is not None})
@@ -173,13 +173,13 @@ def _override(data: dict, text: str) -> None:
 
 
 def kept_ratios(phases: Sequence[Phase], i: int) -> tuple[float, ...]:
-    """Expand ratios that phases before the i-th have trained already, and that sorting must leave alone."""
+    """The expand ratios whose subnets are trained before the i-th phase, so that sorting must not change them."""
     earlier = phases[i - 1].expand_ratios if i else None
     return earlier if earlier and len(earlier) > 1 else ()
 
 
 def scaled(config: TrainConfig, factor: float) -> TrainConfig:
-    """The same run with every phase's epochs multiplied, at least one each."""
+    """The same run with the epochs of every phase multiplied by `factor`; each phase keeps at least one."""
     return replace(config, phases=tuple(
         replace(
             p, epochs=max(1, round(p.epochs * factor)),

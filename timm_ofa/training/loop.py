@@ -61,15 +61,9 @@ class Loop:
     unseen: list[tuple[int, Arch | None, torch.Tensor]] = field(default_factory=list)  # losses not looked at yet
 
     @torch.random.fork_rng(devices=[])
-    def run_phase(
-            self,
-            phase: Phase,
-            draw: Draw,
-            teacher: nn.Module | None,
-            start: Progress,
-            due: Callable[[], int] = lambda: 0,
-            save: Callable[[Progress, int], None] = lambda progress, why: None,
-    ) -> Progress:
+    def run_phase(self, phase: Phase, draw: Draw, teacher: nn.Module | None, start: Progress,
+                  due: Callable[[], int] = lambda: 0,
+                  save: Callable[[Progress, int], None] = lambda progress, why: None) -> Progress:
         """Train one phase from `start` on; returns the progress at its end.
 
         `save` is called when `due` is not 0. By then all losses so far were seen to be finite.

@@ -16,15 +16,8 @@ from .config import FinetuneConfig, Phase
 from .loop import Batches, Loop, make_optimizer, placed
 
 
-def specialize(
-        supernet: Supernet,
-        arch: Arch,
-        train_loader: Sequence,
-        *,
-        finetune_epochs: int = 0,
-        lr: float = 0.01,
-        seed: int = 0,
-) -> nn.Module:
+def specialize(supernet: Supernet, arch: Arch, train_loader: Sequence, *, finetune_epochs: int = 0, lr: float = 0.01,
+               seed: int = 0) -> nn.Module:
     """The stock network of `arch` in evaluation mode, with BatchNorm statistics of its own.
 
     Args:
@@ -41,20 +34,11 @@ def specialize(
     return subnet.eval()
 
 
-def finetune(
-        model: nn.Module,
-        batches: Batches,
-        *,
-        steps_per_epoch: int,
-        phase: Phase,
-        teacher: nn.Module | None = None,
-        momentum: float = 0.9,
-        weight_decay: float = 3e-5,
-        label_smoothing: float = 0.1,
-        prepare: Callable[..., torch.Tensor] = lambda x, rng, resolution, part: x,
-        precision: str | None = None,
-        seed: int = 0,
-) -> nn.Module:
+def finetune(model: nn.Module, batches: Batches, *, steps_per_epoch: int, phase: Phase,
+             teacher: nn.Module | None = None, momentum: float = 0.9, weight_decay: float = 3e-5,
+             label_smoothing: float = 0.1,
+             prepare: Callable[..., torch.Tensor] = lambda x, rng, resolution, part: x,
+             precision: str | None = None, seed: int = 0) -> nn.Module:
     """Train one network further, in the loop that trains supernets; the network is changed in place and returned.
 
     Args:

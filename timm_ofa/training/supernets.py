@@ -29,15 +29,8 @@ from .teachers import PhaseTeachers
 logger = get_logger(__name__)
 
 
-def train_supernet(
-        config: TrainConfig,
-        data: Data,
-        output: str | Path,
-        *,
-        resume: bool = False,
-        tensorboard: bool = False,
-        at_end: Callable[[Supernet], None] = lambda supernet: None,
-) -> Supernet:
+def train_supernet(config: TrainConfig, data: Data, output: str | Path, *, resume: bool = False,
+                   tensorboard: bool = False, at_end: Callable[[Supernet], None] = lambda supernet: None) -> Supernet:
     """Train the phases one after the other into the folder `output`; returns the trained supernet.
 
     Writes `train.yaml`, `log.jsonl`, `times.jsonl` and `checkpoints/`, and at the end `config.json` and
@@ -71,11 +64,13 @@ def train_supernet(
     log = RunLog(output, accelerator, start.log_bytes)
     _log_start(log, config, data, accelerator, start, resume, total)
     judge = SubnetJudge(supernet, data.train, data.holdout, augment=config.augment, seed=config.seed)
+    augment = batches.augment
+    assert augment is not None
     with progress_bar(total, 'train', 'step', shown=accelerator.is_main_process, initial=start.total_steps,
                       smoothing=0.05) as bar:
         loop = Loop(
             accelerator, model, optimizer, batches, len(batches),
-            lambda pixels, rng, resolution, part: batches.augment(pixels, supernet.space, resolution, rng, part),
+            lambda pixels, rng, resolution, part: augment(pixels, supernet.space, resolution, rng, part),
             config.seed, config.label_smoothing, config.clip_grad, config.accumulate, log, bar)
         _run_phases(config, loop, supernet, teachers, judge, checkpoints, start, log)
     if accelerator.is_main_process:
