@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from ..images import Augment, ImageSet, calibration_batches, calibration_set, eval_batch
+from ..images import Augment, ImageSet, StreamSet, calibration_batches, calibration_set, eval_batch
 from ..networks import Supernet
 from ..spaces import Arch, SearchSpace
 
@@ -50,7 +50,7 @@ def evaluate(model: nn.Module, images: ImageSet, space: SearchSpace, resolution:
 class SubnetJudge:
     """Accuracy of the subnets of one supernet on one set of images. Calibration batches are kept by resolution."""
 
-    def __init__(self, supernet: Supernet, calibration: ImageSet, images: ImageSet, *,
+    def __init__(self, supernet: Supernet, calibration: ImageSet | StreamSet, images: ImageSet, *,
                  augment: Augment | None = None, calibration_images: int = CALIBRATION_IMAGES, seed: int = 0):
         self.supernet, self.calibration, self.images = supernet, calibration, images
         self.augment = augment or Augment()
