@@ -29,9 +29,10 @@ def load_predictor(path: str | Path, space: SearchSpace | None = None,
     if Path(path).suffix == '.pth' and space:
         return load_upstream_predictor(path, space)
     about, arrays = read_predictor(path)
-    kinds = {'released': UpstreamPredictor.from_file, 'additive': AdditivePredictor.from_file}
-    read = kinds.get(str(about.get('kind')), AccuracyPredictor.from_file)
-    predictor = read(about, arrays, Path(path).name)
+    kinds: dict[str, type[UpstreamPredictor] | type[AdditivePredictor]] = {
+        'released': UpstreamPredictor, 'additive': AdditivePredictor}
+    kind = kinds.get(str(about.get('kind')), AccuracyPredictor)
+    predictor = kind.from_file(about, arrays, Path(path).name)
     if space and predictor.space.name != space.name:
         raise InputError(f'predictor {Path(path).name} is of {predictor.space.name!r}, not of {space.name!r}; fit one')
     return predictor

@@ -1,0 +1,97 @@
+"""BatchNorm recalibration, and how many answers are right."""
+import numpy as np
+import pytest
+import torch
+from accuracy_makers import AUGMENT
+from torch import nn
+
+from timm_ofa.accuracy import SubnetJudge, evaluate, recalibrate_bn
+from timm_ofa.images import eval_batch
+from timm_ofa.training.config import Phase, TrainConfig
+from timm_ofa.training.supernets import train_supernet
+
+
+@pytest.fixture(scope='module')
+def trained(digits, tmp_path_factory):
+    """A supernet after some seconds of both ends of progressive shrinking."""
+    config = TrainConfig(
+        'test', 'ofa_mbv3_tiny', 'digits', resolutions=(20, 24), batch_size=64, augment=AUGMENT, phases=(
+            Phase('largest', 3, 0.1, kd_weight=0, depths=(3,), kernel_sizes=(5,), expand_ratios=(4,)),
+            Phase('all', 3, 0.05, subnets_per_step=1)))
+    return train_supernet(config, digits, tmp_path_factory.mktemp('trained') / 'run').eval()
+
+
+@torch.no_grad()
+def test_recalibrated_statistics_are_averages_over_the_batches(supernet, space, rng):
+    arch = space.sample(rng)
+    subnet = supernet.extract(arch)
+    first = subnet.bn1
+    loader = [3 * torch.randn(16, 3, 24, 24) + 1 for _ in range(4)]
+    stem = [subnet.conv_stem(x) for x in loader]
+    mean = torch.stack([y.mean((0, 2, 3)) for y in stem]).mean(0)
+    var = torch.stack([y.var((0, 2, 3)) for y in stem]).mean(0)
+    returned = recalibrate_bn(subnet, loader)
+    assert returned is subnet and not subnet.training
+    torch.testing.assert_close(first.running_mean, mean)
+    torch.testing.assert_close(first.running_var, var)
+    assert first.momentum == 0.1
+
+
+@torch.no_grad()
+def test_recalibration_forgets_earlier_statistics_and_leaves_weights_alone(supernet, space):
+    loader = [torch.randn(8, 3, 20, 20) for _ in range(2)]
+    one, two = supernet.extract(space.min_arch()), supernet.extract(space.min_arch())
+    for norm in (m for m in two.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean.fill_(7)
+    weights = {n: p.clone() for n, p in one.named_parameters()}
+    recalibrate_bn(one, loader)
+    recalibrate_bn(two, [(x, torch.zeros(8)) for x in loader])  # with labels, as loaders give them
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+    assert all(torch.equal(p, weights[n]) for n, p in one.named_parameters())
+
+
+def test_recalibrated_subnets_of_a_trained_supernet_are_far_better_than_chance(trained, digits):
+    space = trained.space
+    judge = SubnetJudge(trained, digits.train, digits.test, augment=AUGMENT, calibration_images=400)
+    archs = [space.max_arch(), space.min_arch(24), *space.sample(np.random.default_rng(1), 2)]
+    judged = [judge.top1_pct(arch) for arch in archs]
+    plain = [evaluate(trained.extract(arch), digits.test, space, arch.resolution) for arch in archs]
+    assert min(judged) > 60 and max(judged) > 75, judged
+    assert np.mean(judged) > np.mean(plain)  # statistics of the supernet are those of no subnet
+
+
+class Guess(nn.Module):
+    """Says the class whose number is the mean brightness of the image, in tenths."""
+
+    def __init__(self):
+        super().__init__()
+        self.anything = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        assert not self.training and x.shape[1:] == (3, 20, 20)
+        return nn.functional.one_hot((x.mean((1, 2, 3)).abs() * 1000 % 10).long(), 10)
+
+
+def test_accuracy_is_the_share_of_hits_in_percent_whatever_the_batch(digits, space):
+    model = Guess().train()
+    x = eval_batch(digits.test.fetch(range(360)), space, 20)
+    expected = 100 * (Guess().eval()(x).argmax(1) == digits.test.labels).float().mean().item()
+    for batch_size in (7, 360, 1000):
+        assert evaluate(model, digits.test, space, 20, batch_size) == pytest.approx(expected, abs=0.3)
+    shares = [evaluate(model, digits.test, space, 20, top=top) for top in range(1, 11)]
+    assert shares == sorted(shares) and shares[0] < shares[4] < shares[9] == 100
+    assert model.training
+
+
+def test_a_judge_gives_the_same_accuracy_each_time(supernet, digits, judge, space):
+    arch = space.min_arch()
+    first = judge.top1_pct(arch)
+    judge.top1_pct(space.max_arch())
+    other = SubnetJudge(supernet, digits.train, digits.holdout, augment=AUGMENT, calibration_images=64)
+    assert judge.top1_pct(arch) == other.top1_pct(arch) == first
+    assert list(judge._batches) == [20, 24]
+
+
+@pytest.fixture(scope='module')
+def space(supernet):
+    return supernet.space

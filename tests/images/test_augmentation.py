@@ -1,0 +1,161 @@
+"""From bytes to what a network reads: like Pillow and torchvision, and random by a generator alone."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from timm_ofa import load_space
+from timm_ofa.images import Augment, eval_batch, stored_side
+from timm_ofa.images.augmentation import normalize, resize
+
+PLAIN = Augment(shift=0, flip=False)
+
+
+def noise(n, side, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (n, 3, side, side), dtype=np.uint8))
+
+
+def test_normalizing_is_per_channel(space):
+    space = replace(space, mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0))
+    x = normalize(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8), space)
+    torch.testing.assert_close(x[0, :, 0, 0], torch.tensor([0.9 / 0.5, 0.8, 0.35]))
+
+
+@pytest.mark.parametrize('side, resolution', [(32, 20), (32, 31), (28, 28), (40, 64)])
+def test_evaluation_resizes_as_pillow_does(space, side, resolution):
+    pixels = noise(2, side)
+    plain = replace(space, mean=(0.0,) * 3, std=(1.0,) * 3)
+    x = 255 * eval_batch(pixels, plain, resolution)
+    for ours, source in zip(x, pixels):
+        theirs = Image.fromarray(source.permute(1, 2, 0).numpy()).resize((resolution, resolution), Image.BILINEAR)
+        assert np.abs(ours.permute(1, 2, 0).numpy() - np.array(theirs, dtype=float)).max() < 1.01  # Pillow rounds twice
+
+
+def test_evaluation_sees_the_center(space):
+    large = replace(space, crop_pct=0.875)
+    pixels = torch.zeros(1, 3, 256, 256, dtype=torch.uint8)
+    pixels[..., 16:240, 16:240] = 255
+    x = eval_batch(pixels, replace(large, mean=(0.0,) * 3, std=(1.0,) * 3), 224)
+    assert x.shape == (1, 3, 224, 224) and x.min() == 1
+    assert stored_side(load_space('ofa_mbv3_w10')) == 256 and stored_side(space) == 32
+
+
+def test_resizing_keeps_what_has_the_side_already():
+    x = torch.randn(1, 3, 8, 8)
+    assert resize(x, 8) is x
+
+
+AUGMENTS = [
+    Augment(), Augment(crop='area'), Augment(erase=1.0), Augment(crop='area', scale=(0.5, 1.0), brightness=0.125,
+    saturation=0.5, erase=0.25)]
+
+
+@pytest.mark.parametrize('augment', AUGMENTS, ids=['shift', 'area', 'erase', 'all'])
+@pytest.mark.parametrize('resolution', [20, 32])
+def test_augmented_batches_are_a_function_of_their_generator(space, augment, resolution):
+    pixels = noise(16, 32)
+    one, two, other = (augment(pixels, space, resolution, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    assert one.shape == (16, 3, resolution, resolution) and one.dtype == torch.float32 and one.isfinite().all()
+    assert torch.equal(one, two) and not torch.equal(one, other)
+
+
+def test_augmenting_leaves_bytes_and_global_randomness_alone(space):
+    pixels = noise(4, 32)
+    before, state = pixels.clone(), torch.get_rng_state()
+    AUGMENTS[-1](pixels, space, 24, np.random.default_rng(0))
+    assert torch.equal(pixels, before) and torch.equal(torch.get_rng_state(), state)
+
+
+def test_without_any_augmentation_a_batch_is_the_evaluation_batch(space):
+    pixels = noise(4, 32)
+    for resolution in (20, 32):
+        torch.testing.assert_close(
+            PLAIN(pixels, space, resolution, np.random.default_rng(0)), eval_batch(pixels, space, resolution),
+            rtol=1e-4, atol=1e-4)
+
+
+def test_flipping_mirrors_about_half_of_the_images_and_nothing_else(space):
+    pixels = noise(64, 32)
+    plain, x = eval_batch(pixels, space, 32), Augment(shift=0)(pixels, space, 32, np.random.default_rng(0))
+    same = ((x - plain).abs().amax((1, 2, 3)) < 1e-3)
+    mirrored = ((x - plain.flip(3)).abs().amax((1, 2, 3)) < 1e-3)
+    assert (same | mirrored).all() and 20 < mirrored.sum() < 44
+
+
+def test_shifting_moves_whole_pixels_up_to_its_reach_and_fills_with_the_mean(space):
+    plain, moves = eval_batch(noise(200, 32), space, 32), set()
+    x = Augment(shift=0.1, flip=False)(noise(200, 32), space, 32, np.random.default_rng(0))
+    for image, source in zip(x, plain):
+        found = [
+            (dy, dx) for dy in range(-3, 4) for dx in range(-3, 4)
+            if torch.allclose(image[:, 8:24, 8:24], source[:, 8 + dy:24 + dy, 8 + dx:24 + dx], atol=1e-3)]
+        assert len(found) == 1
+        moves.add(found[0])
+        if found[0][0] == 3:
+            assert image[:, -2:].abs().max() < 1e-3
+    assert {dy for dy, _ in moves} == {dx for _, dx in moves} == set(range(-3, 4))
+
+
+def test_area_crops_show_the_share_that_they_are_told(space):
+    """On a ramp the range of the values that are seen is the width that is seen."""
+    ramp = torch.arange(32, dtype=torch.uint8).mul(8).expand(256, 3, 32, 32).contiguous()
+    x = Augment(crop='area', scale=(0.25, 0.25), flip=False)(ramp, space, 32, np.random.default_rng(0))
+    width = (x[:, 0, 16, 24] - x[:, 0, 16, 8]) * space.std[0] * 255 / 8 / 16
+    assert 0.5 * np.sqrt(3 / 4) - 1e-3 < width.min() < 0.45 and 0.55 < width.max() < 0.5 * np.sqrt(4 / 3) + 1e-3
+
+
+@pytest.mark.parametrize('width, height', [(500, 375), (40, 300), (3, 2), (1, 1)])
+def test_boxes_of_random_crops_lie_within_the_image_and_are_as_large_as_told(width, height):
+    boxes = np.array([Augment(crop='area').box(width, height, np.random.default_rng([i, 1])) for i in range(500)])
+    left, top, right, bottom = boxes.T
+    assert (left >= 0).all() and (top >= 0).all() and (right <= width).all() and (bottom <= height).all()
+    assert (right > left).all() and (bottom > top).all() and (boxes == boxes.round()).all()
+    if width == 500:
+        share, ratio = (right - left) * (bottom - top) / (width * height), (right - left) / (bottom - top)
+        assert 0.07 < share.min() < 0.15 and share.max() > 0.9 and ratio.min() > 0.74 and ratio.max() < 1.35
+        assert len(set(left)) > 100 and len(set(top)) > 100
+
+
+def test_boxes_are_drawn_as_torchvision_draws_them():
+    from torchvision.transforms import RandomResizedCrop
+    torch.manual_seed(0)
+    theirs = np.array([RandomResizedCrop.get_params(torch.empty(3, 375, 500), (0.08, 1), (3 / 4, 4 / 3))
+                       for _ in range(2000)]).T  # top, left, height, width
+    boxes = (Augment(crop='area').box(500, 375, np.random.default_rng([i, 1])) for i in range(2000))
+    ours = np.array([(top, left, bottom - top, right - left) for left, top, right, bottom in boxes]).T
+    np.testing.assert_allclose(ours.mean(1), theirs.mean(1), atol=8)  # three standard errors
+    np.testing.assert_allclose(ours.std(1), theirs.std(1), atol=8)
+
+
+def test_without_a_crop_only_the_rest_is_done(space):
+    pixels = noise(64, 32)
+    plain, x = eval_batch(pixels, space, 32), Augment(crop='none')(pixels, space, 32, np.random.default_rng(0))
+    same, mirrored = ((x - y).abs().amax((1, 2, 3)) < 1e-3 for y in (plain, plain.flip(3)))
+    assert (same | mirrored).all() and 20 < mirrored.sum() < 44
+
+
+def test_brightness_scales_towards_black_and_saturation_towards_gray(space):
+    pixels = torch.tensor([200, 100, 50], dtype=torch.uint8).view(1, 3, 1, 1).expand(300, 3, 8, 8).contiguous()
+    plain = replace(PLAIN, shift=0)
+    unit = replace(space, mean=(0.0,) * 3, std=(1.0,) * 3)
+    bright = 255 * replace(plain, brightness=0.125)(pixels, unit, 8, np.random.default_rng(0))[:, :, 4, 4]
+    factors = bright / torch.tensor([200.0, 100, 50])
+    torch.testing.assert_close(factors, factors[:, :1].expand(-1, 3))
+    assert 0.87 < factors.min() < 0.9 and 1.1 < factors.max() < 1.13
+    color = 255 * replace(plain, saturation=0.5)(pixels, unit, 8, np.random.default_rng(0))[:, :, 4, 4]
+    torch.testing.assert_close(color.mean(1), torch.full((300,), 350 / 3))
+    spread = (color[:, 0] - color[:, 2]) / 150
+    assert 0.5 <= spread.min() < 0.55 and 1.45 < spread.max() <= 1.5
+
+
+def test_erasing_fills_a_rectangle_of_some_images_with_the_mean_color(space):
+    pixels = torch.full((200, 3, 32, 32), 255, dtype=torch.uint8)
+    x = replace(PLAIN, erase=0.5)(pixels, space, 32, np.random.default_rng(0))
+    erased = (x == 0).all(1)
+    share = erased.float().mean((1, 2))
+    assert 70 < (share > 0).sum() < 130 and share.max() < 0.45
+    for mask in erased[share > 0]:
+        rows, columns = mask.any(1), mask.any(0)
+        assert mask.sum() == rows.sum() * columns.sum()
