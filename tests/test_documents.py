@@ -12,9 +12,9 @@ import timm
 import torch
 import yaml
 from timm.models import save_for_hf
+
 from timm_ofa.cli.command import VERBS
 from timm_ofa.cli.verbs import parse
-
 from timm_ofa.networks.supernet import new_supernet
 from timm_ofa.spaces import load_space
 

@@ -144,6 +144,7 @@ def fit(*, space: str, records: str, out: str, seed: int = 0, additive: bool = F
     kind = AdditivePredictor if additive else AccuracyPredictor
     predictor = kind.fit(search_space, archs, top1_pct, seed=seed)
     predictor.save(out)
+    check = predictor.check or {}
     if plot and predictor.held_out_pct is not None:
-        plot_fit(predictor.held_out_pct.tolist(), top1_pct, plot, predictor.check)
-    return rows_answer(['predictor', 'n', 'kendall_tau', 'rmse_pct'], [dict(predictor=out, **predictor.check)])
+        plot_fit(predictor.held_out_pct.tolist(), top1_pct, plot, check)
+    return rows_answer(['predictor', 'n', 'kendall_tau', 'rmse_pct'], [dict(predictor=out, **check)])

@@ -77,7 +77,7 @@ def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_m
     source = Source(supernet, config.name, data, config.augment, training, seed)
     say('4/6 accuracy of sampled subnets')
     predictor = _predictor(out, source, max(24, round(SUBNETS * budget)), seed)
-    check = predictor.check
+    check = predictor.check or {}
     say(f'    predictor: Kendall tau {check["kendall_tau"]:.2f}, error {check["rmse_pct"]:.2f} points')
 
     say(f'5/6 search: most accurate under {limit_ms:g} ms')
