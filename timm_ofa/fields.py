@@ -136,7 +136,8 @@ def _read_list(kinds: tuple, value: Any, where: str, bounds: Mapping) -> tuple:
         raise InputError(f'{where}: {value!r:.60} is not a list of up to {MAX_ITEMS} entries; write [..]')
     if kinds[-1] is not Ellipsis and len(value) != len(kinds):
         raise InputError(f'{where}: {value!r:.60} needs {len(kinds)} entries; write so many')
-    wheres = [f'{where}[{i}]' if is_dataclass(kinds[0]) else where for i in range(len(value))]
+    numbered = is_dataclass(kinds[0]) or typing.get_origin(kinds[0]) is tuple
+    wheres = [f'{where}[{i}]' if numbered else where for i in range(len(value))]
     return tuple(read_value(kinds[0], v, here, **bounds) for v, here in zip(value, wheres))
 
 

@@ -58,8 +58,8 @@ def test_a_bad_line_of_csv_is_named(tmp_path, space, archs, line, message):
     ({'latency_ms': None}, 'line 2: latency_ms None is not a number'), ({'latency_ms': True}, 'latency_ms True'),
     ({'latency_ms': {'gpu': 1.0}}, 'line 2: latency_ms .* is not a number'), ({'latency_ms': 1e9}, 'is not within'),
     ({'latency_ms': 10**400}, 'latency_ms 1000.* is not a number'),
-    ({'resolution': 190}, 'line 2: resolution 190 is not in'), ({'speed': 3}, "line 2: arch field 'speed' is unknown"),
-    ('latency_ms', 'line 2: .* has no latency_ms'), ('resolution', "line 2: arch field 'resolution' is missing")])
+    ({'resolution': 190}, 'line 2: resolution 190 is not in'), ({'speed': 3}, "line 2: arch: field 'speed' is unknown"),
+    ('latency_ms', 'line 2: .* has no latency_ms'), ('resolution', "line 2: arch: field 'resolution' is missing")])
 def test_a_bad_line_of_json_is_named(tmp_path, space, archs, change, message):
     lines = lines_of(archs[:12], 'fields')
     entry = json.loads(lines[1])

@@ -29,11 +29,11 @@ def test_text_that_is_no_arch_is_refused_with_an_example(tiny, text):
 
 
 @pytest.mark.parametrize('text, naming', [
-    ('r33:k3/3/3:e2/2/2', 'resolution 33'), ('r-32:k3/3/3:e2/2/2', 'resolution -32'),
+    ('r33:k3/3/3:e2/2/2', 'resolution 33'), ('r-32:k3/3/3:e2/2/2', 'resolution: -32'),
     ('r32:k3/3:e2/2/2', 'kernel_size has 2 stages'), ('r32:k3/3/3:e2/2/2/2', 'expand_ratio has 4 stages'),
     ('r32:k3,3,3,3/3/3:e2,2,2,2/2/2', 'kernel_size in stage 1 has 4 blocks'), ('r32:k9/3/3:e2/2/2', 'kernel_size 9'),
-    ('r32:k3/3/3:e2/2/2.5', 'expand_ratio 2.5 in stage 3'), ('r32:k3/3/3:e2/2/nan', 'expand_ratio nan'),
-    ('r32:k3/3/3:e2/2/1e99', 'expand_ratio 1e.99'), ('r32:k3/3/3:e2/2/-2', 'expand_ratio -2'),
+    ('r32:k3/3/3:e2/2/2.5', 'expand_ratio 2.5 in stage 3'), ('r32:k3/3/3:e2/2/nan', r'expand_ratio\[2\]: nan'),
+    ('r32:k3/3/3:e2/2/1e99', r'expand_ratio\[2\]: 1e.99'), ('r32:k3/3/3:e2/2/-2', r'expand_ratio\[2\]: -2'),
     ('r32:k3,3/3/3:e2/2/2', 'differ in length'), ('r32:k7/3/3:e2/2/2', 'kernel_size 7 in stage 1')])
 def test_text_of_an_arch_outside_the_space_names_field_and_value(tiny, text, naming):
     with pytest.raises(InputError, match=naming) as error:
@@ -49,10 +49,10 @@ WIDE = {
 @pytest.mark.parametrize('change, naming', [
     ({'width': [48, 128]}, 'width has 2 entries'), ({'width': []}, 'width has 0 entries'), ({'width': [48, 128, 17]},
     'width 17 of stage 3'),
-    ({'width': 48}, 'width 48'), ({'width': [48.0, 128, 168]}, 'width 48.0'),
-    ({'width': [True, 128, 168]}, 'width True'),
-    ({'width': [48, 128, 10**9]}, 'width 1000000000'), ({'stem_width': [16]}, r'stem_width \[16\]'),
-    ({'stem_width': [16, 24, 32]}, r'stem_width \[16, 24, 32\]'), ({'stem_width': '16'}, "stem_width '16'"),
+    ({'width': 48}, 'width: 48'), ({'width': [48.5, 128, 168]}, r'width: 48\.5'),
+    ({'width': [True, 128, 168]}, 'width: True'),
+    ({'width': [48, 128, 10**9]}, 'width: 1000000000'), ({'stem_width': [16]}, r'stem_width \[16\]'),
+    ({'stem_width': [16, 24, 32]}, r'stem_width \[16, 24, 32\]'), ({'stem_width': '16'}, "stem_width: '16'"),
     ({'kernel_size': [[9], [3], [3]]}, 'kernel_size 9'), ({'expand_ratio': [[0.3], [0.2], [0.2]]}, 'expand_ratio 0.3'),
     ({'w': [0, 1, 2]}, "'w'")])
 def test_a_wrong_arch_of_elastic_widths_names_the_field(change, naming):
@@ -72,18 +72,18 @@ def test_widths_are_refused_where_they_are_fixed(tiny):
 
 
 @pytest.mark.parametrize('change, naming', [
-    ({'resolution': 32.0}, 'resolution 32.0'), ({'resolution': '32'}, "resolution '32'"), ({'resolution': True},
+    ({'resolution': 32.5}, r'resolution: 32\.5'), ({'resolution': '32'}, "resolution: '32'"), ({'resolution': True},
     'resolution'),
-    ({'resolution': 10**400}, 'resolution 1000'), ({'resolution': -32}, 'resolution -32'), ({'resolution': None},
+    ({'resolution': 10**400}, 'resolution: 1000'), ({'resolution': -32}, 'resolution: -32'), ({'resolution': None},
     'resolution'),
     ({'resolution': [32]}, 'resolution'), ({'kernel_size': [3, 3, 3]}, 'kernel_size'), ({'kernel_size': 3},
-    'kernel_size 3'),
-    ({'kernel_size': [[3.5], [3], [3]]}, 'kernel_size in stage 1 3.5'), ({'kernel_size': '3/3/3'}, 'kernel_size'),
-    ({'kernel_size': [[3], [3], ['3']]}, 'kernel_size in stage 3'), ({'expand_ratio': [[None], [2], [2]]},
+    'kernel_size: 3'),
+    ({'kernel_size': [[3.5], [3], [3]]}, r'kernel_size\[0\]: 3\.5'), ({'kernel_size': '3/3/3'}, 'kernel_size'),
+    ({'kernel_size': [[3], [3], ['3']]}, r'kernel_size\[2\]: .3'), ({'expand_ratio': [[None], [2], [2]]},
     'expand_ratio'),
-    ({'expand_ratio': [[2], [float('inf')], [2]]}, 'expand_ratio in stage 2 inf'), ({'expand_ratio': {}},
+    ({'expand_ratio': [[2], [float('inf')], [2]]}, r'expand_ratio\[1\]: inf'), ({'expand_ratio': {}},
     'expand_ratio'),
-    ({'expand_ratio': [[2], [float('nan')], [2]]}, 'expand_ratio in stage 2 nan'), ({'ks': 3}, "'ks'"),
+    ({'expand_ratio': [[2], [float('nan')], [2]]}, r'expand_ratio\[1\]: nan'), ({'ks': 3}, "'ks'"),
     ({'depth': [1, 1, 1]}, "'depth'"), ({'x' * 9999: 3}, 'xxx')])
 def test_a_wrong_arch_dictionary_names_the_field(change, naming):
     with pytest.raises(InputError, match=naming) as error:

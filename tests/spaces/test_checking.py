@@ -38,12 +38,14 @@ def test_every_field_of_a_space_file_is_checked(path, value):
 
 
 @pytest.mark.parametrize('path, value, naming', [
-    (('family',), 'vit', "family 'vit'"), (('stem_widths',), [[17]], 'width 17'), (('stem_pool',), True, 'stem_pool'),
-    (('stem_widths',), [[16.5]], 'stem_widths: 16.5'), (('stem_widths',), [[16], [24]], 'stem_widths'),
+    (('family',), 'vit', "family: 'vit' is unknown; choose from mobilenetv3"),
+    (('stem_widths',), [[17]], 'width 17'), (('stem_pool',), True, 'stem_pool'),
+    (('stem_widths',), [[16.5]], r'stem_widths\[0\]: 16\.5'), (('stem_widths',), [[16], [24]], 'stem_widths'),
     (('first',), None, 'first'), (('stages', 0, 'widths'), [16, 24], 'widths'), (('family',), 'byobnet', 'byobnet'),
     (('family',), 'efficientnet', 'num_features'),
-    (('last_width',), 10**9, 'width 1000000000'), (('num_features',), -8, 'width -8'), (('act',), 'gelu', "act 'gelu'"),
-    (('first', 'stride'), 3, 'stride 3'), (('stem_stride',), 0, 'stride 0'), (('first', 'colour'), 1, "'colour'"),
+    (('last_width',), 10**9, 'width 1000000000'), (('num_features',), -8, 'width -8'),
+    (('act',), 'gelu', "act: 'gelu'"),
+    (('first', 'stride'), 3, 'stride: 3'), (('stem_stride',), 0, 'stride: 0'), (('first', 'colour'), 1, "'colour'"),
     (('stages',), [], 'stages'), (('stages', 0, 'widths'), [20], 'width 20'), (('stages', 0, 'kernel_sizes'),
     [2, 3], 'odd'),
     (('stages', 2, 'kernel_sizes'), [5, 3], 'kernel_sizes .*stage 3'), (('stages', 2, 'depths'),
@@ -53,10 +55,10 @@ def test_every_field_of_a_space_file_is_checked(path, value):
     [2, 2], 'expand_ratios .*stage 2'),
     (('stages', 1, 'expand_ratios'), ['2'], "expand_ratios: '2'"), (('stages', 1, 'block'),
     'er', "block 'er' of stage 2"),
-    (('stages', 1, 'se_ratio'), -0.25, 'se_ratio -0.25 of stage 2'), (('resolutions',), [], 'resolutions'),
-    (('resolutions',), [32, 24], 'resolutions'), (('resolutions',), [32, 10**6], 'resolution 1000000'),
+    (('stages', 1, 'se_ratio'), -0.25, r'stages\[1\]: se_ratio: -0\.25'), (('resolutions',), [], 'resolutions'),
+    (('resolutions',), [32, 24], 'resolutions'), (('resolutions',), [32, 10**6], 'resolutions: 1000000'),
     (('mean',), [0.5], 'mean'), (('mean',), ['a', 'b', 'c'], "mean.*'a'"), (('std',), [0.2, 0.2, 10**400], 'std'),
-    (('crop_pct',), 0, 'crop_pct 0'), (('crop_pct',), 1.5, 'crop_pct 1.5'), (('colour',), 'red', "'colour'"),
+    (('crop_pct',), 0, 'crop_pct: 0'), (('crop_pct',), 1.5, 'crop_pct: 1.5'), (('colour',), 'red', "'colour'"),
     (('std',), [0.2, 0, 0.2], 'std'), (('bn_eps',), -1, 'bn_eps'), (('num_classes',), 0, 'num_classes')])
 def test_a_space_with_a_wrong_value_is_refused_naming_it(path, value, naming):
     refused(load_space('ofa_mbv3_tiny').to_dict(), path, value, naming)
@@ -68,6 +70,6 @@ def test_a_space_with_a_wrong_value_is_refused_naming_it(path, value, naming):
     (('first',), {'width': 16, 'stride': 1, 'act': 're'}, 'first'), (('stages', 0, 'widths'), [24, 48], 'widths'),
     (('stages', 0, 'block'), 'ir', "block 'ir'"), (('stages', 0, 'kernel_sizes'), [3, 5], 'stage 1'),
     (('stages', 0, 'widths'), [48, 40], 'widths'), (('stages', 2, 'widths'), list(range(136, 8000, 8)), 'combinations'),
-    (('stem_stride',), 3, 'stride 3')])
+    (('stem_stride',), 3, 'stride: 3')])
 def test_a_resnet_space_that_cannot_be_built_is_refused_naming_the_field(path, value, naming):
     refused(load_space('ofa_resnet_tiny').to_dict(), path, value, naming)

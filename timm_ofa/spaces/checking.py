@@ -7,20 +7,17 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError, listed
 from . import walk
-from .arch import MAX_RESOLUTION, MAX_WIDTH
+from .arch import MAX_WIDTH
 
 if TYPE_CHECKING:
     from .space import SearchSpace, Stage
 
-ACTS = ('re', 'r6', 'hs')  # names of timm's arch-def strings: ReLU, ReLU6, hard-swish
 BLOCKS = {'mobilenetv3': 'ir', 'efficientnet': 'ir', 'byobnet': 'bottle'}  # the elastic block of each family
 MAX_FRAMES = 100_000
 
 
 def check_space(space: SearchSpace, where: str) -> SearchSpace:
     """Return the space, or raise `InputError`, which begins with `where` and names the field."""
-    if space.family not in BLOCKS:
-        raise InputError(f'{where}: family {space.family!r:.40} is unknown; choose from {listed(BLOCKS)}')
     if not space.stages or not space.resolutions:
         raise InputError(f'{where}: stages and resolutions must not be empty; add at least one each')
     _check_family(space, where)
@@ -29,20 +26,8 @@ def check_space(space: SearchSpace, where: str) -> SearchSpace:
         if width % 8 or not 8 <= width <= MAX_WIDTH:
             raise InputError(
                 f'{where}: width {width} is not a multiple of 8 from 8 to {MAX_WIDTH}; round it to one')
-    blocks = [b for b in (space.first, *space.stages) if b]
-    for act in (space.act, *(b.act for b in blocks)):
-        if act not in ACTS:
-            raise InputError(f'{where}: act {act!r:.40} is unknown; choose from {listed(ACTS)}')
-    for stride in (space.stem_stride, *(b.stride for b in blocks)):
-        if stride not in (1, 2):
-            raise InputError(f'{where}: stride {stride} is not 1 or 2; change it')
-    if not 0.5 <= space.crop_pct <= 1:
-        raise InputError(f'{where}: crop_pct {space.crop_pct} is not within 0.5 to 1; change it')
     for i, stage in enumerate(space.stages, 1):
         _check_stage(stage, i, BLOCKS[space.family], where)
-    for resolution in (*space.resolutions, *space.extra_resolutions):
-        if not 8 <= resolution <= MAX_RESOLUTION:
-            raise InputError(f'{where}: resolution {resolution} is not within 8 to {MAX_RESOLUTION} px; change it')
     if list(space.resolutions) != sorted(set(space.resolutions)):
         raise InputError(f'{where}: resolutions {listed(space.resolutions)} must ascend; sort them')
     return space
@@ -58,8 +43,6 @@ def _check_stage(stage: Stage, number: int, block: str, where: str) -> None:
     if any(k % 2 == 0 for k in stage.kernel_sizes):
         raise InputError(
             f'{where}: kernel_sizes {list(stage.kernel_sizes)} of stage {number} must be odd; change them')
-    if not 0 <= stage.se_ratio <= 1:
-        raise InputError(f'{where}: se_ratio {stage.se_ratio} of stage {number} is not within 0 to 1; change it')
 
 
 def _check_family(space: SearchSpace, where: str) -> None:

@@ -16,23 +16,25 @@ from typing import Any, overload
 import numpy as np
 
 from ..errors import InputError, listed
-from ..fields import number, plain, read
+from ..fields import choice, number, plain, read
 from . import walk
-from .arch import Arch, is_whole
+from .arch import MAX_RESOLUTION, Arch, is_whole
 from .checking import BLOCKS, check_space
 from .codes import decode_archs, encode_archs
 from .pricing import CostTable, tabulate
 from .rows import Row, bottleneck_mid_chs, make_divisible
 
+ACTS = ('re', 'r6', 'hs')  # names of timm's arch-def strings: ReLU, ReLU6, hard-swish
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """A stage of elastic blocks: its fixed properties, and its choices. The first block has the stride."""
     block: str  # 'ir': inverted residual; 'bottle': ResNet bottleneck
     widths: tuple[int, ...]  # output channels of all blocks of the stage; elastic if there are several
-    stride: int
-    act: str  # one of checking.ACTS
-    se_ratio: float  # of the expanded channels; 0: no squeeze-excite
+    stride: int = number(1, 2)
+    act: str = choice(*ACTS)
+    se_ratio: float = number(0, 1)  # of the expanded channels; 0: no squeeze-excite
     depths: tuple[int, ...]
     kernel_sizes: tuple[int, ...]
     expand_ratios: tuple[int | float, ...]  # middle channels, relative to the input ('ir') or the output ('bottle')
@@ -44,35 +46,35 @@ class Stage:
         return make_divisible(in_chs * expand_ratio)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class First:
     """The fixed first block: depthwise 3x3, then linear 1x1. It has an identity shortcut if the shapes allow one."""
     width: int
-    stride: int
-    act: str
+    stride: int = number(1, 2)
+    act: str = choice(*ACTS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
     """What may vary in a family of networks, and everything that is fixed. Files `spaces/*.json` hold the fields."""
     name: str
-    family: str  # one of timm's modules in checking.BLOCKS, which builds the networks
+    family: str = choice(*BLOCKS)  # timm's module that builds the networks
     stem_widths: tuple[tuple[int, ...], ...]  # choices: the channels of each 3x3 convolution of the stem; if there are
     #                                           three convolutions, the middle one is residual
-    stem_stride: int  # of the first convolution
+    stem_stride: int = number(1, 2)  # of the first convolution
     stem_pool: bool  # whether a max-pool of stride 2 follows the stem
     first: First | None
     stages: tuple[Stage, ...]
     last_width: int  # of the 1x1 convolution before the pool; 0: none
     num_features: int  # of the 1x1 convolution after the pool; 0: none
-    act: str  # of the stem, the last convolution and the head
+    act: str = choice(*ACTS)  # of the stem, the last convolution and the head
     bn_eps: float = number(1e-12, 1)
     num_classes: int = number(1)  # default
-    resolutions: tuple[int, ...]  # px; used in training and search
-    extra_resolutions: tuple[int, ...]  # px; allowed in a single network, never sampled
+    resolutions: tuple[int, ...] = number(8, MAX_RESOLUTION)  # px; used in training and search
+    extra_resolutions: tuple[int, ...] = number(8, MAX_RESOLUTION)  # px; allowed in a single network, never sampled
     mean: tuple[float, float, float]
     std: tuple[float, float, float] = number(1e-6)
-    crop_pct: float  # the share of the image that evaluation sees
+    crop_pct: float = number(0.5, 1)  # the share of the image that evaluation sees
     source: str
 
     # ---- networks -------------------------------------------------------------------------------------------------
