@@ -77,7 +77,10 @@ def test_a_network_in_another_precision_agrees_with_torch_less_closely(name, pre
     runtime = on_this_machine(name, precision)
     rows = SPACE.rows(SPACE.sample(rng))
     x = random_input(rows, seed=5)
-    y, wanted = runtime.load(rows, precision=precision).predict(x), by_torch(rows, x)
+    try:
+        y, wanted = runtime.load(rows, precision=precision).predict(x), by_torch(rows, x)
+    except InputError as error:  # of the processor
+        pytest.skip(str(error))
     error = max_relative_error(y, wanted)
     assert error < MAX_ERROR[precision] and np.corrcoef(y.ravel(), wanted.ravel())[0, 1] > 0.98
     assert precision == 'fp32' or error > MAX_ERROR['fp32']  # it is that precision

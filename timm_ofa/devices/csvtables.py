@@ -1,4 +1,4 @@
-"""A latency table that somebody measured row by row, as CSV: `row,ms` and, where known, `p50_ms` and `n`."""
+"""Latency tables measured row by row elsewhere, as CSV: the columns `row,ms` and, where known, `p50_ms` and `n`."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -16,14 +16,14 @@ def import_csv(path: str | Path, space: SearchSpace, *, device: str, runtime: st
                runtime_version: str = UNKNOWN, precision: str = UNKNOWN, threads: int | None = None,
                batch_size: int = 1, measured_on: str = UNKNOWN, num_classes: int | None = None,
                overhead_ms: float = 0.0, statistic: str = UNKNOWN, source: str = 'imported from CSV') -> DeviceProfile:
-    """The profile of a CSV file; raises `InputError` naming the line, or a row that is missing.
+    """The profile of a CSV file; an `InputError` names the line that is wrong, or a row that is missing.
 
     Args:
-        path: Rows by the keys of a profile, e.g. 56x56x24/ir_r1_k5_s2_e3_c40_se0.25_nre; one that ends in '@<px>' holds
-            at that resolution alone. At one resolution of the space at least all must be there.
-        device: Slug; this and the other fields of a profile say how the rows were measured.
-        num_classes: Of the head that was measured; None: the default of the space.
-        overhead_ms: What every network costs beside its rows.
+        path: The CSV file. A row has its key in a profile, for example 56x56x24/ir_r1_k5_s2_e3_c40_se0.25_nre. A key
+            that ends in '@<px>' holds only at that resolution. The file must have every row of at least one resolution.
+        device: Slug of the device. This and the other fields of a profile say how the rows were measured.
+        num_classes: Outputs of the head that was measured; None: the default of the space.
+        overhead_ms: What every network costs besides its rows.
     """
     where = f'table {Path(path).name}'
     resolutions = (*space.resolutions, *space.extra_resolutions)
@@ -56,7 +56,7 @@ def import_csv(path: str | Path, space: SearchSpace, *, device: str, runtime: st
 
 
 def _cost(entry: dict[str, str], where: str) -> tuple[float, float | None, int]:
-    """(ms, p50_ms, n) of a line, for `DeviceProfile.from_dict`, which checks their bounds."""
+    """(ms, p50_ms, n) of a line; `DeviceProfile.from_dict` checks their bounds."""
     median, n = entry.get('p50_ms', ''), entry.get('n', '')
     try:
         return float(entry['ms']), float(median) if median else None, int(n) if n else 1

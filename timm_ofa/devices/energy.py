@@ -1,7 +1,7 @@
-"""The energy of a run, where the platform counts it: NVIDIA GPUs by NVML, Intel and AMD processors by Linux' powercap.
+"""The energy of one run, where the platform counts it: NVML for NVIDIA GPUs, Linux' powercap for Intel and AMD CPUs.
 
-A counter holds the whole device, whatever else it does and when it idles: keep it quiet. It moves about ten times a
-second, so that a second of runs is right within some percent.
+A counter covers the whole device, with other work and idle time: keep the device quiet. It is updated about ten times
+a second, so the result of a second of runs is right within some percent.
 """
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from pathlib import Path
 import torch
 
 POWERCAP = Path('/sys/class/powercap')
-CONNECTED = 'intel-rapl:[0-9]'  # processor packages; AMD's go by this name too
+CONNECTED = 'intel-rapl:[0-9]'  # processor packages; those of AMD have this name too
 SECONDS = 1.5
-Counter = Callable[[], float]  # millijoules since some time
+Counter = Callable[[], float]  # millijoules used since some fixed moment
 
 
 def energy_mj(run: Callable[[], None], processor: str = 'cpu', seconds: float = SECONDS) -> float | None:
-    """Millijoules of one run, the mean over about `seconds` of them one after the other; None: not counted here."""
+    """Energy of one run in mJ: the mean over about `seconds` of runs. None: there is no counter here."""
     counter = cuda_counter() if processor == 'cuda' else cpu_counter()
     if counter is None:
         return None
-    _repeat(run, seconds / 3)  # up to its usual power
+    _repeat(run, seconds / 3)  # until the device has its usual power
     before = counter()
     runs = _repeat(run, seconds)
     used = counter() - before
-    return round(used / runs, 4) if used > 0 else None  # at or below 0: the counter stood still or began again
+    return round(used / runs, 4) if used > 0 else None  # 0 or less: the counter stood still, or started again
 
 
 def cuda_counter() -> Counter | None:
-    """Of the current GPU, with nvidia-ml-py."""
+    """The counter of the current GPU, read with nvidia-ml-py; None: there is none."""
     try:
         import pynvml
         pynvml.nvmlInit()
@@ -38,13 +38,13 @@ def cuda_counter() -> Counter | None:
         pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     except (ImportError, AttributeError):
         return None
-    except pynvml.NVMLError:  # too old, a part of a GPU, not allowed
+    except pynvml.NVMLError:  # the GPU is too old or only a part of one, or reading is not allowed
         return None
     return lambda: float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle))
 
 
 def cpu_counter(root: Path = POWERCAP) -> Counter | None:
-    """Of all processor packages together; most systems let only their administrator read it."""
+    """The counter of all processor packages together; None: there is none, or only root may read it."""
     files = sorted(package / 'energy_uj' for package in root.glob(CONNECTED))
 
     def total_mj() -> float:

@@ -1,7 +1,7 @@
-"""A kit that measures a space, or one network, where this package is not: ONNX files, a list and a script.
+"""A kit measures a search space, or one network, on a device without this package: ONNX files, a list and a script.
 
-The script needs numpy and ONNX Runtime (or OpenVINO). Its results come back as the same `DeviceProfile` that
-`profile_space` makes on its own machine, or as what `measure_network` gives there: the same graphs, the same statistic.
+The script needs numpy and ONNX Runtime (or OpenVINO). Its results become the `DeviceProfile` that `profile_space` would
+make on that device, or what `measure_network` would give there: the graphs and the statistic are the same.
 """
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..errors import InputError, listed
 from ..fields import MAX_LONG_TEXT, check_slug, choice, number, plain, read, text
 from ..files import write_text
-from ..runtimes import BN_EPS, input_shape, load_runtime, to_onnx
+from ..runtimes import BN_EPS, input_shape, load_runtime, quantize_on_noise, to_onnx
 from ..spaces import Row, SearchSpace, load_space
 from . import measuring
 from .plan import Graph, Plan, graphs_digest, is_warm, make_plan, network_graphs
@@ -26,20 +26,17 @@ from .profile import MAX_COUNT, MAX_MS, DeviceProfile
 from .profiler import positive
 from .rowprices import make_profile, statistic
 
-if TYPE_CHECKING:
-    import onnx
-
 SCRIPT = Path(__file__).parent / 'run_kit.py'
-WEIGHTS = 'weights.bin'  # all large weights of all graphs, the same numbers
-WEIGHT_STD = 0.03  # keeps activations far from overflow and, with biases of 0.1, far from zero: both change the speed
-NETWORK = 'network'  # the one group of a kit of one network
-SMALL = 256  # numbers; so many stay in the ONNX file
+WEIGHTS = 'weights.bin'  # the numbers that all large weights of all graphs share
+WEIGHT_STD = 0.03  # with biases of 0.1, activations stay far from overflow and from zero, which change the speed
+NETWORK = 'network'  # the only group in the kit of one network
+SMALL = 256  # numbers; a weight of up to this size stays in the ONNX file
 
 
 def export_kit(folder: str | Path, space: str | SearchSpace, *, precision: str = 'fp32', batch_size: int = 1,
                num_classes: int | None = None, resolutions: Sequence[int] | None = None, check_nets: int = 12,
                seed: int = 0) -> Path:
-    """Write a kit into a new or empty folder; arguments as of `profiler.profile_space`."""
+    """Write the kit of a search space into a new or empty folder; arguments as of `profile_space`."""
     folder, space = Path(folder), load_space(space)
     load_runtime('onnxruntime', precision)
     positive(batch_size=batch_size, check_nets=check_nets, num_classes=num_classes)
@@ -50,7 +47,7 @@ def export_kit(folder: str | Path, space: str | SearchSpace, *, precision: str =
 def export_network_kit(folder: str | Path, rows: Sequence[Row], *, weights: Mapping | None = None,
                        bn_eps: float = BN_EPS, precision: str = 'fp32', batch_size: int = 1, seed: int = 0,
                        warm: bool | None = None) -> Path:
-    """Write a kit of one network into a new or empty folder; arguments as of `profiler.measure_network`."""
+    """Write the kit of one network into a new or empty folder; arguments as of `measure_network`."""
     load_runtime('onnxruntime', precision)
     positive(batch_size=batch_size)
     graphs, model = network_graphs(rows), to_onnx(rows, weights=weights, bn_eps=bn_eps, seed=seed,
@@ -66,7 +63,7 @@ def _network_task(rows: Sequence[Row], precision: str, batch_size: int, seed: in
 
 
 def _write_kit(folder: Path, groups: Mapping[str, Sequence[Graph]], task: dict, models: Mapping[Graph, bytes]) -> Path:
-    """Files of all graphs, light ones but for those whose `models` are given."""
+    """Write one file for each graph: that of `models` where it is given, otherwise one without its large weights."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f'{str(folder)!r:.120} is not an empty folder; give a new one')
     networks, precision, batch_size = folder / 'networks', task['precision'], task['batch_size']
@@ -79,7 +76,6 @@ def _write_kit(folder: Path, groups: Mapping[str, Sequence[Graph]], task: dict, 
         if model is None:
             model = to_onnx(graph, seed=task['seed'], batch_size=batch_size)
         if precision == 'int8':
-            from ..runtimes import quantize_on_noise
             model = quantize_on_noise(model, input_shape(graph, batch_size))
         if graph not in models:
             model, numbers = _light_model(model)
@@ -95,27 +91,18 @@ def _write_kit(folder: Path, groups: Mapping[str, Sequence[Graph]], task: dict, 
 
 
 def _light_model(model: bytes) -> tuple[bytes, int]:
-    """An ONNX file without its large float weights, and how many numbers the largest of these has."""
+    """An ONNX file without its large float weights, and the size of the largest of these (count of numbers)."""
     import onnx
+    from onnx.external_data_helper import set_external_data
 
-    loaded = onnx.load_model_from_string(model)
-    most = max((_externalize(tensor) for tensor in loaded.graph.initializer), default=0)
+    loaded, most = onnx.load_model_from_string(model), 0
+    for tensor in loaded.graph.initializer:
+        numbers = int(np.prod(tensor.dims))
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1 and numbers > SMALL:
+            set_external_data(tensor, WEIGHTS, offset=0, length=4 * numbers)
+            tensor.ClearField('raw_data')
+            most = max(most, numbers)
     return loaded.SerializeToString(), most
-
-
-def _externalize(tensor: onnx.TensorProto) -> int:
-    """Let a large float tensor take its numbers from the start of the common file; returns how many, or 0."""
-    import onnx
-
-    numbers = int(np.prod(tensor.dims))
-    if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2 or numbers <= SMALL:
-        return 0
-    tensor.ClearField('raw_data')
-    tensor.ClearField('float_data')
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (('location', WEIGHTS), ('offset', 0), ('length', 4 * numbers)):
-        tensor.external_data.add(key=key, value=str(value))
-    return numbers
 
 
 # ---- the way back -------------------------------------------------------------------------------------------------
@@ -123,7 +110,7 @@ def _externalize(tensor: onnx.TensorProto) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What was measured, and how: of the kit, then of the device."""
+    """What was measured, and how. The first fields come from the kit, the others from the device."""
     precision: str
     batch_size: int = number(1, MAX_COUNT)
     seed: int = number(0)
@@ -139,16 +126,16 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceTask(Task):
-    """Of a kit of a space."""
+    """The task of the kit of a search space."""
     space: str
     num_classes: int = number(1, MAX_COUNT)
     resolutions: tuple[int, ...] = number(1, MAX_COUNT)
     check_nets: int = number(1, 1000)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Group:
-    """Times of the graphs of a resolution."""
+    """The times of the graphs of one group."""
     low_ms: tuple[float, ...] = number(0, MAX_MS)
     p50_ms: tuple[float, ...] = number(0, MAX_MS)
     n: int = number(1, MAX_COUNT)
@@ -156,23 +143,23 @@ class Group:
     reference_ms: tuple[float, float] = number(1e-6, MAX_MS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Results:
-    """The file that a kit writes, that of one network."""
+    """The file that the kit of one network writes."""
     format: int = choice(measuring.FORMAT)
     task: Task
     measured_on: str = text(r'\d{4}-\d\d-\d\d')
     groups: dict[str, Group]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SpaceResults(Results):
-    """That of a space."""
+    """The file that the kit of a search space writes."""
     task: SpaceTask
 
 
 def _read_results(path: str | Path, kind: type) -> tuple[Any, str]:
-    """The results, and how errors name them."""
+    """The results as a `kind`, and the name that errors give them."""
     where = f'results {Path(path).name}'
     try:
         data: Any = json.loads(Path(path).read_text(encoding='utf-8'))
@@ -182,13 +169,12 @@ def _read_results(path: str | Path, kind: type) -> tuple[Any, str]:
 
 
 def import_network_kit(path: str | Path, rows: Sequence[Row]) -> dict:
-    """What `measure_network` gives, from the results of the kit of these rows; raises `InputError` for others."""
+    """What `measure_network` gives, from the results of the kit of these rows. `InputError`: they are of other rows."""
     results, where = _read_results(path, Results)
     task, graphs = results.task, network_graphs(rows)
-    for name, value in _network_task(rows, task.precision, task.batch_size, task.seed, task.warm).items():
-        if getattr(task, name) != value:
-            raise InputError(f'{where}: {name} {getattr(task, name)!r:.60} is not that of this network, {value!r:.60}; '
-                             'give the folder of which the kit was made')
+    _refuse_other_task(
+        task, _network_task(rows, task.precision, task.batch_size, task.seed, task.warm), where, 'this network',
+        'give the folder of which the kit was made')
     if NETWORK not in results.groups:
         raise InputError(f'{where}: the network is not measured; run run_kit.py again, it goes on')
     group = results.groups[NETWORK]
@@ -209,15 +195,19 @@ def _refuse_other_lengths(name: str, group: Group, graphs: Sequence, where: str)
 
 def import_kit(path: str | Path, *, device: str, device_name: str | None = None,
                space: str | SearchSpace | None = None) -> DeviceProfile:
-    """The profile of a device from the results of its kit; raises `InputError` naming what does not fit.
+    """The profile of a device from the results of its kit; an `InputError` names what does not fit.
 
     Args:
         device: Slug of the device.
-        space: Of the kit, where it is not on the shelf.
+        space: The search space of the kit, if it is not one that ships with the package.
     """
     check_slug(device, 'device')
     results, where = _read_results(path, SpaceResults)
-    plan = _same_plan(load_space(space or results.task.space), results.task, where)
+    task, space = results.task, load_space(space or results.task.space)
+    plan = make_plan(space, task.resolutions, task.num_classes, task.check_nets, seed=task.seed)
+    _refuse_other_task(
+        task, plan.task(task.precision, task.batch_size), where, f'the kit for {space.name}',
+        'give the space of the kit, and the version of timm_ofa that made it')
     missing = [name for name in plan.groups if name not in results.groups]
     if missing:
         raise InputError(f'{where}: resolution {listed(missing)} is not measured; run run_kit.py again, it goes on')
@@ -230,15 +220,11 @@ def import_kit(path: str | Path, *, device: str, device_name: str | None = None,
         source='measured with a kit of timm-ofa profile')
 
 
-def _same_plan(space: SearchSpace, task: SpaceTask, where: str) -> Plan:
-    """The plan of the kit, made again."""
-    plan = make_plan(space, task.resolutions, task.num_classes, task.check_nets, seed=task.seed)
-    given: Mapping = plain(task)
-    for name, value in plan.task(task.precision, task.batch_size).items():
+def _refuse_other_task(task: Task, wanted: Mapping, where: str, whose: str, cure: str) -> None:
+    given = plain(task)
+    for name, value in wanted.items():
         if given[name] != value:
-            raise InputError(f'{where}: {name} {given[name]!r:.60} is not that of the kit for {space.name}, '
-                             f'{value!r:.60}; give the space of the kit, and the version of timm_ofa that made it')
-    return plan
+            raise InputError(f'{where}: {name} {given[name]!r:.60} is not that of {whose}, {value!r:.60}; {cure}')
 
 
 def _refuse_zero(plan: Plan, name: str, group: Group, where: str) -> None:

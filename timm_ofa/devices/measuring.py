@@ -1,9 +1,9 @@
-"""Timing that other work on the machine hardly moves. Needs numpy alone: a kit carries a copy of this file.
+"""Timing that other work on the machine hardly disturbs. It needs only numpy: a kit carries a copy of this file.
 
-All graphs of a group are visited in random order, again and again, and a low percentile of the times of each counts:
-the rest is other work. On one thread the clock counts the CPU time of this process; with more, and on other
-processors, it is the wall clock, and the machine must be quiet. The last graph of each group is the reference: the
-same network everywhere, whose times say how far the machine drifts meanwhile.
+The graphs of a group are visited in random order, again and again. A low percentile of the times of each graph counts,
+because longer times include other work. On one thread the clock is the CPU time of this process. With more threads, and
+on other processors, it is the wall clock, and the machine must be quiet. The last graph of each group is the reference:
+the same network in every group. Its times show how far the machine drifts.
 """
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ LOADING = 0.5  # share of a group in the progress; the rest is measuring
 
 @dataclass(frozen=True)
 class Timing:
-    """Times of M runners in S visits: `samples_ms` (M, S)."""
+    """The times of M runners in S visits: `samples_ms` is (M, S)."""
     samples_ms: np.ndarray
 
     def low_ms(self) -> np.ndarray:
-        """(M,), the statistic of profiles: undisturbed, and unlike the minimum blind to the number of visits.
+        """(M,): the statistic of profiles. Other work, and the number of visits, hardly change it.
 
-        Clocks of CPU time on virtual machines also err downwards, by half, about once in thousands of runs.
+        On virtual machines the clock of CPU time also errs downwards, by half, about once in thousands of runs.
         """
         return self.percentile_ms(LOW_PERCENT)
 
     def percentile_ms(self, percent: float) -> np.ndarray:
-        """(M,)."""
+        """(M,): a percentile of the times of each runner."""
         return np.percentile(self.samples_ms, percent, axis=1)
 
     def halves_ms(self) -> np.ndarray:
-        """(2, M), the statistic of the first and of the second half of the visits."""
+        """(2, M): the statistic of the first half of the visits, and of the second half."""
         visits = self.samples_ms.shape[1]
         parts = self.samples_ms[:, :(visits + 1) // 2], self.samples_ms[:, visits // 2:]
         return np.stack([Timing(part).low_ms() for part in parts])
 
 
 class Progress:
-    """A line on stderr: how much is done, and the time left. Silent where nobody looks on."""
+    """A line on a terminal's stderr, as a kit has no tqdm: the share that is done, and the time left."""
 
     def __init__(self, shown: bool = True) -> None:
-        self._shown = shown and sys.stderr.isatty()
+        self._shown = shown and sys.stderr.isatty() and os.environ.get('TIMM_OFA_PROGRESS') != '0'
         self._started = self._last = time.perf_counter()
         self._first: float | None = None
 
     def __call__(self, label: str, share: float) -> None:
-        """`share` (0..1) of all work is done; what was done before the first call took no time."""
+        """Say that `share` (0..1) of all work is done. The share of the first call was done before, in no time."""
         elapsed = time.perf_counter()
         if self._first is None:
             self._first = share
@@ -73,13 +73,13 @@ class Progress:
 
 def measure(runners: Sequence[Callable[[], None]], *, warm: bool = True, wall: bool = False, sweeps: int | None = None,
             seconds: float = 10.0, seed: int = 0, report: Callable[[float], None] | None = None) -> Timing:
-    """Visit all M runners in random order, again and again, in S sweeps.
+    """Visit all M runners in S sweeps, each in another random order.
 
     Args:
-        warm: A visit is one run for nothing, then the better of two; otherwise it is one run.
-        wall: Read the wall clock, not the CPU time of this process.
-        sweeps: Visits of each runner; None: as many as fit into about `seconds`, at least 20.
-        report: Called with the share that is done, after each sweep.
+        warm: A visit is three runs: the first does not count, the better one of the others does. Otherwise it is one.
+        wall: Read the wall clock instead of the CPU time of this process.
+        sweeps: Visits of each runner; None: as many as fit into about `seconds`, but at least 20.
+        report: Called after each sweep with the share that is done.
     """
     clock = time.perf_counter if wall else time.process_time
     rng = np.random.default_rng(seed)
@@ -92,7 +92,7 @@ def measure(runners: Sequence[Callable[[], None]], *, warm: bool = True, wall: b
             times_ms.append(1e3 * (clock() - start))
         return min(times_ms[1:] or times_ms)
 
-    for run in runners:  # the first run of all allocates
+    for run in runners:  # the very first run allocates memory
         run()
     started = time.perf_counter()
     for run in runners:
@@ -111,15 +111,15 @@ def measure(runners: Sequence[Callable[[], None]], *, warm: bool = True, wall: b
 def measure_groups(groups: Mapping[str, Sequence], load: Callable[..., Callable[[], None]], task: dict,
                    path: str | os.PathLike | None = None, *, sweeps: int | None = None, seconds: float = 10.0,
                    progress: bool = True) -> dict:
-    """Measure groups of graphs, those of a group in the same sweeps.
+    """Measure groups of graphs; the graphs of one group run in the same sweeps.
 
     Args:
-        groups: Name -> graphs, whatever `load` takes; the last one is the reference. They are loaded in this order,
-            the reference before all: give the large ones first, into memory that is not yet in pieces (3 % faster).
+        groups: Name -> graphs, in a form that `load` takes. The last one is the reference and is loaded first; the
+            others follow in order. Give large graphs first, while memory is not fragmented: they run 3 % faster.
         load: Graph -> a function that runs it once.
-        task: What is measured and how, JSON-ready, with 'warm', 'wall' and 'seed'; stands in the results.
-        path: JSON file of the results, saved after each group; groups that it holds are not measured again.
-        seconds: About how long in all, without loading.
+        task: What is measured and how, JSON-ready, with 'warm', 'wall' and 'seed'. The results repeat it.
+        path: JSON file of the results, saved after each group. Groups that it holds are not measured again.
+        seconds: About how long to measure in all, without loading.
 
     Raises:
         ValueError: The file holds results of another task.
@@ -148,7 +148,7 @@ def measure_groups(groups: Mapping[str, Sequence], load: Callable[..., Callable[
 
 
 def summary(timing: Timing) -> dict:
-    """What is kept of a group of M graphs: lists (M,), and how far two halves of the visits are apart."""
+    """What is kept of a group of M graphs: lists (M,), and how far the two halves of the visits differ."""
     low_ms, halves_ms = timing.low_ms(), timing.halves_ms()
     return {
         'low_ms': low_ms.round(6).tolist(), 'p50_ms': timing.percentile_ms(50).round(6).tolist(),
@@ -158,7 +158,7 @@ def summary(timing: Timing) -> dict:
 
 
 def read_results(path: str | os.PathLike | None, task: dict) -> dict | None:
-    """The results of an interrupted task; None: there are none. `ValueError`: they are of another one."""
+    """The results of a task that was interrupted; None: there are none. `ValueError`: they are of another task."""
     if path is None or not os.path.exists(path):
         return None
     try:
@@ -175,7 +175,7 @@ def read_results(path: str | os.PathLike | None, task: dict) -> dict | None:
 
 
 def save_results(path: str | os.PathLike | None, results: dict) -> None:
-    """Write results whole or not at all."""
+    """Write the results; the file appears whole or not at all."""
     if path is None:
         return
     temporary = f'{os.fspath(path)}.part'
@@ -185,13 +185,13 @@ def save_results(path: str | os.PathLike | None, results: dict) -> None:
 
 
 def cpu_name() -> str:
-    """Of this machine, for people."""
+    """The processor of this machine, for people."""
     return ' '.join(
         re.sub(r'\((R|TM)\)|\bCPU\b|@.*|\b\d+-Core\b|\bProcessor\b', ' ', _cpu_model()).split()) or 'CPU'
 
 
 def cpu_host() -> str:
-    """What a number was measured on, in a few words; no host name."""
+    """The processor and the system that a number was measured on, in a few words; never the name of the host."""
     return f'{cpu_name()}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}'
 
 

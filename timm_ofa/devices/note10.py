@@ -1,12 +1,13 @@
-"""The latency tables that the Once-for-All authors published for the Samsung Note10, as a device profile.
+"""The latency tables that the authors of Once-for-All published for the Samsung Note10, as a device profile.
 
-The original is one YAML file a resolution; its keys spell out every shape, and the head is three entries. The same
-row was measured anew at each resolution, so rows that several resolutions share keep one entry for each.
+The original has one YAML file for each resolution. Its keys spell out every shape, and the head is three entries. Each
+resolution was measured separately, so a row that several resolutions share keeps one entry for each of them.
 """
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -23,7 +24,7 @@ SOURCE = (
 
 
 def import_note10_tables(folder: str | Path, space: str | SearchSpace = 'ofa_mbv3_w12') -> DeviceProfile:
-    """Read the `<px>_lookup_table.yaml` files of a folder; each must hold every row of the space at its resolution."""
+    """A profile from the `<px>_lookup_table.yaml` files of a folder. Raises `InputError` if a file lacks a row."""
     space = load_space(space)
     if space.family != 'mobilenetv3':
         raise InputError(f'space {space.name} is of the family {space.family}, the tables are not; give ofa_mbv3_w12')
@@ -54,8 +55,8 @@ def _read(path: Path, space: SearchSpace) -> list[tuple[int, Row, RowCost]]:
     return [(resolution, row, _cost(row, entries, path.name, space)) for row in space.all_rows(resolution)]
 
 
-def _cost(row: Row, entries, where: str, space: SearchSpace) -> RowCost:
-    """The entries of one row added up; `n` is the least of their counts."""
+def _cost(row: Row, entries: Any, where: str, space: SearchSpace) -> RowCost:
+    """The sum of the entries of one row; `n` is the smallest of their counts."""
     parts = []
     for key in _upstream_keys(row):
         try:

@@ -1,9 +1,9 @@
-"""Measure the networks of this folder on this device. Needs numpy and onnxruntime (or openvino), nothing else.
+"""Measure the networks of this folder on this device. It needs numpy and onnxruntime (or openvino), nothing else.
 
     python run_kit.py --threads 1
 
-An interrupted run goes on where it stopped. results.json then goes back to where the kit was made, of a space or of one
-network:
+A run that was interrupted goes on when it is started again. Then take results.json back to where the kit was made. For
+the kit of a search space, and for that of one network:
 
     timm-ofa profile --import-kit results.json --device my-phone --out my-phone.json
     timm-ofa measure DIR --import-kit results.json

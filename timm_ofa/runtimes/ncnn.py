@@ -31,11 +31,10 @@ class _Net:
         options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = precision == 'fp16'
         options.use_bf16_packed = options.use_bf16_storage = precision == 'bf16'
         with TemporaryDirectory() as folder:
-            files = Path(folder) / 'net.param', Path(folder) / 'net.bin'
-            files[0].write_text(param)
-            files[1].write_bytes(weights)
-            self._net.load_param(str(files[0]))
-            self._net.load_model(str(files[1]))
+            file = Path(folder) / 'net.bin'
+            file.write_bytes(weights)
+            self._net.load_param_mem(param)
+            self._net.load_model(str(file))
         self._images = self._mats(x)
 
     def _mats(self, x: np.ndarray) -> list:

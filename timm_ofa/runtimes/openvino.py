@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,9 +11,6 @@ from ..spaces import Row
 from .int8 import quantize_on_noise
 from .layers import BN_EPS, random_input
 from .onnx_export import to_onnx
-
-if TYPE_CHECKING:
-    import openvino
 
 NAME = 'openvino'
 REQUIRES = 'openvino>=2024.0'
@@ -27,6 +23,7 @@ class _Compiled:
     """A compiled model, with the input on which it is timed."""
 
     def __init__(self, model: bytes, x: np.ndarray, precision: str, threads: int) -> None:
+        import openvino
         core = _core()
         self._model = core.compile_model(core.read_model(model), 'CPU', {
             'INFERENCE_PRECISION_HINT': HINTS[precision], 'INFERENCE_NUM_THREADS': threads, 'NUM_STREAMS': 1,
@@ -35,16 +32,13 @@ class _Compiled:
         if found != HINTS[precision]:
             raise InputError(f'precision {precision!r} is not one of this processor ({found} is); choose fp32')
         self._request = self._model.create_infer_request()
-        self._request.set_input_tensor(_tensor(x))
+        self._request.set_input_tensor(openvino.Tensor(x))
 
     def __call__(self) -> None:
         self._request.infer()
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        request = self._model.create_infer_request()
-        request.set_input_tensor(_tensor(x))
-        request.infer()
-        return request.get_output_tensor().data.copy()
+        return self._model(x)[0]
 
 
 def version() -> str:
@@ -59,12 +53,7 @@ def load(rows: Sequence[Row], *, weights: Mapping | None = None, bn_eps: float =
     return _Compiled(quantize_on_noise(model, x.shape) if precision == 'int8' else model, x, precision, threads)
 
 
-def _tensor(x: np.ndarray) -> openvino.Tensor:
-    import openvino
-    return openvino.Tensor(np.ascontiguousarray(x))
-
-
 @cache
-def _core() -> openvino.Core:
+def _core():
     import openvino
     return openvino.Core()

@@ -6,6 +6,7 @@ convolutions (`layers`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from .layers import Weights, row_weights
 WeightAndBias = tuple[np.ndarray, np.ndarray | None]
 
 
-class RowGraph:
+class RowGraph(Protocol):
     """Walks over rows and calls the operators. Tensors go by name: each method takes names and returns a name.
 
     Shapes are (N, C, H, W), whatever order the format has inside.
@@ -23,37 +24,28 @@ class RowGraph:
 
     def conv(self, x: str, weight_and_bias: WeightAndBias, stride: int = 1, groups: int = 1) -> str:
         """A convolution, padded on each side by half its kernel."""
-        raise NotImplementedError
 
     def act(self, x: str, act: str) -> str:
         """An activation: 're', 'r6' or 'hs', or 'gate', which is the hard sigmoid."""
-        raise NotImplementedError
 
-    def add(self, x: str, y: str) -> str:
-        raise NotImplementedError
+    def add(self, x: str, y: str) -> str: ...
 
     def multiply(self, x: str, gate: str) -> str:
         """(N, C, H, W) times (N, C, 1, 1)."""
-        raise NotImplementedError
 
     def global_mean(self, x: str) -> str:
         """(N, C, H, W) -> (N, C, 1, 1)."""
-        raise NotImplementedError
 
     def max_pool(self, x: str) -> str:
         """3x3 with stride 2, padded by 1."""
-        raise NotImplementedError
 
     def average_pool(self, x: str, size: int) -> str:
         """2x2 with stride 2. Where `size` is odd, a window at the edge averages only what lies inside."""
-        raise NotImplementedError
 
     def flatten(self, x: str) -> str:
         """(N, C, 1, 1) -> (N, C)."""
-        raise NotImplementedError
 
-    def linear(self, x: str, weight_and_bias: WeightAndBias) -> str:
-        raise NotImplementedError
+    def linear(self, x: str, weight_and_bias: WeightAndBias) -> str: ...
 
     def network(self, x: str, rows: Sequence[Row], weights: Mapping | None, bn_eps: float, seed: int) -> str:
         """All rows, one after the other, with the weights of `layers.row_weights`."""

@@ -1,11 +1,12 @@
 """Rows of a network as a torch module, made of timm's own blocks: the reference for all other runtimes."""
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
-from timm.layers import ConvNormAct, get_act_layer
+from timm.layers import ConvNormAct, SelectAdaptivePool2d, get_act_layer
 from timm.models._efficientnet_blocks import SqueezeExcite
 from timm.models._efficientnet_builder import EfficientNetBuilder, decode_arch_def, round_channels
 from timm.models.byobnet import BottleneckBlock, LayerFn
@@ -26,25 +27,6 @@ def to_torch(rows: Sequence[Row], *, weights: Mapping[str, torch.Tensor] | None 
     return nn.Sequential(*children).eval().requires_grad_(False)
 
 
-class _Mean(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.mean((2, 3))
-
-
-class _Head(nn.Module):
-    """Global mean; 1x1 conv and activation, if the row has features; linear: (N, C, H, W) -> (N, classes)."""
-
-    def __init__(self, row: Row, bias: bool) -> None:
-        super().__init__()
-        self.conv_head = nn.Conv2d(row.in_chs, row.mid_chs, 1, bias=bias) if row.mid_chs else nn.Identity()
-        self.act = get_act_layer(ACT_LAYERS[row.act])(inplace=True) if row.mid_chs else nn.Identity()
-        self.classifier = nn.Linear(row.mid_chs or row.in_chs, row.out_chs)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.act(self.conv_head(x.mean((2, 3), keepdim=True)))
-        return self.classifier(x.flatten(1))
-
-
 def _torch_row(row: Row, weights: Weights) -> nn.Module:
     module = _torch_module(row, weights)
     tensors = module.state_dict()
@@ -62,9 +44,9 @@ def _torch_row(row: Row, weights: Weights) -> nn.Module:
 
 def _torch_module(row: Row, weights: Weights) -> nn.Module:
     if row.kind == 'mean':
-        return _Mean()
+        return SelectAdaptivePool2d(pool_type='fast', flatten=True)
     if row.kind == 'head':
-        return _Head(row, bias=bool(row.mid_chs) and weights['conv_head'][1] is not None)
+        return _head(row, bias=bool(row.mid_chs) and weights['conv_head'][1] is not None)
     if row.kind == 'pool':
         return nn.MaxPool2d(3, 2, 1)
     act_layer = get_act_layer(ACT_LAYERS[row.act])
@@ -80,3 +62,13 @@ def _torch_module(row: Row, weights: Weights) -> nn.Module:
         se_layer=partial(
             SqueezeExcite, gate_layer='hard_sigmoid', force_act_layer=nn.ReLU, rd_round_fn=round_channels))
     return builder(row.in_chs, decode_arch_def([[row.block]]))[0][0]
+
+
+def _head(row: Row, bias: bool) -> nn.Module:
+    """Global mean; 1x1 conv and activation, if the row has features; linear: (N, C, H, W) -> (N, classes)."""
+    layers: dict[str, nn.Module] = {'global_pool': SelectAdaptivePool2d(pool_type='fast', flatten=False)}
+    if row.mid_chs:
+        layers['conv_head'] = nn.Conv2d(row.in_chs, row.mid_chs, 1, bias=bias)
+        layers['act'] = get_act_layer(ACT_LAYERS[row.act])(inplace=True)
+    return nn.Sequential(OrderedDict(
+        **layers, flatten=nn.Flatten(), classifier=nn.Linear(row.mid_chs or row.in_chs, row.out_chs)))
