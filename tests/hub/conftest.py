@@ -1,9 +1,14 @@
-"""Folders that several tests of the Hub publish."""
+"""Folders that several tests of the Hub publish, and the authors' checkpoints on a server."""
 import json
+import threading
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import named_models
 import pytest
+import torch
 from catalog_makers import fill_folder
 from hub_makers import NAME, SPACE, make_model, make_record
 
@@ -77,3 +82,35 @@ def records(tmp_path_factory) -> tuple[Path, list[Record]]:
     """A folder of 50 networks measured on 3 devices, and their records."""
     folder = tmp_path_factory.mktemp('networks') / 'acme'
     return folder, fill_folder(folder, 50)
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No Hub, and an empty cache."""
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    monkeypatch.setattr('timm.models._hub.get_cache_dir', lambda: str(tmp_path / 'cache'))
+    return tmp_path
+
+
+@pytest.fixture
+def authors(tmp_path):
+    """A folder, and the address under which its files are served, as the authors serve theirs."""
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    folder = tmp_path / 'served'
+    folder.mkdir()
+    with ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=str(folder))) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, kwargs={'poll_interval': 0.02})
+        thread.start()
+        yield folder, f'http://127.0.0.1:{httpd.server_port}'
+        httpd.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp('upstream') / 'init'
+    torch.save(named_models.upstream_checkpoint(named_models.NAME, 3), path)
+    return path

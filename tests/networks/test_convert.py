@@ -5,8 +5,8 @@ import torch
 
 import timm_ofa
 from timm_ofa import Arch, InputError, load_space
-from timm_ofa.networks.convert import convert_upstream
 from timm_ofa.networks import ENTRY_POINTS, model_args
+from timm_ofa.networks.convert import convert_upstream
 
 OLD, NEW = '.mobile_inverted_conv.', '.conv.'
 WRAPPINGS = [dict, lambda t: {'state_dict': t}, lambda t: {f'module.{k}': v for k, v in t.items()}]

@@ -84,6 +84,7 @@ class ElasticInvertedResidual(nn.Module):
             (self.conv_dw.weight, (mid,)), *((norm, (mid,)) for norm in norms)]
         if self.se_ratio:
             reduce, excite, hidden = self.se.conv_reduce, self.se.conv_expand, self.hidden_chs(mid)
+            assert reduce.bias is not None and excite.bias is not None
             parts = [
                 (reduce.weight, (hidden, mid)), (reduce.bias, (hidden,)), (excite.weight, (mid, hidden)),
                 (excite.bias, (mid,)), *parts]
@@ -155,7 +156,8 @@ class ElasticBottleneck(nn.Module):
         y = first_channels_conv_norm_act(self.conv1_1x1, x, mid)
         y = first_channels_conv_norm_act(self.conv2_kxk, y, mid)
         y = first_channels_conv_norm_act(self.conv3_1x1, y, out)
-        if isinstance(self.shortcut, DownsampleAvg):  # average pool, then convolution
+        if isinstance(self.shortcut, DownsampleAvg):
+            assert isinstance(self.shortcut.conv, ConvNormAct)
             x = first_channels_conv_norm_act(self.shortcut.conv, self.shortcut.pool(x), out)
         return self.act(self.drop_path(y) + x)
 

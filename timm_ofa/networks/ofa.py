@@ -130,7 +130,8 @@ def _create_mobile(name: str, pretrained: bool, classes: tuple[type, type], netw
         pretrained,
         features_only=features_only and not use_class,
         pretrained_strict=not use_class,
-        kwargs_filter=('num_classes', 'num_features', 'head_bias', 'global_pool') if use_class else None,
+        kwargs_filter=(
+            ('num_classes', 'num_features', 'head_bias', 'global_pool') if use_class else None),  # type: ignore[arg-type]
         **network_kwargs(**args, kwargs=kwargs),
     )
     if use_class:

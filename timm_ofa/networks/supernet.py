@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import timm
 import torch
@@ -241,7 +242,7 @@ class ByobSupernet(Supernet, OFAResNet):
             yield name, name.replace(layer, stem.get(layer, layer), 1)
 
 
-NETWORKS = {  # family -> class, its arguments
+NETWORKS: dict[str, tuple[type[Supernet], Callable[..., dict[str, Any]]]] = {  # family -> class, its arguments
     'mobilenetv3': (MobileNetV3Supernet, mobilenetv3_kwargs),
     'efficientnet': (EfficientNetSupernet, efficientnet_kwargs),
     'byobnet': (ByobSupernet, byobnet_kwargs),

@@ -1,0 +1,100 @@
+"""Supernets by name, and as saved folders."""
+import json
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+from supernet_makers import SPACES, images, randomize
+from torch import nn
+
+from timm_ofa import InputError, load_space
+from timm_ofa.networks import Supernet, load_supernet, model_args, new_supernet
+from timm_ofa.training.runs import save_supernet
+
+
+def own_space():
+    """A space that is not on the shelf, unlike all that are."""
+    tiny = load_space('ofa_mbv3_tiny')
+    stages = (replace(tiny.stages[0], depths=(2, 3)), replace(tiny.stages[2], kernel_sizes=(3, 7), widths=(48,)))
+    return replace(tiny, name='own', stages=stages, stem_stride=2, resolutions=(40, 48), bn_eps=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('space', [
+    own_space(), load_space('ofa_mbv3_tiny'), load_space('ofa_mbv3_tiny').restrict(resolutions=[20, 28]),
+    replace(load_space('ofa_mbv3_tiny'), bn_eps=1e-3), load_space('ofa_mbv3_w10').restrict(resolutions=[128])],
+    ids=['own', 'shelf', 'fewer resolutions', 'shelf name, changed', 'one with a config, fewer resolutions'])
+def test_a_saved_supernet_is_the_same_when_it_is_loaded(space, tmp_path, rng):
+    supernet = randomize(new_supernet(space, num_classes=3))
+    save_supernet(supernet, tmp_path, dict(data='none', class_names=['a', 'b', 'c']))
+    loaded = load_supernet(str(tmp_path)).eval()
+    assert isinstance(loaded, Supernet) and loaded.space == supernet.space == space
+    assert {m.eps for m in loaded.modules() if isinstance(m, nn.BatchNorm2d)} == {space.bn_eps}
+    arch = space.sample(rng)
+    x = images(2, 3, arch.resolution, arch.resolution)
+    assert torch.equal(loaded(x, arch), supernet(x, arch)) and loaded(x, arch).shape == (2, 3)
+    block = json.loads((tmp_path / 'config.json').read_text())['timm_ofa']
+    assert block['kind'] == 'supernet' and block['space'] == space.name
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['config.json', 'model.safetensors']
+
+
+def test_supernets_of_every_space_are_registered():
+    assert {f'{name}_supernet' for name in SPACES} <= set(timm.list_models('*_supernet'))
+    assert timm.create_model('ofa_mbv3_w12_supernet', device='meta').space == load_space('ofa_mbv3_w12')
+
+
+def test_the_published_numbers_of_parameters_are_met():
+    for name, millions in (('ofa_mbv3_w10', 7.679), ('ofa_mbv3_w12', 10.716)):
+        model = timm.create_model(f'{name}_supernet', device='meta')
+        assert round(sum(p.numel() for p in model.parameters()) / 1e6, 3) == millions
+
+
+@pytest.mark.parametrize('space, naming', [('ofa_mbv3_none', 'ofa_mbv3_none'), ({'name': 'x'}, 'missing')])
+def test_a_supernet_of_no_space_is_refused(space, naming):
+    with pytest.raises(InputError, match=naming):
+        timm.create_model('ofa_supernet', space=space)
+
+
+def test_unknown_arguments_are_type_errors():
+    with pytest.raises(TypeError, match='arch_def'):
+        timm.create_model('ofa_mbv3_tiny_supernet', arch_def=[])
+    with pytest.raises(InputError, match='resolutions 100'):
+        timm.create_model('ofa_mbv3_tiny_supernet', resolutions=[100])
+
+
+def broken(folder, how):
+    """A folder that holds no loadable supernet."""
+    save_supernet(new_supernet(load_space('ofa_mbv3_tiny')), folder, {})
+    config, weights = folder / 'config.json', folder / 'model.safetensors'
+    if how == 'no weights':
+        weights.unlink()
+    elif how == 'no config':
+        config.unlink()
+    elif how == 'torn weights':
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif how == 'torn config':
+        config.write_text(config.read_text()[:50])
+    elif how == 'another space':
+        config.write_text(config.read_text().replace('ofa_mbv3_tiny_supernet', 'ofa_mbv3_w10_supernet'))
+    elif how == 'a subnet':
+        space = load_space('ofa_mbv3_tiny')
+        args = model_args(space, space.min_arch())
+        timm.models._hub.save_config_for_hf(
+            timm.create_model('ofa_mobilenetv3', **args), str(config), model_args=args)
+    return str(folder)
+
+
+@pytest.mark.parametrize('how', ['no weights', 'no config', 'torn weights', 'torn config', 'another space', 'a subnet'])
+def test_a_folder_that_holds_no_supernet_is_one_line(how, tmp_path):
+    with pytest.raises(InputError, match=f'{tmp_path.name}.*train.py') as error:
+        load_supernet(broken(tmp_path, how))
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'source', ['', 'nowhere/at/all', 'ofa_mobilenetv3', 'ofa_mbv3_w99_supernet', 'local-dir:/nowhere', 'x:y'])
+def test_a_source_that_is_no_supernet_is_one_line(source):
+    with pytest.raises(InputError, match='supernet') as error:
+        load_supernet(source)
+    assert '\n' not in str(error.value)
