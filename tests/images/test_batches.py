@@ -2,6 +2,7 @@
 import itertools
 import shutil
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -232,4 +233,7 @@ def test_reading_ahead_keeps_order_stops_when_closed_and_passes_errors_on():
     endless = read_ahead(items(10**9, False), 4)
     assert list(itertools.islice(endless, 10)) == list(range(10))
     endless.close()
+    for _ in range(100):  # the thread ends after the item that it is reading
+        if threading.active_count() > threads:
+            time.sleep(0.05)
     assert len(read) < 20 and threading.active_count() <= threads

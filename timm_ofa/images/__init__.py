@@ -1,9 +1,8 @@
 """Images for training and judging: where they come from, how they are stored, changed and put into batches.
 
 `splits`, `sources`, `huggingface`, `timm_readers`: from a name or a folder to splits with labels. `image_sets`: stored
-squares and streams. `data`: the parts for training, comparing and testing. `augmentation`, `calibration`, `batches`:
-from stored images to batches. A new source of images is a module beside `timm_readers`; a new augmentation goes into
-`augmentation`.
+squares and streams. `data`: the parts for training, comparing and testing. `augmentation`, `batches`: from stored
+images to batches. A new source of images is a module beside `timm_readers`; a new augmentation goes to `augmentation`.
 """
 import lazy_loader
 

@@ -1,7 +1,7 @@
-"""From bytes to the normalized floats that a network reads, with random changes in training.
+"""From bytes to the normalized floats that a network reads: for evaluation, training and calibration.
 
 Flips, crops, colors, scaling: all happen to whole batches, on the device of the batch. What is random is a function of
-the generator that the caller gives.
+the generator that the caller gives. Calibration gives a subnet its BatchNorm statistics.
 """
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from ..fields import choice, number
 from ..spaces import SearchSpace
-from .image_sets import Box
+from .image_sets import Box, ImageSet, StreamSet
 
 Share = tuple[int, int, int]  # (i, n, pieces): the i-th of n equal parts of each of the equal pieces of a batch
 RATIOS = np.log(3 / 4), np.log(4 / 3)  # logarithm of width by height of a random-resized crop, as in torchvision
@@ -143,3 +143,17 @@ class Augment:
             top = int(drawn['erase_top'][i] * (side - h + 1))
             left = int(drawn['erase_left'][i] * (side - w + 1))
             x[i, :, top:top + h, left:left + w] = 0
+
+
+def calibration_set(images: ImageSet | StreamSet, n: int = 2000, seed: int = 0) -> ImageSet:
+    """`n` random training images. Other images are not decoded."""
+    images = images.sample(n)
+    return images.subset(np.random.default_rng(seed).permutation(len(images))[:n].tolist(), images.title)
+
+
+def calibration_batches(images: ImageSet, space: SearchSpace, resolution: int, *, augment: Augment,
+                        batch_size: int = 200, seed: int = 0) -> list[torch.Tensor]:
+    """Augmented batches (B, 3, resolution, resolution) of a calibration set; never a batch of one image."""
+    rng = np.random.default_rng([seed, resolution])
+    batches = torch.arange(len(images)).split(batch_size)
+    return [augment(images.fetch(batch), space, resolution, rng) for batch in batches if len(batch) > 1]

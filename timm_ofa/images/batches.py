@@ -7,13 +7,13 @@ epoch sees what it would have seen.
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from queue import Full, Queue
-from threading import Event, Thread, current_thread
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -113,33 +113,12 @@ def _as_is(batch: T) -> T:
 
 def read_ahead(items: Iterator[T], size: int) -> Generator[T, None, None]:
     """The same items. A thread reads up to `size` of them ahead, until this iterator is closed."""
-    ready: Queue[tuple[T] | Exception] = Queue(size)
-    closed = Event()
-
-    def put(entry: tuple[T] | Exception) -> None:
-        while not closed.is_set():
-            try:
-                return ready.put(entry, timeout=0.1)
-            except Full:
-                continue
-
-    def read() -> None:
-        try:
-            for item in items:
-                put((item,))
-                if closed.is_set():
-                    return
-            put(StopIteration())
-        except Exception as error:
-            put(error)
-    thread = Thread(target=read, daemon=True)
-    thread.start()
+    end = object()
+    reader = ThreadPoolExecutor(1, 'read-ahead')
     try:
-        while not isinstance(entry := ready.get(), StopIteration):
-            if isinstance(entry, Exception):
-                raise entry
-            yield entry[0]
+        ahead = deque(reader.submit(next, items, end) for _ in range(size))
+        while (item := ahead.popleft().result()) is not end:
+            ahead.append(reader.submit(next, items, end))
+            yield cast(T, item)
     finally:
-        closed.set()
-        if thread is not current_thread():  # this thread itself may collect the abandoned iterator
-            thread.join(timeout=10)  # a thread that still reads when Python ends would crash it
+        reader.shutdown(wait=False, cancel_futures=True)
