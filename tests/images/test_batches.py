@@ -170,7 +170,7 @@ def test_a_length_for_what_is_no_stream_is_refused(parquet):
 
 def test_training_on_a_stream_resumes_within_an_epoch(parquet, tmp_path, monkeypatch):
     config = TrainConfig(
-        'stream', 'ofa_mbv3_tiny', f'stream:{parquet}', (Phase('all', 2, 0.01, kd_weight=0),), resolutions=(20,),
+        'stream', 'ofa_mbv3_tiny', f'stream:{parquet}', phases=(Phase('all', 2, 0.01, kd_weight=0),), resolutions=(20,),
         batch_size=20, workers=2, augment=AREA, checkpoint_minutes=1e-6)
     data, original = data_of('stream', parquet), EpochBatches.__call__
     whole = train_supernet(config, data, tmp_path / 'whole')
