@@ -69,10 +69,11 @@ def test_the_names_of_a_package_are_there_and_are_used_by_others(package):
         assert unused == []
 
 
-def python(code, *flags):
+def python(code, *flags, arguments=()):
     """stdout of a new process that sees this checkout."""
     env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
-    done = subprocess.run([sys.executable, *flags, '-c', code], env=env, capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, *flags, '-c', code, *arguments], env=env, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -100,8 +101,39 @@ def test_importing_the_package_imports_nothing_heavy_and_says_nothing(imported):
         assert 'timm_ofa' in names and not names & HEAVY
 
 
-def test_importing_the_package_adds_at_most_a_fifth_to_importing_timm(imported):
-    assert statistics.median(added / alone for alone, added, _ in imported) < 0.2, [t[:2] for t in imported]
+def test_importing_the_package_adds_at_most_a_twentieth_to_importing_timm(imported):
+    assert statistics.median(added / alone for alone, added, _ in imported) <= 0.05, [t[:2] for t in imported]
+
+
+FIRST = """
+import os, sys
+import timm  # in each child only timm's own __init__ runs again, and the models are registered at its end
+for name in sys.argv[1:]:
+    if not os.fork():
+        del sys.modules['timm']
+        __import__(name)
+        import timm
+        assert timm.is_model('ofa_byobnet') and timm.is_model('ofa_mbv3_w12_supernet')
+        os._exit(0)
+    assert os.wait()[1] == 0, f'{name} cannot be imported first'
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_any_module_that_imports_timm_can_be_imported_first():
+    names = ['.'.join(path.relative_to(ROOT).with_suffix('').parts) for path in MODULES if imports_timm(path)]
+    assert 'timm_ofa.networks.elastic' in names and 'timm_ofa.hub.ofa' in names
+    python(FIRST, arguments=names)
+
+
+def imports_timm(path):
+    """Whether a module imports timm at its top."""
+    for node in ast.parse(path.read_text()).body:
+        modules = [a.name for a in node.names] if isinstance(node, ast.Import) else (
+            [node.module or ''] if isinstance(node, ast.ImportFrom) and not node.level else [])
+        if any(module.split('.')[0] == 'timm' for module in modules):
+            return True
+    return False
 
 
 def test_public_names_are_there():

@@ -39,7 +39,7 @@ def test_the_command_in_the_error_makes_the_weights_from_the_released_supernet(c
     with torch.random.fork_rng():
         torch.manual_seed(0)
         save_tensors(tmp_path / 'released.safetensors', timm.create_model(supernet).state_dict())
-    monkeypatch.setattr('timm_ofa.hub.ofa.fetch_weights', lambda config, *_: {
+    monkeypatch.setattr('timm_ofa.hub.checkpoints.fetch_weights', lambda config, *_: {
         supernet: tmp_path / 'released.safetensors'}[config.name])
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(num_classes=1000))
     noise = np.random.default_rng(0).integers(0, 256, (24, 60, 80, 3), dtype=np.uint8)

@@ -10,8 +10,7 @@ from named_models import NAME, NAMES, SUBNETS, upstream_checkpoint
 import timm_ofa
 from timm_ofa import InputError
 from timm_ofa.accuracy import load_predictor
-from timm_ofa.hub import hub_configs, upstream
-from timm_ofa.hub import ofa as named
+from timm_ofa.hub import checkpoints, hub_configs, upstream
 from timm_ofa.hub.card import render_card
 from timm_ofa.hub.upstream import import_upstream, subnet_record
 
@@ -67,7 +66,7 @@ def test_without_a_source_the_authors_are_asked(monkeypatch, tmp_path, name):
         torch.save(upstream_checkpoint(name, 0), path)
         return path
 
-    monkeypatch.setattr(named, 'fetch', download)
+    monkeypatch.setattr(checkpoints, 'fetch', download)
     out = import_upstream(name, None, tmp_path / 'out')
     assert asked == [hub_configs()[name].weights.url] and (out / 'model.safetensors').is_file()
 

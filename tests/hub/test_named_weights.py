@@ -16,8 +16,7 @@ from named_models import NAME, SECOND, SUBNETS, SUPERNETS, TWINS, upstream_check
 
 import timm_ofa
 from timm_ofa import InputError
-from timm_ofa.hub import find_config
-from timm_ofa.hub import ofa as named
+from timm_ofa.hub import checkpoints, find_config
 
 SCRIPT = """
 import sys, timm, torch, timm_ofa
@@ -65,8 +64,8 @@ def test_the_hub_comes_first(monkeypatch, tmp_path):
         save_file(timm.create_model(NAME).state_dict(), tmp_path / 'model.safetensors')
         return tmp_path / 'model.safetensors'
 
-    monkeypatch.setattr(named, 'hub_weights', download)
-    monkeypatch.setattr(named, '_fetch_upstream', lambda *_: pytest.fail('asked the authors'))
+    monkeypatch.setattr(checkpoints, 'hub_weights', download)
+    monkeypatch.setattr(checkpoints, '_fetch_upstream', lambda *_: pytest.fail('asked the authors'))
     timm.create_model(NAME, pretrained=True)
     assert asked == [f'timm-ofa/{NAME}']
 

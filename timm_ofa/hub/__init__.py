@@ -1,6 +1,7 @@
 """hub: what is known of a finished network, the folder that holds it, and its way to the Hugging Face Hub and back.
 
-- `record`: all that is known of a network or a supernet; `configs`, `ofa`: the named models of `hub_configs/`
+- `record`: all that is known of a network or a supernet; `configs`, `ofa`: the named models of `hub_configs/`;
+  `checkpoints`: where their weights come from
 - `finishing`: a search result becomes a network with its record; `upstream`: so does a release of the paper's authors
 - `fronts`, `timing`: what a search found, and which of it is measured within the limit; `measurements`, `cost`: figures
   of the record

@@ -1,8 +1,7 @@
 """The named models: each file of `hub_configs/` is a timm model with weights.
 
 `timm.create_model('ofa_mbv3_note10_lat22ms', pretrained=True)` takes the weights from this package if they ship with
-it. Otherwise it asks the Hub, and then the address where the authors of Once-for-All released them. A checkpoint of the
-authors is converted once, strictly, and kept in timm's cache.
+it. Otherwise it asks the Hub, and then the address where the authors of Once-for-All released them.
 
 A name stands for one network, and its tags for weights. Names whose networks differ only in the resolution offer each
 other's weights as tags. A second network that was found under the same limit is one more tag, with its own
@@ -10,43 +9,29 @@ architecture. timm lists all these models by the name of this module.
 """
 from __future__ import annotations
 
-import hashlib
 import inspect
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
-from pathlib import Path
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.models import PretrainedCfg, generate_default_cfgs, model_entrypoint, register_model
-from timm.models import load_state_dict as load_checkpoint_file
 from timm.models._builder import resolve_pretrained_cfg
 from torch import nn
 
-from ..errors import InputError, one_line
-from ..files import fetch, save_tensors, sha256_of
-from ..networks import (
-    ENTRY_POINTS,
-    PAPER,
-    checked,
-    convert_upstream,
-    create_supernet,
-    data_cfg,
-    hub_weights,
-    model_args,
-)
+from ..errors import InputError
+from ..networks import ENTRY_POINTS, PAPER, checked, convert_upstream, create_supernet, data_cfg, model_args
 from ..spaces import Arch, SearchSpace, load_space, space_names
 from .configs import HubConfig, NamedSubnet, Weights, hub_configs, named_subnets
+
+if TYPE_CHECKING:
+    from .checkpoints import Reference
 
 __all__: list[str] = []  # timm's registry adds each entry-point
 
 _logger = logging.getLogger(__name__)
-
-Reference = Callable[[int, int], nn.Module]  # (classes, channels) -> the network of a checkpoint, on the meta device
 
 
 # ---- names and tags -----------------------------------------------------------------------------------------------
@@ -166,13 +151,20 @@ def _cfgs() -> dict[str, dict[str, Any]]:
     return cfgs
 
 
-def _register(name: str, create: Callable[..., nn.Module], doc: str) -> None:
+def _register(name: str, doc: str, create: Callable[..., nn.Module], *given: Any) -> None:
+    """Register an entry-point that calls `create` with the given first arguments."""
     def entry_point(pretrained: bool = False, **kwargs) -> nn.Module:
-        return create(pretrained=pretrained, **kwargs)
+        return create(*given, pretrained=pretrained, **kwargs)
 
     entry_point.__name__ = entry_point.__qualname__ = name
-    entry_point.__doc__, vars(entry_point)['__signature__'] = doc, inspect.signature(create)
+    entry_point.__doc__ = doc
+    vars(entry_point)['__signature__'] = inspect.Signature(_parameters(create)[len(given):])
     globals()[name] = register_model(checked(entry_point))
+
+
+@lru_cache
+def _parameters(create: Callable[..., nn.Module]) -> tuple[inspect.Parameter, ...]:
+    return tuple(inspect.signature(create).parameters.values())
 
 
 def _subnet_doc(subnet: NamedSubnet) -> str:
@@ -191,12 +183,11 @@ default_cfgs = generate_default_cfgs({**_cfgs()})
 
 _subnets = named_subnets()
 for _name, _tags in named_tags().items():
-    _register(_name, partial(create_subnet, _name), _subnet_doc(_subnets[next(iter(_tags.values())).name]))
+    _register(_name, _subnet_doc(_subnets[next(iter(_tags.values())).name]), create_subnet, _name)
 for _name, _space in _supernet_spaces.items():
     _register(
-        _name, partial(create_named_supernet, _name, _space),
-        f'The elastic supernet of the search space `{_space.name}`, or of another `space`, at all its `resolutions` '
-        '(px) or at fewer. Source: arXiv:1908.09791.')
+        _name, f'The elastic supernet of the search space `{_space.name}`, or of another `space`, at all its '
+        '`resolutions` (px) or at fewer. Source: arXiv:1908.09791.', create_named_supernet, _name, _space)
 
 
 # ---- weights ------------------------------------------------------------------------------------------------------
@@ -209,6 +200,8 @@ def _take_cfg(name: str, kwargs: dict[str, Any]) -> PretrainedCfg:
 def _weights_kwargs(config: HubConfig, reference: Reference, pretrained: bool, cfg: PretrainedCfg,
                     kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments for timm's builder: where the weights are, and how they get our names."""
+    from .checkpoints import fetch_weights, packaged_weights  # it needs timm, whose import runs this module
+
     if pretrained and config.weights and _is_default_source(cfg, config.weights):
         shipped = config.weights.file and cfg.url == config.weights.url
         path = (packaged_weights(config, config.weights) if shipped else
@@ -225,79 +218,3 @@ def _is_default_source(cfg: PretrainedCfg, weights: Weights) -> bool:
     """Whether we choose the weights, because the user asked for no file, state dict, folder or other repository."""
     own = cfg.source or cfg.file or cfg.state_dict or cfg.hf_hub_filename
     return not own and cfg.hf_hub_id in (None, '', weights.hub_id)
-
-
-def packaged_weights(config: HubConfig, weights: Weights) -> Path:
-    """The file with a named model's weights that ships with the package, after a check of its hash."""
-    path, problem = weights.path, ''
-    if path is None or not path.is_file():
-        problem = 'is not in the package'
-    elif sha256_of(path) != weights.sha256:
-        problem = f'has not the SHA-256 that {config.path.name} names'
-    if path is None or problem:
-        raise InputError(f'weights of {config.name!r}: {weights.file} {problem}; install timm_ofa again, '
-                         'or use pretrained=False')
-    return path
-
-
-def fetch_weights(config: HubConfig, cfg: PretrainedCfg, reference: Reference,
-                  cache_dir: str | Path | None = None) -> Path:
-    """A file with a named model's weights: from the Hub, otherwise converted from the authors' checkpoint."""
-    from huggingface_hub import constants
-
-    sources: list[tuple[str, Callable[[], Path]]] = []
-    if repo_id := cfg.hf_hub_id:
-        sources.append((f'{constants.ENDPOINT}/{repo_id}', lambda: hub_weights(repo_id, cache_dir)))
-    if url := str(cfg.url or ''):
-        sources.append((url, lambda: _fetch_upstream(
-            config.name, url, reference(cfg.num_classes, cfg.input_size[0]), cache_dir)))
-    failures = []
-    for address, download in sources:
-        try:
-            return download()
-        except (OSError, ValueError) as error:  # what the Hub's client and we raise
-            _logger.info('weights of %s: %s failed (%s)', config.name, address, one_line(error))
-            reason = one_line(error)
-            failures.append(reason if address in reason else f'{address} ({reason})')
-    raise InputError(
-        f'weights of {config.name!r} could not be loaded: {"; ".join(failures) or "no source is set"}; '
-        f'{weights_cure(config)}, or use pretrained=False')
-
-
-def weights_cure(config: HubConfig) -> str:
-    """What the user can do for a named model's weights when no download gives them."""
-    if config.subnet and config.subnet.search:
-        return f'make them: `timm-ofa specialize --config hub_configs/{config.name}.yaml --data {config.subnet.data}`'
-    return f'get the file and run `timm-ofa import-upstream --name {config.name} --from FILE`'
-
-
-def _fetch_upstream(name: str, url: str, model: nn.Module, cache_dir: str | Path | None) -> Path:
-    """The authors' checkpoint under our names, in timm's cache, in a file with the name of the model."""
-    from timm.models._hub import get_cache_dir
-
-    path = Path(cache_dir or get_cache_dir()) / f'{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}.safetensors'
-    if not path.is_file():
-        save_tensors(path, read_upstream(url, model))
-    return path
-
-
-def read_upstream(source: str | Path, model: nn.Module) -> dict[str, torch.Tensor]:
-    """A checkpoint of the original code, from a file or an address -> the state dict of `model`.
-
-    Only tensors are read (`weights_only`), never code. Raises `InputError` for what is no such checkpoint.
-    """
-    if '://' not in str(source):
-        return _read_checkpoint(Path(source), str(source), model)
-    with tempfile.TemporaryDirectory() as folder:
-        return _read_checkpoint(fetch(str(source), Path(folder) / 'checkpoint'), str(source), model)
-
-
-def _read_checkpoint(path: Path, source: str, model: nn.Module) -> dict[str, torch.Tensor]:
-    if not os.path.isfile(path):
-        raise InputError(f'checkpoint {source!r:.200} is not there; give a file or an http address')
-    try:
-        state_dict = load_checkpoint_file(str(path), use_ema=False)
-    except Exception as error:  # unpickling what is no checkpoint raises nearly anything
-        raise InputError(
-            f'{source!r:.200} is not a checkpoint of tensors ({one_line(error)}); give another file') from None
-    return convert_upstream(state_dict, model)

@@ -19,8 +19,8 @@ from ..files import fetch
 from ..networks import Supernet
 from ..spaces import space_names
 from ..training import save_supernet
+from .checkpoints import read_upstream, weights_cure
 from .configs import IMAGENET, HubConfig, NamedSubnet, hub_configs
-from .ofa import read_upstream, weights_cure
 from .record import Accuracy, Record
 from .saving import save_folder
 

@@ -1,6 +1,17 @@
-"""networks."""
+"""networks: subnets as stock timm networks, and the supernet, which holds them all.
+
+- `stock`, `ofa`: an arch as a stock timm network; the entry-points that timm registers for it
+- `slices`, `layers`, `depthwise`, `elastic`: the parts of weights that a subnet uses, and the blocks that use them
+- `supernet`: the supernet of a search space; `initial`: the trained weights with which it may begin
+- `weights`: weights from a folder or the Hub, checked; `convert`: checkpoints of the original code
+
+A new block is a class in `elastic`. A new family is a class in `supernet`, its arguments in `stock` and its names in
+`convert`.
+"""
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-import timm  # noqa: E402 - first, since it registers the models, for which no module here may be half imported
+# The first `import timm` registers all models at its end (see `timm_ofa/__init__.py`), for which no module of this
+# package may be half imported. So timm is imported here, after the names above can be resolved.
+import timm  # noqa: E402

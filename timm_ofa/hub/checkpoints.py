@@ -1,0 +1,102 @@
+"""Where the weights of a named model come from: the package, the Hub, or the authors' checkpoint.
+
+What the authors released is converted once, strictly, and kept in timm's cache.
+"""
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from timm.models import PretrainedCfg
+from timm.models import load_state_dict as load_checkpoint_file
+from torch import nn
+
+from ..errors import InputError, one_line
+from ..files import fetch, save_tensors, sha256_of
+from ..networks import convert_upstream, hub_weights
+from .configs import HubConfig, Weights
+
+_logger = logging.getLogger(__name__)
+
+Reference = Callable[[int, int], nn.Module]  # (classes, channels) -> the network of a checkpoint, on the meta device
+
+
+def packaged_weights(config: HubConfig, weights: Weights) -> Path:
+    """The file with a named model's weights that ships with the package, after a check of its hash."""
+    path, problem = weights.path, ''
+    if path is None or not path.is_file():
+        problem = 'is not in the package'
+    elif sha256_of(path) != weights.sha256:
+        problem = f'has not the SHA-256 that {config.path.name} names'
+    if path is None or problem:
+        raise InputError(f'weights of {config.name!r}: {weights.file} {problem}; install timm_ofa again, '
+                         'or use pretrained=False')
+    return path
+
+
+def fetch_weights(config: HubConfig, cfg: PretrainedCfg, reference: Reference,
+                  cache_dir: str | Path | None = None) -> Path:
+    """A file with a named model's weights: from the Hub, otherwise converted from the authors' checkpoint."""
+    from huggingface_hub import constants
+
+    sources: list[tuple[str, Callable[[], Path]]] = []
+    if repo_id := cfg.hf_hub_id:
+        sources.append((f'{constants.ENDPOINT}/{repo_id}', lambda: hub_weights(repo_id, cache_dir)))
+    if url := str(cfg.url or ''):
+        sources.append((url, lambda: _fetch_upstream(
+            config.name, url, reference(cfg.num_classes, cfg.input_size[0]), cache_dir)))
+    failures = []
+    for address, download in sources:
+        try:
+            return download()
+        except (OSError, ValueError) as error:  # what the Hub's client and we raise
+            _logger.info('weights of %s: %s failed (%s)', config.name, address, one_line(error))
+            reason = one_line(error)
+            failures.append(reason if address in reason else f'{address} ({reason})')
+    raise InputError(
+        f'weights of {config.name!r} could not be loaded: {"; ".join(failures) or "no source is set"}; '
+        f'{weights_cure(config)}, or use pretrained=False')
+
+
+def weights_cure(config: HubConfig) -> str:
+    """What the user can do for a named model's weights when no download gives them."""
+    if config.subnet and config.subnet.search:
+        return f'make them: `timm-ofa specialize --config hub_configs/{config.name}.yaml --data {config.subnet.data}`'
+    return f'get the file and run `timm-ofa import-upstream --name {config.name} --from FILE`'
+
+
+def _fetch_upstream(name: str, url: str, model: nn.Module, cache_dir: str | Path | None) -> Path:
+    """The authors' checkpoint under our names, in timm's cache, in a file with the name of the model."""
+    from timm.models._hub import get_cache_dir
+
+    path = Path(cache_dir or get_cache_dir()) / f'{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}.safetensors'
+    if not path.is_file():
+        save_tensors(path, read_upstream(url, model))
+    return path
+
+
+def read_upstream(source: str | Path, model: nn.Module) -> dict[str, torch.Tensor]:
+    """A checkpoint of the original code, from a file or an address -> the state dict of `model`.
+
+    Only tensors are read (`weights_only`), never code. Raises `InputError` for what is no such checkpoint.
+    """
+    if '://' not in str(source):
+        return _read_checkpoint(Path(source), str(source), model)
+    with tempfile.TemporaryDirectory() as folder:
+        return _read_checkpoint(fetch(str(source), Path(folder) / 'checkpoint'), str(source), model)
+
+
+def _read_checkpoint(path: Path, source: str, model: nn.Module) -> dict[str, torch.Tensor]:
+    if not os.path.isfile(path):
+        raise InputError(f'checkpoint {source!r:.200} is not there; give a file or an http address')
+    try:
+        state_dict = load_checkpoint_file(str(path), use_ema=False)
+    except Exception as error:  # unpickling what is no checkpoint raises nearly anything
+        raise InputError(
+            f'{source!r:.200} is not a checkpoint of tensors ({one_line(error)}); give another file') from None
+    return convert_upstream(state_dict, model)
