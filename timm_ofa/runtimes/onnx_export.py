@@ -5,6 +5,7 @@ The graph is written node by node: that takes 3 ms for a block, where tracing ta
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -90,7 +91,7 @@ class _OnnxGraph(RowGraph):
             graph, producer_name='timm_ofa', opset_imports=[helper.make_opsetid('', opset)], ir_version=IR_VERSION)
         return model.SerializeToString()
 
-    def _node(self, op: str, *inputs: str, **attributes: float | list[int]) -> str:
+    def _node(self, op: str, *inputs: str, **attributes: Any) -> str:
         name = f't{len(self._nodes)}'
         self._nodes.append(helper.make_node(op, inputs, [name], **attributes))
         return name

@@ -27,8 +27,7 @@ class Session:
             raise InputError(f"this onnxruntime has no {processor!r}; run: pip install 'onnxruntime-gpu>=1.20'")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        # Each session has its own threads. After a run they must sleep, or those of hundreds of sessions fight for
-        # the cores.
+        # Each session has its own threads. They must sleep after a run, or hundreds of sessions fight for the cores.
         options.add_session_config_entry('session.force_spinning_stop', '1')
         self._session = onnxruntime.InferenceSession(model, options, providers=[PROVIDERS[processor]])
         self._feed = {'x': x}

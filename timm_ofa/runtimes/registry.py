@@ -17,13 +17,11 @@ if TYPE_CHECKING:
     from ..spaces import Row
 
 DEFAULT = 'onnxruntime'
-SHARED = (  # files of this folder that are no runtimes
-    '__init__', 'int8', 'layers', 'onnx_export', 'registry', 'rowgraph', 'torch_export')
+SHARED = ('__init__', 'int8', 'layers', 'onnx_export', 'registry', 'rowgraph', 'torch_export')  # no runtimes
 
 
 class Runner(Protocol):
-    """Rows of a network, loaded and ready to run. It may also have `peak_memory_mb()`, the memory that one run needs.
-    """
+    """Rows of a network, loaded. It may also have `peak_memory_mb()`: the memory that one run needs."""
 
     def __call__(self) -> None:
         """Run once on a fixed random input, and return when the run has ended. This is what is timed."""

@@ -17,10 +17,7 @@ WeightAndBias = tuple[np.ndarray, np.ndarray | None]
 
 
 class RowGraph(Protocol):
-    """Walks over rows and calls the operators. Tensors go by name: each method takes names and returns a name.
-
-    Shapes are (N, C, H, W), whatever order the format has inside.
-    """
+    """Walks over rows and calls the operators, which take names of tensors (N, C, H, W) and return the name of one."""
 
     def conv(self, x: str, weight_and_bias: WeightAndBias, stride: int = 1, groups: int = 1) -> str:
         """A convolution, padded on each side by half its kernel."""
