@@ -23,8 +23,6 @@ from .configs import HubConfig, Weights
 
 _logger = logging.getLogger(__name__)
 
-Reference = Callable[[int, int], nn.Module]  # (classes, channels) -> the network of a checkpoint, on the meta device
-
 
 def packaged_weights(config: HubConfig, weights: Weights) -> Path:
     """The file with a named model's weights that ships with the package, after a check of its hash."""
@@ -39,17 +37,19 @@ def packaged_weights(config: HubConfig, weights: Weights) -> Path:
     return path
 
 
-def fetch_weights(config: HubConfig, cfg: PretrainedCfg, reference: Reference,
+def fetch_weights(config: HubConfig, cfg: PretrainedCfg, reference: Callable[[], nn.Module],
                   cache_dir: str | Path | None = None) -> Path:
-    """A file with a named model's weights: from the Hub, otherwise converted from the authors' checkpoint."""
+    """A file with a named model's weights: from the Hub, otherwise converted from the authors' checkpoint.
+
+    `reference` gives the network of the checkpoint, which may be on the meta device.
+    """
     from huggingface_hub import constants
 
     sources: list[tuple[str, Callable[[], Path]]] = []
     if repo_id := cfg.hf_hub_id:
         sources.append((f'{constants.ENDPOINT}/{repo_id}', lambda: hub_weights(repo_id, cache_dir)))
     if url := str(cfg.url or ''):
-        sources.append((url, lambda: _fetch_upstream(
-            config.name, url, reference(cfg.num_classes, cfg.input_size[0]), cache_dir)))
+        sources.append((url, lambda: _fetch_upstream(config.name, url, reference(), cache_dir)))
     failures = []
     for address, download in sources:
         try:

@@ -13,8 +13,8 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from timm.models import PretrainedCfg, generate_default_cfgs, model_entrypoint, register_model
@@ -25,9 +25,6 @@ from ..errors import InputError
 from ..networks import ENTRY_POINTS, PAPER, checked, convert_upstream, create_supernet, data_cfg, model_args
 from ..spaces import Arch, SearchSpace, load_space, space_names
 from .configs import HubConfig, NamedSubnet, Weights, hub_configs, named_subnets
-
-if TYPE_CHECKING:
-    from .checkpoints import Reference
 
 __all__: list[str] = []  # timm's registry adds each entry-point
 
@@ -74,20 +71,9 @@ def create_subnet(name: str, pretrained: bool = False, **kwargs) -> nn.Module:
     tags = named_tags()[name]
     config = tags.get(cfg.tag or '') or next(iter(tags.values()))
     subnet = named_subnets()[config.name]
-    entry_point, args = _network(subnet)
-    return entry_point(pretrained=pretrained, **{
-        **args, 'drop_rate': subnet.drop_rate, **kwargs,
-        **_weights_kwargs(config, lambda *shape: _subnet_reference(subnet, *shape), pretrained, cfg, kwargs)})
-
-
-def _network(subnet: NamedSubnet) -> tuple[Callable[..., nn.Module], dict[str, Any]]:
-    """The entry-point that builds a subnet, and its arguments."""
-    return model_entrypoint(ENTRY_POINTS[subnet.space.family]), model_args(subnet.space, subnet.arch)
-
-
-def _subnet_reference(subnet: NamedSubnet, num_classes: int, in_chans: int) -> nn.Module:
-    entry_point, args = _network(subnet)
-    return entry_point(**args, num_classes=num_classes, in_chans=in_chans, device='meta')
+    build = partial(model_entrypoint(ENTRY_POINTS[subnet.space.family]), **model_args(subnet.space, subnet.arch))
+    return build(pretrained=pretrained, **{
+        'drop_rate': subnet.drop_rate, **kwargs, **_weights_kwargs(config, build, pretrained, cfg, kwargs)})
 
 
 def create_named_supernet(
@@ -108,17 +94,10 @@ def create_named_supernet(
     """
     chosen = SearchSpace.from_dict(space) if isinstance(space, Mapping) else load_space(space or default_space)
     chosen = chosen.restrict(resolutions=resolutions)
-    config = hub_configs().get(name)
-    if config is None:
-        return create_supernet(name, chosen, pretrained, **kwargs)
-    weights_kwargs = _weights_kwargs(
-        config, lambda *shape: _supernet_reference(name, chosen, *shape), pretrained,
-        _take_cfg(name, kwargs), kwargs)
-    return create_supernet(name, chosen, pretrained, **{**kwargs, **weights_kwargs})
-
-
-def _supernet_reference(name: str, space: SearchSpace, num_classes: int, in_chans: int) -> nn.Module:
-    return create_supernet(name, space, num_classes=num_classes, in_chans=in_chans, device='meta')
+    build = partial(create_supernet, name, chosen)
+    if config := hub_configs().get(name):
+        kwargs |= _weights_kwargs(config, build, pretrained, _take_cfg(name, kwargs), kwargs)
+    return build(pretrained=pretrained, **kwargs)
 
 
 # ---- registration -------------------------------------------------------------------------------------------------
@@ -197,10 +176,13 @@ def _take_cfg(name: str, kwargs: dict[str, Any]) -> PretrainedCfg:
     return resolve_pretrained_cfg(name, kwargs.pop('pretrained_cfg', None), kwargs.pop('pretrained_cfg_overlay', None))
 
 
-def _weights_kwargs(config: HubConfig, reference: Reference, pretrained: bool, cfg: PretrainedCfg,
+def _weights_kwargs(config: HubConfig, build: Callable[..., nn.Module], pretrained: bool, cfg: PretrainedCfg,
                     kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments for timm's builder: where the weights are, and how they get our names."""
+    """Arguments for timm's builder: where the weights are, and how they get our names. `build` gives the network."""
     from .checkpoints import fetch_weights, packaged_weights  # it needs timm, whose import runs this module
+
+    def reference() -> nn.Module:
+        return build(num_classes=cfg.num_classes, in_chans=cfg.input_size[0], device='meta')  # of the checkpoint
 
     if pretrained and config.weights and _is_default_source(cfg, config.weights):
         shipped = config.weights.file and cfg.url == config.weights.url
@@ -209,7 +191,7 @@ def _weights_kwargs(config: HubConfig, reference: Reference, pretrained: bool, c
         cfg = replace(cfg, file=str(path), custom_load=False)
 
     def to_our_names(state_dict: Mapping[str, torch.Tensor], _: nn.Module) -> dict[str, torch.Tensor]:
-        return convert_upstream(state_dict, reference(cfg.num_classes, cfg.input_size[0]))
+        return convert_upstream(state_dict, reference())
 
     return dict(pretrained_cfg=cfg, pretrained_filter_fn=to_our_names)
 
