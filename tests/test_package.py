@@ -158,6 +158,17 @@ def test_no_file_names_a_place_of_the_machine_it_was_written_on():
     assert found == []
 
 
+MAX_LINES, MAX_FUNCTION_LINES = 400, 60  # of a file, of a function
+
+
+@pytest.mark.parametrize('path', MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_file_and_no_function_is_long(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= MAX_LINES
+    functions = [n for n in ast.walk(ast.parse(text)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    assert [f.name for f in functions if f.end_lineno - f.lineno >= MAX_FUNCTION_LINES] == []
+
+
 def test_no_loose_ends_in_the_sources():
     pattern = re.compile(r'\b(TODO|FIXME|XXX)\b|^\s*print\(|\beval\(\w|pickle\.load', re.M)
     allowed = {'command.py', 'console.py', 'run_kit.py'}  # these speak
