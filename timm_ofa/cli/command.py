@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             'with --resume')
         return 2
     except KeyboardInterrupt as stop:
-        say(f'\ntimm-ofa: {str(stop) or "stopped; run the same command again to go on"}')
+        say(f'\ntimm-ofa: {str(stop) or "stopped; run the same command again"}')
         return 130
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .shared import CALIBRATION_IMAGES, COMMON, open_source, options, refuse_missing_folder
+from .shared import CALIBRATION_IMAGES, COMMON, GO_ON, check_files, open_supernet, options, stopped
 from .verbs import Answer, Option, Verb, positive, rows_answer, whole
 
 if TYPE_CHECKING:
@@ -59,8 +59,9 @@ def quickstart(*, seed: int = 0, out: str = 'timm_ofa_quickstart', data: str | N
     from .quickstart import closing_words
     from .quickstart import quickstart as run_all
 
-    rows = run_all(
-        out, data_source=data, max_latency_ms=max_latency_ms, budget=budget, seed=seed, runtime=runtime)
+    with stopped(GO_ON):
+        rows = run_all(
+            out, data_source=data, max_latency_ms=max_latency_ms, budget=budget, seed=seed, runtime=runtime)
     return Answer(rows, closing_words(rows))
 
 
@@ -108,16 +109,19 @@ def _collect(active: bool, profile: str | None, supernet: str, data: str, num: i
     from ..accuracy import Active, collect, launched, leave
     from ..devices import load_profile
 
+    check_files(out=out)
     prices = load_profile(profile) if profile else None
-    source, state = open_source(supernet, data, out=out, seed=seed, num_calibration=num_calibration), launched()
+    opened = open_supernet(supernet)
+    propose = Active(opened.space, prices, seed) if active else None
+    source, state = opened.with_images(data, seed=seed, num_calibration=num_calibration), launched()
     source.supernet.to(state.device)
-    propose = Active(source.supernet.space, prices, seed) if active else None
     images = source.data.holdout
     if num_images:
         images = images.subset(range(min(num_images, len(images))), images.title)
-    records = collect(
-        source.judge(images), source.data, num, out, seed=seed, propose=propose,
-        proposer=propose.name if propose else '')
+    with stopped(GO_ON):
+        records = collect(
+            source.judge(images), source.data, num, out, seed=seed, propose=propose,
+            proposer=propose.name if propose else '')
     leave()
     if not state.is_main_process:
         return None
@@ -134,8 +138,7 @@ def fit(*, space: str, records: str, out: str, seed: int = 0, additive: bool = F
     from ..hub import check_picture, plot_fit
     from ..spaces import load_space
 
-    for path in filter(None, (out, plot)):
-        refuse_missing_folder(path)
+    check_files(out=out, plot=plot)
     if plot:
         check_picture(plot)
     search_space = load_space(space)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .shared import KIT_HINT, options, refuse_missing_folder
+from .shared import GO_ON, KIT_HINT, check_files, options, stopped
 from .verbs import Answer, Option, Verb, rows_answer, whole
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ PROFILE = Verb(
         device=Option('name of the device, like my-phone; by default from the name of the processor', 'DEVICE'),
         num_classes=Option('number of classes; by default that of the search space', 'N', whole(1)),
         few_shot=Option('measure N whole networks, and some more to check, but not every block; less exact, for '
-                        'devices that take long to load a network, like a GPU', 'N', whole(1)),
+                        'devices that take long to load a network, like a GPU', 'N', whole(10)),
         fit=Option('read latencies of 10 to 50 whole networks, measured anywhere: a CSV of arch,latency_ms, or JSON '
                    'lines', 'FILE'),
         import_csv=Option('read latencies of all blocks, measured anywhere: a CSV of row,ms', 'FILE.csv'),
@@ -51,8 +51,10 @@ def profile(*, space: str, out: str, runtime: str = 'onnxruntime', precision: st
     options: dict[str, Any] = dict(
         runtime=runtime, precision=precision, threads=threads, batch_size=batch_size, processor=processor,
         device=device, num_classes=num_classes, resolutions=resolutions, seconds=seconds, seed=seed)
-    return _saved(out, profile_by_networks(space, few_shot, **options) if few_shot else
-                  profile_space(space, partial_results=f'{out}.partial', **options))
+    if few_shot:
+        return _saved(out, profile_by_networks(space, few_shot, **options))
+    with stopped(GO_ON):
+        return _saved(out, profile_space(space, partial_results=f'{out}.partial', **options))
 
 
 @PROFILE.mode('export_kit')
@@ -76,8 +78,9 @@ def import_profile_kit(*, import_kit: str, device: str, out: str, space: str | N
 
 
 @PROFILE.mode('fit')
-def fit_profile(*, fit: str, space: str, device: str, out: str, runtime: str = 'onnxruntime', precision: str = 'fp32',
-                batch_size: int = 1, seed: int = 0, num_classes: int | None = None) -> Answer:
+def fit_profile(*, fit: str, space: str, device: str, runtime: str, out: str, precision: str = 'unknown',
+                threads: int | None = None, batch_size: int = 1, processor: str | None = None, seed: int = 0,
+                num_classes: int | None = None, resolutions: Sequence[int] | None = None) -> Answer:
     """A profile fitted to latencies of whole networks."""
     from ..devices import DeviceProfile, read_networks
     from ..spaces import load_space
@@ -86,26 +89,28 @@ def fit_profile(*, fit: str, space: str, device: str, out: str, runtime: str = '
     search_space = load_space(space)
     archs, latency_ms = read_networks(fit, search_space)
     return _saved(out, DeviceProfile.fit(
-        search_space, archs, latency_ms, device=device, runtime=runtime, precision=precision, batch_size=batch_size,
-        num_classes=num_classes, seed=seed))
+        search_space, archs, latency_ms, device=device, runtime=runtime, precision=precision, threads=threads,
+        batch_size=batch_size, processor=processor, num_classes=num_classes, resolutions=resolutions, seed=seed))
 
 
 @PROFILE.mode('import_csv')
-def import_latencies(*, import_csv: str, space: str, device: str, out: str, runtime: str = 'onnxruntime',
-                     precision: str = 'fp32', batch_size: int = 1) -> Answer:
+def import_latencies(*, import_csv: str, space: str, device: str, runtime: str, out: str, precision: str = 'unknown',
+                     threads: int | None = None, batch_size: int = 1, processor: str | None = None,
+                     num_classes: int | None = None, resolutions: Sequence[int] | None = None) -> Answer:
     """A profile from latencies of every block."""
     from ..devices import import_csv as read_csv
     from ..spaces import load_space
 
     _check_out(out)
     return _saved(out, read_csv(import_csv, load_space(space), device=device, runtime=runtime, precision=precision,
-                                batch_size=batch_size))
+                                threads=threads, batch_size=batch_size, processor=processor, num_classes=num_classes,
+                                resolutions=resolutions))
 
 
 def _check_out(out: str) -> None:
     if not out.endswith('.json'):
         raise InputError(f'--out {out!r:.160} must end in .json, by which profiles are known; add it')
-    refuse_missing_folder(out)
+    check_files(out=out)
 
 
 def _saved(out: str, found: DeviceProfile) -> Answer:
@@ -184,14 +189,11 @@ def _weights(path: Path, record: Record) -> dict[str, Any]:
 
 def _told(path: Path, record: Record, measured: dict[str, Any], device: tuple[str, str], save: bool) -> Answer:
     """The measured latency beside the limit and the prediction; written into the folder if that is wished."""
-    from ..hub import tighter_limit, update_folder, with_measured
+    from ..hub import beside_limit, measurement, update_folder, with_measured
 
+    new = measurement(measured, *device, record.arch)
     if save:
-        update_folder(path, measurements=with_measured(record, measured, *device))
-    hint = ''
-    if record.limit_ms and record.predicted_ms and measured['latency_ms'] > record.limit_ms:
-        bound_ms = tighter_limit(record.predicted_ms, measured['latency_ms'], record.limit_ms)
-        hint = f'over the limit of {record.limit_ms:g} ms; search again with --max-latency-ms {bound_ms:.4g}'
+        update_folder(path, measurements=with_measured(record, new))
     header = ['name', 'runtime', 'threads', 'latency_ms', 'p50_ms', 'p90_ms', 'predicted_ms', 'limit_ms']
     return rows_answer(header, [dict(
-        name=record.name, predicted_ms=record.predicted_ms, limit_ms=record.limit_ms, **measured)], hint)
+        name=record.name, predicted_ms=record.predicted_ms, limit_ms=record.limit_ms, **measured)], beside_limit(record, new))

@@ -111,7 +111,7 @@ def _finish(source: Source, chosen: Attempt, found: FrontFile, references: Mappi
     points = tuple(
         FrontPoint(arch=str(c.arch), top1_pct=round(c.top1_pct, 3), latency_ms=round(_ms(c), 6), label=label)
         for label, c in references.items())
-    name = arch_name(space, found.device, found.max_latency_ms)
+    name = arch_name(space, found.under, found.max_latency_ms)
     model, record = finish(
         source, chosen.candidate, name=name, found=found, measured=[chosen.measured],
         training=FinetuneConfig(epochs), references=points)

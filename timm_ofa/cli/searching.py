@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..console import say, table
 from ..errors import InputError
-from .shared import COMMON, options, refuse_missing_folder
+from .shared import COMMON, check_files, options
 from .verbs import Answer, Option, Verb, positive, profile_limit
 
 if TYPE_CHECKING:
@@ -82,19 +82,18 @@ def _search(space: str, predictor: str, profile: str | None, max_latency_ms: flo
     from ..searching import search
     from ..spaces import load_space
 
+    check_files(out=out, plot=plot)
+    if plot:
+        check_picture(plot)
     search_space = load_space(space)
     device = load_profile(profile) if profile else None
     judge = (load_upstream_predictor(None, search_space) if predictor == RELEASED
              else load_predictor(predictor, search_space))
-    for path in filter(None, (out, plot)):
-        refuse_missing_folder(path)
-    if plot:
-        check_picture(plot)
     result = search(search_space, judge, device, max_latency_ms=max_latency_ms, limits=limits, resolutions=resolutions,
                     seed=seed)
     if out and device and profile:
-        limit_ms = max_latency_ms or _cost(result.best, search_space, device)
-        save_front(out, result, search_space, judge, device, profile, limit_ms, seed)
+        save_front(out, result, search_space, judge, device, profile, max_latency_ms, seed,
+                   [limit.text(limit.maximum) for limit in limits])
         say(f'front of {len(result.front)} networks: {out}')
     if plot:
         cost = 'M MACs' if device is None else f'predicted latency on {device.device_name} (ms)'

@@ -1,16 +1,22 @@
 """What several verbs share: their common options, the supernet with its images, and checks before the work begins."""
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, listed
 from ..runtimes import runtime_names
-from .verbs import Option, positive, whole
+from .verbs import Option, one_of, positive, whole
 
 if TYPE_CHECKING:
-    from ..hub import NamedSubnet, Source
+    from ..hub import NamedSubnet, Source, Training
+    from ..networks import Supernet
     from ..spaces import SearchSpace
+    from ..training import TrainConfig
 
 CALIBRATION_IMAGES = 2000
 COMMON = dict(
@@ -22,15 +28,17 @@ COMMON = dict(
                 "or 'fashion-mnist-12k'", 'DATA'),
     num_calibration=Option('number of training images from which BatchNorm statistics are computed', 'N', whole(2)),
     runtime=Option(f'runtime: {listed(runtime_names())}', 'RUNTIME'),
-    precision=Option('precision: fp32, fp16, bf16 or int8, where the runtime has it', 'PRECISION'),
+    precision=Option('precision: fp32, fp16, bf16 or int8, where the runtime has it', 'PRECISION',
+                     one_of('fp32', 'fp16', 'bf16', 'int8')),
     threads=Option('number of CPU threads', 'N', whole(1)),
     batch_size=Option('number of images in one run', 'N', whole(1)),
-    processor=Option('processor: cpu or cuda', 'PROCESSOR'),
+    processor=Option('processor: cpu or cuda', 'PROCESSOR', one_of('cpu', 'cuda')),
     resolutions=Option('resolutions in px; by default all that are known', 'PX', whole(1), many=True),
     max_latency_ms=Option('largest latency in ms', 'MS', positive),
     seconds=Option('about how long to measure, in seconds', 'S', positive),
     export_kit=Option('measure another device: write a folder of files and a script for it', 'DIR'),
     import_kit=Option('read the results.json that the script of a kit wrote', 'FILE.json'))
+GO_ON = 'stopped; run the same command again to go on'  # what Ctrl-C says where finished steps are kept
 KIT_HINT = 'on the device, with numpy and onnxruntime: python run_kit.py; then bring back results.json'
 
 
@@ -39,53 +47,106 @@ def options(common: str, **own: Option) -> dict[str, Option]:
     return {**{name: COMMON[name] for name in common.split()}, **own}
 
 
-def refuse_missing_folder(out: str | Path) -> None:
-    """Say that a result cannot be written before the work, not after it."""
-    parent = Path(out).absolute().parent
+# ---- checks before the work begins -----------------------------------------------------------------------------------
+
+
+def check_files(**paths: str | None) -> None:
+    """Say before the work, not after it, that a file of an option cannot be written."""
+    for name, path in paths.items():
+        if path is None:
+            continue
+        check_folder_place(path, f'--{name}')
+        if Path(path).is_dir():
+            raise InputError(f'--{name} {path!r:.120} is a folder; give a file')
+
+
+def check_folder_place(path: str, flag: str = '--out') -> None:
+    """Say before the work that the folder around a result does not exist."""
+    parent = Path(path).absolute().parent
     if not parent.is_dir():
-        raise InputError(f'--out {str(out)!r:.120}: the folder {str(parent)!r:.120} does not exist; make it first')
+        raise InputError(f'{flag} {path!r:.120}: the folder {str(parent)!r:.120} does not exist; make it first')
 
 
-def open_source(supernet: str | None, data: str, *, out: str | None, seed: int, num_calibration: int,
-                subnet: NamedSubnet | None = None) -> Source:
-    """The supernet and the images that a verb asks for; a named network has a supernet of its own if none is given.
+def check_room(folder: str | Path, megabytes: float) -> None:
+    """Refuse to begin what the disk has no room for; the size is an estimate."""
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / 1e6
+    if free < megabytes:
+        raise InputError(f'the disk of {str(folder)!r:.120} has {free:.0f} MB left, about {megabytes:.0f} MB are '
+                         'needed; free space, or choose another disk')
 
-    `supernet` may be the name of a released supernet, whose weights ship with the package or are then downloaded.
+
+@contextmanager
+def stopped(words: str) -> Iterator[None]:
+    """What Ctrl-C says where it is pressed in this block."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(words) from None
+
+
+# ---- a supernet and its images ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OpenSupernet:
+    """A supernet that a verb works with, before any image was read."""
+    id: str
+    supernet: Supernet
+    is_released: bool
+    config: TrainConfig | None  # of its training, where that is known
+    cost: Training | None  # likewise
+    side: int  # at which its images are stored, px
+
+    @property
+    def space(self) -> SearchSpace:
+        return self.supernet.space
+
+    def with_images(self, data: str, *, seed: int, num_calibration: int) -> Source:
+        """The supernet with the images that its networks are judged on; raises `InputError` for other classes."""
+        from ..hub import Source
+        from ..images import Augment, load_data
+
+        config = self.config
+        images = load_data(
+            data, self.side, holdout=config.holdout if config else 0.1, limit=config.limit if config else None,
+            seed=config.seed if config else 0, decode=config.decode if config else 'auto',
+            images_per_epoch=config.images_per_epoch if config and data.startswith('stream:') else None)
+        if self.supernet.num_classes != images.num_classes:
+            cure = 'give images of the same classes' if self.is_released else 'train a supernet on this data'
+            raise InputError(
+                f'supernet {self.id!r:.100} has {self.supernet.num_classes} classes, data {images.name!r:.60} has '
+                f'{images.num_classes}; {cure}')
+        return Source(self.supernet, self.id, images, config.augment if config else Augment(), self.cost, seed=seed,
+                      calibration_images=num_calibration)
+
+
+def open_supernet(supernet: str | None, subnet: NamedSubnet | None = None) -> OpenSupernet:
+    """A supernet from a folder or the Hub, or a released one, whose weights ship with the package or are downloaded.
+
+    A named network has a supernet of its own if none is given.
     """
-    from ..hub import Source, hub_configs, training_cost
-    from ..images import Augment, load_data, stored_side
+    from ..hub import hub_configs, training_cost
+    from ..images import stored_side
     from ..networks import load_supernet
     from ..training import load_config, supernet_config, supernet_folder
 
-    if out is not None:
-        refuse_missing_folder(out)
     own = (subnet.supernet or f'{subnet.space.name}_supernet') if subnet else ''
     supernet_id = supernet or own
     released = [name for name in (supernet_id, own) if name in hub_configs() and hub_configs()[name].weights]
-    is_released = supernet_id in released
     loaded = load_supernet(supernet_id)
-    if subnet:
-        _check_supernet_of(subnet, supernet_id, loaded.space)
-    folder = None if is_released else supernet_folder(supernet_id)
-    config = folder and supernet_config(folder)
-    if config is None and released:
-        config = load_config(hub_configs()[released[0]].path)
     side = stored_side(loaded.space)
     if subnet:
+        _check_supernet_of(subnet, supernet_id, loaded.space)
         side = max(side, stored_side(subnet.space.restrict(resolutions=[subnet.arch.resolution])))
-    images = load_data(
-        data, side, holdout=config.holdout if config else 0.1, limit=config.limit if config else None,
-        seed=config.seed if config else 0, decode=config.decode if config else 'auto',
-        images_per_epoch=config.images_per_epoch if config and data.startswith('stream:') else None)
-    if loaded.num_classes != images.num_classes:
-        cure = 'give images of the same classes' if is_released else 'train a supernet on this data'
-        raise InputError(
-            f'supernet {supernet_id!r:.100} has {loaded.num_classes} classes, data {images.name!r:.60} has '
-            f'{images.num_classes}; {cure}')
-    return Source(
-        loaded, supernet_id, images, config.augment if config else Augment(),
-        training_cost(folder) if folder else None,
-        seed=seed, calibration_images=num_calibration)
+    folder = None if supernet_id in released else supernet_folder(supernet_id)
+    config = supernet_config(folder) if folder else None
+    if config is None and released:
+        config = load_config(hub_configs()[released[0]].path)
+    return OpenSupernet(supernet_id, loaded, supernet_id in released, config,
+                        training_cost(folder) if folder else None, side)
 
 
 def _check_supernet_of(subnet: NamedSubnet, supernet_id: str, space: SearchSpace) -> None:

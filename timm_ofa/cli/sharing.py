@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..console import table
 from ..errors import InputError
-from .shared import refuse_missing_folder
+from .shared import check_files
 from .verbs import Answer, Option, Verb
 
 PUBLISH = Verb(
@@ -72,7 +72,7 @@ def catalog(*, source: str, out: str) -> Answer:
     """The page as a file."""
     from ..hub import catalog as write_page
 
-    refuse_missing_folder(out)
+    check_files(out=out)
     page = str(write_page(source, out))
     return Answer(dict(page=page), page)
 

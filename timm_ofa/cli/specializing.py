@@ -1,19 +1,31 @@
 """The verb `specialize`: the folder of a finished network, from a search result, an architecture or a name."""
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
-from dataclasses import replace
+import re
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..console import say
 from ..errors import InputError
-from .shared import CALIBRATION_IMAGES, COMMON, open_source, options
+from .shared import (
+    CALIBRATION_IMAGES,
+    COMMON,
+    OpenSupernet,
+    check_folder_place,
+    check_room,
+    open_supernet,
+    options,
+)
 from .verbs import Answer, Option, Verb, positive, rows_answer, whole
 
 if TYPE_CHECKING:
-    from ..hub import FrontFile, Source
+    from ..devices import DeviceProfile
+    from ..hub import FrontFile, NamedSubnet, Source
     from ..searching import Candidate
+    from ..spaces import Arch
     from ..training import FinetuneConfig
 
 SPECIALIZE = Verb(
@@ -37,6 +49,85 @@ SPECIALIZE = Verb(
         out=Option('folder of the network; with --config by default out/NAME', 'DIR')))
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What all modes share: the supernet, and how a network of it is finished. Made before any image is read."""
+    opened: OpenSupernet
+    data: str
+    seed: int
+    num_calibration: int
+    training: FinetuneConfig | None
+
+    @classmethod
+    def open(cls, supernet: str | None, data: str, seed: int, num_calibration: int, finetune: str | None,
+             finetune_epochs: int, *, out: str, name: str | None = None, subnet: NamedSubnet | None = None) -> _Job:
+        """Check what the options say; raises `InputError` for what would fail after the work."""
+        from ..hub import NAME
+        from ..training import load_teacher
+
+        if name and not (re.fullmatch(NAME, name) and len(name) <= 90):
+            raise InputError(f'--name {name!r:.120} is not small letters and digits, joined by single _ - or .; '
+                             'write a name like ofa_mbv3_my_phone_lat5ms')
+        training = _finetuning(finetune, finetune_epochs)
+        opened = open_supernet(supernet, subnet)
+        check_room(out, 4e-6 * 3 * opened.space.params(opened.space.max_arch()))
+        if training and training.teacher not in (None, 'largest'):
+            load_teacher(training.teacher, opened.supernet)
+        return cls(opened, data, seed, num_calibration, training)
+
+    @cached_property
+    def source(self) -> Source:
+        """The supernet with its images, which are read when they are first needed."""
+        return self.opened.with_images(self.data, seed=self.seed, num_calibration=self.num_calibration)
+
+    def save(self, candidate: Candidate, out: str | Path, *, measured: Sequence[dict[str, Any]] = (),
+             **about: Any) -> dict[str, Any]:
+        """Finish a candidate and write its folder; its row for the table. `about` goes to `finish`."""
+        from ..hub import finish, save_folder
+
+        model, record = finish(self.source, candidate, measured=measured, training=self.training, **about)
+        folder = save_folder(out, model, record)
+        return dict(
+            folder=str(folder), top1_pct=record.top1_pct, limit_ms=record.limit_ms, predicted_ms=record.predicted_ms,
+            measured_ms=measured[-1]['latency_ms'] if measured else None, arch=str(record.arch))
+
+
+@dataclass(frozen=True)
+class _FrontJob:
+    """A front whose networks are for the device of a profile, which may be this machine."""
+    job: _Job
+    found: FrontFile
+    profile: DeviceProfile
+    timer: Callable[[Arch], dict[str, Any]] | None  # None: nothing is measured
+
+    @classmethod
+    def open(cls, job: _Job, front: str, profile: str | None, no_measure: bool) -> _FrontJob:
+        from ..hub import arch_timer, load_front
+
+        space = job.opened.space
+        found = load_front(front, space)
+        device = found.load_profile(space, profile)
+        timer = None if no_measure else arch_timer(space, device, job.opened.supernet.num_classes)
+        return cls(job, found, device, timer)
+
+    def save_best(self, found: FrontFile, out: str | Path, name: str | None,
+                  skip: Container[str] = ()) -> dict[str, Any] | None:
+        """The best network that is measured within the limit of a front; None where its arch is one to skip."""
+        from ..hub import meet_limit
+
+        measured: list[dict[str, Any]] = []
+        if self.timer is None:
+            candidate = found.best()
+        else:
+            attempts = meet_limit(found.front, found.bound_ms, self.timer)
+            for attempt in attempts[:-1]:
+                say(f'measured {attempt.measured["latency_ms"]:.4g} ms is over the limit; next')
+            candidate, measured = attempts[-1].candidate, [attempts[-1].measured]
+        if str(candidate.arch) in skip:
+            return None
+        return self.job.save(candidate, out, name=name, found=found, measured=measured, profile=self.profile)
+
+
 @SPECIALIZE.mode('arch')
 def specialize_arch(*, supernet: str, data: str, arch: str, out: str, seed: int = 0, finetune_epochs: int = 0,
                     finetune: str | None = None, num_calibration: int = CALIBRATION_IMAGES,
@@ -44,9 +135,9 @@ def specialize_arch(*, supernet: str, data: str, arch: str, out: str, seed: int 
     """One network whose architecture is known."""
     from ..searching import Candidate
 
-    source = open_source(supernet, data, out=out, seed=seed, num_calibration=num_calibration)
-    candidate = Candidate(source.supernet.space.parse(arch), 0.0, 0.0)
-    return _loaded(_save(source, candidate, out, name=name, training=_finetuning(finetune, finetune_epochs)))
+    _check_out(out)
+    job = _Job.open(supernet, data, seed, num_calibration, finetune, finetune_epochs, out=out, name=name)
+    return _loaded(job.save(Candidate(job.opened.space.parse(arch), 0.0, 0.0), out, name=name))
 
 
 @SPECIALIZE.mode('front')
@@ -54,12 +145,11 @@ def specialize_front(*, supernet: str, data: str, front: str, out: str, seed: in
                      no_measure: bool = False, finetune_epochs: int = 0, finetune: str | None = None,
                      num_calibration: int = CALIBRATION_IMAGES, name: str | None = None) -> Answer:
     """The best network of a front."""
-    from ..hub import load_front
-
-    source = open_source(supernet, data, out=out, seed=seed, num_calibration=num_calibration)
-    row = _save_best(source, load_front(front, source.supernet.space), out, profile, no_measure,
-                     _finetuning(finetune, finetune_epochs), name)
-    assert row is not None
+    _check_out(out)
+    job = _Job.open(supernet, data, seed, num_calibration, finetune, finetune_epochs, out=out, name=name)
+    best = _FrontJob.open(job, front, profile, no_measure)
+    row = best.save_best(best.found, out, name)
+    assert row is not None  # nothing was to be skipped
     return _loaded(row)
 
 
@@ -69,18 +159,22 @@ def specialize_family(*, supernet: str, data: str, front: str, limits_ms: Sequen
                       finetune_epochs: int = 0, finetune: str | None = None,
                       num_calibration: int = CALIBRATION_IMAGES) -> Answer:
     """A network of the front for each limit; limits that one network meets best share it."""
-    from ..hub import arch_name, load_front, publish_family
+    from ..hub import arch_name, check_target, check_token, publish_family
 
-    source = open_source(supernet, data, out=out, seed=seed, num_calibration=num_calibration)
-    found = load_front(front, source.supernet.space)
-    training = _finetuning(finetune, finetune_epochs)
+    check_folder_place(out)
+    job = _Job.open(supernet, data, seed, num_calibration, finetune, finetune_epochs, out=out)
+    best = _FrontJob.open(job, front, profile, no_measure)
+    fronts = {arch_name(job.opened.space, best.found.under, limit_ms): best.found.within(limit_ms)
+              for limit_ms in sorted(set(limits_ms))}
+    for name in fronts:
+        check_target(Path(out) / name)
+    if publish:
+        check_token(publish)
     rows: dict[str, dict[str, Any]] = {}  # by arch
-    for limit_ms in sorted(set(limits_ms)):
-        name = arch_name(source.supernet.space, found.device, limit_ms)
-        row = _save_best(source, replace(found, max_latency_ms=limit_ms), Path(out) / name, profile, no_measure,
-                         training, name, skip=rows)
+    for name, found in fronts.items():
+        row = best.save_best(found, Path(out) / name, name, skip=rows)
         if row is None:
-            say(f'{limit_ms:g} ms: the same network as within less; left out')
+            say(f'{found.bound_ms:g} ms: the same network as within less; left out')
         else:
             rows[row['arch']] = row
     if publish:
@@ -96,53 +190,30 @@ def specialize_named(*, config: str, data: str, supernet: str | None = None, out
     """The weights of a named network, from the released supernet of its space unless another one is given."""
     from ..hub import find_config, finish_named, save_folder
 
-    found = find_config(config)
+    found = find_config(config, 'subnet')
     if found.subnet is None:
-        raise InputError(f"config {found.path.name!r:.120} is not of 'kind: subnet'; to train it: timm-ofa train")
-    source = open_source(
-        supernet, data, out=out, seed=seed, num_calibration=num_calibration, subnet=found.subnet)
+        raise InputError(f"config {found.path.name!r:.120} is not of 'kind: subnet'; to train it: timm-ofa train "
+                         f'--config {config}')
     name = name or found.name
-    model, record = finish_named(source, name, found.subnet, training=_finetuning(finetune, finetune_epochs))
-    folder = save_folder(out or f'out/{name}', model, record)
+    folder = out or f'out/{name}'
+    _check_out(folder, may_make_parent=out is None)
+    job = _Job.open(supernet, data, seed, num_calibration, finetune, finetune_epochs, out=folder, name=name,
+                    subnet=found.subnet)
+    model, record = finish_named(job.source, name, found.subnet, training=job.training)
+    save_folder(folder, model, record)
     return rows_answer(['folder', 'top1_pct', 'predicted_top1_pct', 'limit', 'arch'], [dict(
-        folder=str(folder), top1_pct=record.top1_pct, predicted_top1_pct=record.predicted_top1_pct,
+        folder=folder, top1_pct=record.top1_pct, predicted_top1_pct=record.predicted_top1_pct,
         limit=found.subnet.limit, arch=str(record.arch))],
         hint=f'publish it: timm-ofa publish {folder} --repo {found.subnet.hub_id}')
 
 
-def _save_best(source: Source, found: FrontFile, out: str | Path, profile: str | None, no_measure: bool,
-               training: FinetuneConfig | None, name: str | None, skip: Container[str] = ()) -> dict[str, Any] | None:
-    """The best network of a front that is measured within its limit; None where its arch is one to skip."""
-    from ..devices import load_profile
-    from ..hub import arch_timer, meet_limit
+def _check_out(out: str, may_make_parent: bool = False) -> None:
+    """Refuse a folder that cannot be written after the work."""
+    from ..hub import check_target
 
-    device = load_profile(profile or found.profile)
-    if no_measure:
-        within = [c for c in found.front if (c.latency_ms or 0.0) <= found.max_latency_ms]
-        if not within:
-            raise InputError(f'no network of the front is within {found.max_latency_ms:g} ms; raise the limit')
-        candidate, measured = max(within, key=lambda c: c.top1_pct), []
-    else:
-        timer = arch_timer(source.supernet.space, device)
-        attempts = meet_limit(found.front, found.max_latency_ms, timer)
-        for attempt in attempts[:-1]:
-            say(f'measured {attempt.measured["latency_ms"]:.4g} ms is over the limit; next')
-        candidate, measured = attempts[-1].candidate, [attempts[-1].measured]
-    if str(candidate.arch) in skip:
-        return None
-    return _save(source, candidate, out, name=name, training=training, found=found, measured=measured, profile=device)
-
-
-def _save(source: Source, candidate: Candidate, out: str | Path, *, measured: Sequence[dict[str, Any]] = (),
-          **about: Any) -> dict[str, Any]:
-    """Finish a candidate and write its folder; its row for the table. `about` goes to `finish`."""
-    from ..hub import finish, save_folder
-
-    model, record = finish(source, candidate, measured=measured, **about)
-    folder = save_folder(out, model, record)
-    return dict(
-        folder=str(folder), top1_pct=record.top1_pct, limit_ms=record.limit_ms, predicted_ms=record.predicted_ms,
-        measured_ms=measured[-1]['latency_ms'] if measured else None, arch=str(record.arch))
+    if not may_make_parent:
+        check_folder_place(out)
+    check_target(out)
 
 
 def _loaded(row: dict[str, Any]) -> Answer:
@@ -155,6 +226,9 @@ def _finetuning(finetune: str | None, epochs: int) -> FinetuneConfig | None:
     from ..hub import find_config
     from ..training import FinetuneConfig, load_finetune
 
+    if finetune and epochs:
+        raise InputError(f'--finetune-epochs {epochs} is not read with --finetune, whose file has epochs of its own; '
+                         'leave one of them out')
     if finetune:
-        return load_finetune(find_config(finetune).path)
+        return load_finetune(find_config(finetune, 'finetune').path)
     return FinetuneConfig(epochs) if epochs else None

@@ -48,6 +48,15 @@ def whole(least: int) -> Callable[[str], int]:
     return read
 
 
+def one_of(*values: str) -> Callable[[str], str]:
+    """A function that reads one of these words."""
+    def read(text: str) -> str:
+        if text not in values:
+            raise argparse.ArgumentTypeError(f'{text!r:.40} is unknown; choose from {", ".join(values)}')
+        return text
+    return read
+
+
 def profile_limit(text: str) -> tuple[str, float]:
     """Read a profile and a limit in ms, like cpu.json=25."""
     name, equals, limit_ms = text.rpartition('=')

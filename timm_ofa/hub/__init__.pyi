@@ -1,4 +1,5 @@
 from .catalog_page import catalog as catalog
+from .client import check_token as check_token
 from .configs import NamedSubnet as NamedSubnet
 from .configs import Weights as Weights
 from .configs import find_config as find_config
@@ -20,6 +21,8 @@ from .fronts import load_front as load_front
 from .fronts import save_front as save_front
 from .listing import find_supernets as find_supernets
 from .listing import model_rows as model_rows
+from .measurements import beside_limit as beside_limit
+from .measurements import measurement as measurement
 from .measurements import with_measured as with_measured
 from .plots import check_picture as check_picture
 from .plots import plot_fit as plot_fit
@@ -27,14 +30,15 @@ from .plots import plot_search as plot_search
 from .publishing import publish as publish
 from .publishing import publish_family as publish_family
 from .publishing import publish_page as publish_page
+from .record import NAME as NAME
 from .record import FrontPoint as FrontPoint
 from .record import Record as Record
 from .record import Training as Training
 from .saving import add_onnx as add_onnx
+from .saving import check_target as check_target
 from .saving import save_folder as save_folder
 from .saving import update_folder as update_folder
 from .timing import Attempt as Attempt
 from .timing import arch_timer as arch_timer
 from .timing import meet_limit as meet_limit
-from .timing import tighter_limit as tighter_limit
 from .upstream import import_upstream as import_upstream

@@ -51,6 +51,14 @@ def writable_id(api: HfApi, repo_id: str | None, name: str) -> str:
     return repo_id
 
 
+def check_token(owner: str | None = None) -> None:
+    """Ask the Hub whether the token may write in a namespace, by default the user's own; raises `InputError` if not."""
+    if owner:
+        check_repo_id(f'{owner}/name')
+    with hub_errors(owner or 'your account'):
+        writable_id(hub_api(), owner and f'{owner}/name', 'name')
+
+
 @contextmanager
 def hub_errors(what: str) -> Iterator[None]:
     """Turn errors of the client into one `InputError` line that says what to do. None of them holds the token.

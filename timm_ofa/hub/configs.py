@@ -132,16 +132,18 @@ def named_subnets() -> dict[str, NamedSubnet]:
     return {name: config.subnet for name, config in hub_configs().items() if config.subnet}
 
 
-def find_config(text: str | Path) -> HubConfig:
-    """Find a config by the path of its file, or by a name: 'NAME', or from any folder 'hub_configs/NAME.yaml'."""
+def find_config(text: str | Path, kind: str | None = None) -> HubConfig:
+    """Find a config by the path of its file, or by a name: 'NAME', or from any folder 'hub_configs/NAME.yaml'. The
+    error for an unknown one proposes names of that kind."""
     path = Path(text)
     if os.path.isfile(path):  # False for what can be no path
         return read_hub_config(path)
     name = path.name.removesuffix('.yaml')
     if str(path.parent) in ('.', 'hub_configs') and name in hub_configs():
         return hub_configs()[name]
-    near = difflib.get_close_matches(name, hub_configs(), n=3, cutoff=0)
-    raise InputError(f'config {str(text)!r:.120} is neither a file nor a name; choose from `timm-ofa models`, e.g. '
+    known = [name for name, config in hub_configs().items() if kind in (None, config.kind)]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0)
+    raise InputError(f'config {str(text)!r:.120} is neither a file nor a name; give a file, or a name like '
                      f'{listed(near)}')
 
 

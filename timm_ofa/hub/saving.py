@@ -20,12 +20,11 @@ import numpy as np
 import timm
 import torch
 from safetensors.torch import load_file
-from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from ..errors import InputError
 from ..files import replacing, save_tensors, sha256_of, write_text
-from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, data_cfg, model_args, read_json
+from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, data_cfg, model_args, read_json, write_config
 from ..runtimes import Session, to_onnx
 from .card import render_card
 from .folder import (
@@ -59,9 +58,7 @@ def save_folder(folder: str | Path, model: nn.Module, record: Record) -> Path:
     Returns:
         The folder. Raises `InputError` if the folder holds something else, or the network is not that of the record.
     """
-    folder, record = Path(folder), record.check()
-    if folder.exists() and not (folder.is_dir() and (is_ours(folder / CONFIG) or not any(folder.iterdir()))):
-        raise InputError(f'folder {str(folder)!r} holds something else; choose another, or remove it')
+    folder, record = check_target(folder), record.check()
     model = _plain_copy(model)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f'.{folder.name}.') as around:
@@ -76,6 +73,17 @@ def save_folder(folder: str | Path, model: nn.Module, record: Record) -> Path:
         if folder.exists():
             folder.rename(Path(around) / 'old')
         partial.rename(folder)
+    return folder
+
+
+def check_target(folder: str | Path) -> Path:
+    """The folder that `save_folder` is to write; raises `InputError` if it cannot be made or replaced."""
+    folder = Path(folder)
+    if folder.exists() and not (folder.is_dir() and (is_ours(folder / CONFIG) or not any(folder.iterdir()))):
+        raise InputError(f'folder {str(folder)!r} holds something else; choose another, or remove it')
+    if folder.exists() and (folder.samefile('.') or folder.absolute() in Path.cwd().parents or folder.is_mount()):
+        raise InputError(f'folder {str(folder)!r} is in use, so that it cannot be replaced; give one inside it, like '
+                         f'{str(folder / "net")!r}')
     return folder
 
 
@@ -157,8 +165,8 @@ def _plain_copy(model: nn.Module) -> nn.Module:
 def _write_config(path: Path, model: nn.Module, record: Record) -> None:
     data = data_cfg(record.space, record.arch.resolution)
     inside = {k: v for k, v in record.to_dict().items() if k not in (*ELSEWHERE[PERF], *ELSEWHERE[CONFIG])}
-    save_config_for_hf(
-        model, str(path),
+    write_config(
+        path, model,
         model_config={
             'pretrained_cfg': {
                 'architecture': entry_point(record), 'tag': '', 'license': record.license, 'origin_url': '',

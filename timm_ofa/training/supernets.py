@@ -23,7 +23,7 @@ from .config import TrainConfig, kept_ratios
 from .loop import Loop, keep_freed_memory, make_optimizer, placed
 from .recipes import RECIPES
 from .report import judge_ends
-from .runs import RunLog, open_run, save_supernet, versions
+from .runs import RunLog, check_run, open_run, save_supernet, versions
 from .teachers import PhaseTeachers
 
 logger = get_logger(__name__)
@@ -45,21 +45,22 @@ def train_supernet(config: TrainConfig, data: Data, output: str | Path, *, resum
     """
     output = Path(output)
     accelerator = make_accelerator(config, output if tensorboard else None)
+    check_run(config, output, resume)
     supernet = _beginning(config, data.num_classes)
-    _open(config, output, resume, accelerator)
-    if tensorboard:
-        accelerator.init_trackers('tensorboard')
     data.train.decode()
     if config.sync_bn and accelerator.num_processes > 1:
         synchronize_batch_norm(supernet)
     supernet = placed(supernet, accelerator.device)
     optimizer = make_optimizer(supernet, config.phases[0].lr, config.momentum, config.weight_decay)
     model, optimizer = accelerator.prepare(supernet, optimizer)
-    checkpoints = Checkpoints(output / 'checkpoints', accelerator, config.checkpoint_minutes * 60)
-    start = checkpoints.load() if resume else Progress()
     teachers = PhaseTeachers(config, supernet, output / 'teacher.safetensors', accelerator)
     batches = EpochBatches(
         data.train, config.batch_size, config.seed, config.workers, accelerator, config.augment, config.accumulate)
+    _open(config, output, resume, accelerator)  # all settings are right: from here on the folder belongs to this run
+    if tensorboard:
+        accelerator.init_trackers('tensorboard')
+    checkpoints = Checkpoints(output / 'checkpoints', accelerator, config.checkpoint_minutes * 60)
+    start = checkpoints.load() if resume else Progress()
     total = sum(len(batches) * (p.warmup_epochs + p.epochs) for p in config.phases)
     log = RunLog(output, accelerator, start.log_bytes)
     _log_start(log, config, data, accelerator, start, resume, total)
