@@ -8,13 +8,12 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import nn
 from torch.autograd.function import once_differentiable
 
 from .slices import computed_in
 
 
-@fx.wrap
 def depthwise_conv(x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
     """Depthwise convolution of x (N, C, H, W) with weight (C, 1, K, K), padded by half a kernel."""
     if x.device.type == 'cpu' and torch.is_grad_enabled():

@@ -12,12 +12,15 @@ import torch
 from timm.layers import BatchNormAct2d, ConvNormAct
 from timm.models._efficientnet_blocks import InvertedResidual, SqueezeExcite
 from timm.models.byobnet import BottleneckBlock, DownsampleAvg
-from torch import nn
+from torch import fx, nn
 
 from ..spaces import bottleneck_mid_chs, make_divisible
 from .depthwise import SmallerKernel, depthwise_conv
 from .layers import dense_conv, first_channels_conv_norm_act, first_channels_norm_act, squeeze_excite
 from .slices import first_channels
+
+for _name in ('dense_conv', 'depthwise_conv', 'first_channels'):
+    fx.wrap(_name)  # a trace keeps the calls of this module whole
 
 
 class ElasticInvertedResidual(nn.Module):

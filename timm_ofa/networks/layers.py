@@ -11,6 +11,8 @@ from torch import fx, nn
 
 from .slices import first_channels
 
+fx.wrap('first_channels')  # a trace keeps the calls of this module whole
+
 
 def first_channels_norm_act(
         norm: BatchNormAct2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, channels: int) -> torch.Tensor:

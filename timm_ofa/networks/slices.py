@@ -10,13 +10,11 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-from torch import fx
 from torch.autograd.function import once_differentiable
 
 Ints = tuple[int, ...]
 
 
-@fx.wrap
 def first_channels(tensors: Sequence[torch.Tensor], shapes: Sequence[Ints], cast: int) -> Sequence[torch.Tensor]:
     """The leading slice of each parameter. A shape gives the lengths of the first dimensions, the others stay whole.
 
