@@ -8,15 +8,18 @@ from timm_ofa.spaces.shelf import load_space
 
 @pytest.fixture
 def packages(tmp_path):
-    """Two processor packages, a part of one of them, and a device that counts no energy."""
-    for name, microjoules in {
-            'intel-rapl:0': 3_000_000, 'intel-rapl:1': 1_500_000, 'intel-rapl:0:0': 7, 'dtpm': 9}.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / 'energy_uj').write_text(f'{microjoules}\n')
+    """Two processor packages, a part of one of them, the whole platform, and what has no counter of a package."""
+    for folder, name, microjoules in (
+            ('intel-rapl:0', 'package-0', 3_000_000), ('intel-rapl:0:0', 'core', 7), ('intel-rapl:1', 'psys', 9_000_000),
+            ('intel-rapl:2', 'package-1-die-0', 1_500_000), ('intel-rapl-mmio:0', 'package-0', 3_000_000),
+            ('dtpm', 'package-2', 9)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / 'name').write_text(f'{name}\n')
+        (tmp_path / folder / 'energy_uj').write_text(f'{microjoules}\n')
     return tmp_path
 
 
-def test_packages_are_added_up_and_their_parts_left_out(packages):
+def test_packages_are_added_up_without_their_parts_and_without_the_platform(packages):
     assert cpu_counter(packages)() == 4500
 
 
@@ -24,6 +27,7 @@ def test_packages_are_added_up_and_their_parts_left_out(packages):
 def test_a_counter_that_tells_nothing_is_none(tmp_path, text):
     assert cpu_counter(tmp_path) is None
     (tmp_path / 'intel-rapl:0').mkdir()
+    (tmp_path / 'intel-rapl:0' / 'name').write_text('package-0\n')
     (tmp_path / 'intel-rapl:0' / 'energy_uj').write_text(text)
     assert cpu_counter(tmp_path) is None
 

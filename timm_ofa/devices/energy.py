@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 POWERCAP = Path('/sys/class/powercap')
-CONNECTED = 'intel-rapl:[0-9]'  # processor packages; those of AMD have this name too
+DOMAINS = 'intel-rapl:*'  # those of AMD have this name too
 SECONDS = 1.5
 Counter = Callable[[], float]  # millijoules used since some fixed moment
 
@@ -45,12 +45,12 @@ def cuda_counter() -> Counter | None:
 
 def cpu_counter(root: Path = POWERCAP) -> Counter | None:
     """The counter of all processor packages together; None: there is none, or only root may read it."""
-    files = sorted(package / 'energy_uj' for package in root.glob(CONNECTED))
-
     def total_mj() -> float:
         return sum(int(file.read_text()) for file in files) / 1e3
 
-    try:
+    try:  # beside packages there are their parts, and 'psys': the platform, which has the packages in it
+        files = [domain / 'energy_uj' for domain in sorted(root.glob(DOMAINS))
+                 if (domain / 'name').read_text().startswith('package-')]
         return total_mj if files and total_mj() > 0 else None
     except (OSError, ValueError):
         return None
