@@ -73,7 +73,7 @@ def test_an_interrupted_collection_goes_on_as_it_would_have(space):
 
 def test_the_second_axis_may_be_the_latency_of_a_device(space):
     class Profile:
-        name = 'toy'
+        name, num_classes, batch_size = 'toy', None, 1
 
         def resolutions(self, space):
             return space.resolutions

@@ -22,14 +22,14 @@ def trained(digits, tmp_path_factory):
 
 
 @torch.no_grad()
-def test_recalibrated_statistics_are_averages_over_the_batches(supernet, space, rng):
+def test_recalibrated_statistics_are_averages_over_the_batches_weighted_by_their_images(supernet, space, rng):
     arch = space.sample(rng)
     subnet = supernet.extract(arch)
     first = subnet.bn1
-    loader = [3 * torch.randn(16, 3, 24, 24) + 1 for _ in range(4)]
+    loader = [3 * torch.randn(n, 3, 24, 24) + i for i, n in enumerate((16, 16, 12, 2))]
     stem = [subnet.conv_stem(x) for x in loader]
-    mean = torch.stack([y.mean((0, 2, 3)) for y in stem]).mean(0)
-    var = torch.stack([y.var((0, 2, 3)) for y in stem]).mean(0)
+    mean = sum(len(y) * y.mean((0, 2, 3)) for y in stem) / 46
+    var = sum(len(y) * y.var((0, 2, 3)) for y in stem) / 46
     returned = recalibrate_bn(subnet, loader)
     assert returned is subnet and not subnet.training
     torch.testing.assert_close(first.running_mean, mean)
@@ -58,6 +58,14 @@ def test_recalibrated_subnets_of_a_trained_supernet_are_far_better_than_chance(t
     plain = [evaluate(trained.extract(arch), digits.test, space, arch.resolution) for arch in archs]
     assert min(judged) > 60 and max(judged) > 75, judged
     assert np.mean(judged) > np.mean(plain)  # statistics of the supernet are those of no subnet
+
+
+def test_two_more_images_in_a_last_small_batch_hardly_move_an_accuracy(trained, digits):
+    judges = [SubnetJudge(trained, digits.train, digits.test, augment=AUGMENT, calibration_images=n)
+              for n in (400, 402)]
+    archs = [trained.space.min_arch(24), *trained.space.sample(np.random.default_rng(1), 3)]
+    some, more = (np.array([judge.top1_pct(arch) for arch in archs]) for judge in judges)
+    assert [len(batch) for batch in judges[1].batches(24)] == [200, 200, 2] and np.abs(more - some).max() < 1.2
 
 
 class Guess(nn.Module):

@@ -31,6 +31,16 @@ def test_save_and_load_are_inverse(predictor, archs, space, tmp_path):
         load_predictor(tmp_path / 'new' / 'p.safetensors', load_space('ofa_mbv3_w10'))
 
 
+def test_two_versions_in_the_names_are_two_predictors(predictor, space, archs, tmp_path):
+    additive = AdditivePredictor.fit(space, archs, top1_of(space, archs))
+    predictor.save(tmp_path / 'acc_v1.5')
+    additive.save(tmp_path / 'acc_v1.7.safetensors')
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        'acc_v1.5.json', 'acc_v1.5.safetensors', 'acc_v1.7.json', 'acc_v1.7.safetensors']
+    for name, written in (('acc_v1.5', predictor), ('acc_v1.5.safetensors', predictor), ('acc_v1.7', additive)):
+        np.testing.assert_array_equal(load_predictor(tmp_path / name, space).predict(archs), written.predict(archs))
+
+
 @pytest.mark.parametrize('field, value', [
     ('format', 99), ('space', {}), ('space', 'ofa_mbv3_w10'), ('check', 3), ('mean_pct', 'x'),
     ('mean_pct', float('nan')), ('strengths', {}), ('strengths', []),

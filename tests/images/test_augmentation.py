@@ -136,6 +136,19 @@ def test_without_a_crop_only_the_rest_is_done(space):
     assert (same | mirrored).all() and 20 < mirrored.sum() < 44
 
 
+@pytest.mark.parametrize('mean, std', [((0.0,) * 3, (1.0,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
+def test_brightness_and_saturation_change_colors_from_0_to_255_as_torchvision_does(space, mean, std):
+    from torchvision.transforms.functional import adjust_brightness, adjust_saturation
+    pixels, augment = noise(64, 8), replace(PLAIN, brightness=0.4, saturation=0.5)
+    drawn = augment._draw(64, 8, np.random.default_rng(0))
+    x = augment(pixels, replace(space, mean=mean, std=std), 8, np.random.default_rng(0))
+    ours = x * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
+    for image, source, brightness, saturation in zip(ours, pixels / 255, drawn['brightness'], drawn['saturation']):
+        theirs = adjust_saturation(adjust_brightness(source, 1 + brightness), 1 + saturation)
+        torch.testing.assert_close(image, theirs, atol=2e-4, rtol=0)
+    assert ours.min() > -1e-4 and ours.max() < 1 + 1e-4
+
+
 def test_brightness_scales_towards_black_and_saturation_towards_gray(space):
     pixels = torch.tensor([200, 100, 50], dtype=torch.uint8).view(1, 3, 1, 1).expand(300, 3, 8, 8).contiguous()
     plain = replace(PLAIN, shift=0)
@@ -145,7 +158,8 @@ def test_brightness_scales_towards_black_and_saturation_towards_gray(space):
     torch.testing.assert_close(factors, factors[:, :1].expand(-1, 3))
     assert 0.87 < factors.min() < 0.9 and 1.1 < factors.max() < 1.13
     color = 255 * replace(plain, saturation=0.5)(pixels, unit, 8, np.random.default_rng(0))[:, :, 4, 4]
-    torch.testing.assert_close(color.mean(1), torch.full((300,), 350 / 3))
+    luma = torch.tensor([0.299, 0.587, 0.114])
+    torch.testing.assert_close(color @ luma, (torch.tensor([200.0, 100, 50]) @ luma).expand(300))
     spread = (color[:, 0] - color[:, 2]) / 150
     assert 0.5 <= spread.min() < 0.55 and 1.45 < spread.max() <= 1.5
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import update_bn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..images import Augment, ImageSet, StreamSet, calibration_batches, calibration_set, eval_batch
 from ..networks import Supernet
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 CALIBRATION_IMAGES = 2000
 
 
+@torch.no_grad()
 def recalibrate_bn(subnet: nn.Module, loader: Iterable) -> nn.Module:
-    """Give a subnet BatchNorm statistics of its own: averages over the batches of `loader`.
+    """Give a subnet BatchNorm statistics of its own: averages over the batches of `loader`, weighted by their images.
 
     The running statistics of a supernet mix those of all subnets; with them a subnet is hardly better than chance.
 
@@ -28,8 +29,20 @@ def recalibrate_bn(subnet: nn.Module, loader: Iterable) -> nn.Module:
         subnet: What `supernet.extract(arch)` gave; changed in place and returned.
         loader: Batches of *training* images (B, 3, R, R), normalized, or (images, labels) pairs.
     """
-    update_bn(loader, subnet, device=next(subnet.parameters()).device)
-    return subnet
+    device, was_training, images = next(subnet.parameters()).device, subnet.training, 0
+    norms = {module: module.momentum for module in subnet.modules() if isinstance(module, _BatchNorm)}
+    for norm in norms:
+        norm.reset_running_stats()
+    subnet.train()
+    for batch in loader:
+        x = batch[0] if isinstance(batch, (list, tuple)) else batch
+        images += len(x)
+        for norm in norms:
+            norm.momentum = len(x) / images
+        subnet(x.to(device))
+    for norm, momentum in norms.items():
+        norm.momentum = momentum
+    return subnet.train(was_training)
 
 
 @torch.inference_mode()

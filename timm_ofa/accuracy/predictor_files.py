@@ -19,10 +19,10 @@ def write_predictor(path: str | Path, arrays: Mapping[str, np.ndarray], about: M
     """Write `path` (.safetensors), and the readable .json beside it."""
     from safetensors.numpy import save
 
-    path = Path(path).with_suffix('.safetensors')
-    with replacing(path) as temporary:
+    arrays_path, about_path = _paths(path)
+    with replacing(arrays_path) as temporary:
         temporary.write_bytes(save(dict(arrays)))
-    write_text(path.with_suffix('.json'), json.dumps({'format': FORMAT, **about}, indent=1))
+    write_text(about_path, json.dumps({'format': FORMAT, **about}, indent=1))
 
 
 def read_predictor(path: str | Path) -> tuple[Mapping[str, Any], dict[str, np.ndarray]]:
@@ -30,14 +30,20 @@ def read_predictor(path: str | Path) -> tuple[Mapping[str, Any], dict[str, np.nd
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    arrays_path, about_path = _paths(path)
     try:
-        path = Path(path).with_suffix('.safetensors')
-        about, arrays = json.loads(path.with_suffix('.json').read_text(encoding='utf-8')), load_file(path)
+        about, arrays = json.loads(about_path.read_text(encoding='utf-8')), load_file(arrays_path)
     except (OSError, SafetensorError, ValueError, RecursionError):
         raise _unreadable(path) from None
     if not isinstance(about, Mapping) or about.get('format') != FORMAT:
         raise _unreadable(path)
     return about, arrays
+
+
+def _paths(path: str | Path) -> tuple[Path, Path]:
+    """The two files of a predictor. Other suffixes belong to its name: 'acc_v1.5' and 'acc_v1.7' are two predictors."""
+    name = str(path).removesuffix('.safetensors')
+    return Path(f'{name}.safetensors'), Path(f'{name}.json')
 
 
 def _unreadable(path: str | Path) -> InputError:

@@ -14,9 +14,11 @@ from torch import nn
 from ..console import progress_bar
 from ..errors import InputError
 from ..files import write_text
-from ..images import Data
+from ..images import Data, ImageSet
 from ..spaces import Arch, SearchSpace
 from .judge import SubnetJudge, judge_together, launched
+
+DIGEST_IMAGES = 8  # whose pixels tell apart two sets of images of one name
 
 Records = list[tuple[Arch, float]]  # networks and their top-1, percent
 Propose = Callable[[Records, int], list[Arch]]  # (records so far, n) -> up to n networks to judge next
@@ -59,7 +61,7 @@ def collect(judge: SubnetJudge, data: Data, num: int, path: str | Path, *, seed:
     meta_path = Path(f'{path}.meta.json')
     meta = dict(
         space=space.name, resolutions=list(space.resolutions), supernet_sha256=supernet_digest(judge.supernet),
-        data=data.name, images=len(judge.images), calibration_images=judge.calibration_images, seed=seed,
+        data=data.name, images=len(judge.images), images_sha256=_images_digest(judge.images), calibration_images=judge.calibration_images, seed=seed,
         **({'proposer': proposer} if propose else {}))
     _check_meta(path, meta_path, meta)
     state.wait_for_everyone()  # all have looked
@@ -86,15 +88,30 @@ def collect(judge: SubnetJudge, data: Data, num: int, path: str | Path, *, seed:
     return records[:num]
 
 
+def _images_digest(images: ImageSet) -> str:
+    """SHA-256 of the labels of all images and the pixels of a few, in hex: what two folders of one name differ in."""
+    digest = hashlib.sha256(json.dumps(images.labels.tolist()).encode())
+    digest.update(images.fetch(range(0, len(images), max(1, len(images) // DIGEST_IMAGES))).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_records(path: str | Path, space: SearchSpace) -> None:
+    """Raise `InputError` if a file of records says that it is of another search space."""
+    meta_path = Path(f'{path}.meta.json')
+    of = _read_meta(meta_path).get('space', space.name) if meta_path.exists() else space.name
+    if of != space.name:
+        raise InputError(f'records {Path(path).name} are of {of!r:.80}, not of {space.name}; give --space {of}')
+
+
 def _check_meta(path: Path, meta_path: Path, meta: dict) -> None:
     """Refuse a file that holds records of something else."""
     if meta_path.exists():
         before = _read_meta(meta_path)
-        for name, value in meta.items():
-            if before.get(name) != value:
+        for name in {**meta, **before}:
+            known, value = before.get(name), meta.get(name)
+            if known != value and (name != 'images_sha256' or known):  # older files do not have it
                 raise InputError(
-                    f'{path.name} holds records of {name} {before.get(name)!r:.80}, not {value!r:.80}; '
-                    'use another --out')
+                    f'{path.name} holds records of {name} {known!r:.80}, not {value!r:.80}; use another --out')
     elif path.exists() and path.stat().st_size:
         raise InputError(
             f'{str(path)!r:.120} holds records of an unknown supernet (no {meta_path.name}); use another --out')

@@ -46,9 +46,9 @@ def import_upstream(name: str, source: str | Path | None, out: str | Path) -> Pa
     if name == TABLES:
         return _import_tables(source, out)
     if name not in supernets and not (config and config.subnet):
-        known = [*(n for n, c in hub_configs().items() if c.weights), *supernets, *PREDICTORS, TABLES]
+        known = [*(n for n, c in hub_configs().items() if c.subnet), *supernets, *PREDICTORS, TABLES]
         near = difflib.get_close_matches(name, known, n=3, cutoff=0)
-        raise InputError(f'{name!r:.120} was not released; choose from `timm-ofa models`, e.g. {listed(near)}')
+        raise InputError(f'{name!r:.120} was not released; choose from `timm-ofa models`, for example {listed(near)}')
     return _import_weights(name, config, source, out)
 
 
@@ -78,11 +78,11 @@ def _import_weights(name: str, config: HubConfig | None, source: str | Path | No
 def _import_predictor(space: str, source: str | Path | None, out: str | Path) -> Path:
     with _as_file(source) as path:
         load_upstream_predictor(path, space).save(out)
-    return Path(out).with_suffix('.safetensors')
+    return Path(f'{str(out).removesuffix(".safetensors")}.safetensors')
 
 
 def _import_tables(source: str | Path | None, out: str | Path) -> Path:
-    out = Path(out).with_suffix('.json')  # the suffix that `load_profile` asks for
+    out = Path(f'{str(out).removesuffix(".json")}.json')  # the suffix that `load_profile` asks for
     with tempfile.TemporaryDirectory() as folder:
         if source is None:
             for resolution in TABLE_RESOLUTIONS:

@@ -16,6 +16,7 @@ from ..spaces import SearchSpace
 from .image_sets import Box, ImageSet, StreamSet
 
 Share = tuple[int, int, int]  # (i, n, pieces): the i-th of n equal parts of each of the equal pieces of a batch
+LUMA = 0.299, 0.587, 0.114  # how bright red, green and blue are, ITU-R BT.601
 RATIOS = np.log(3 / 4), np.log(4 / 3)  # logarithm of width by height of a random-resized crop, as in torchvision
 
 
@@ -25,7 +26,12 @@ def _color(values: tuple[float, float, float], x: torch.Tensor) -> torch.Tensor:
 
 def normalize(pixels: torch.Tensor, space: SearchSpace) -> torch.Tensor:
     """Bytes (B, 3, S, S) -> floats with the space's mean and standard deviation."""
-    return pixels.float().div_(255).sub_(_color(space.mean, pixels)).div_(_color(space.std, pixels))
+    return _standardize(pixels.float().div_(255), space)
+
+
+def _standardize(x: torch.Tensor, space: SearchSpace) -> torch.Tensor:
+    """Floats (B, 3, S, S) from 0 to 1 -> with the space's mean and standard deviation, in place."""
+    return x.sub_(_color(space.mean, x)).div_(_color(space.std, x))
 
 
 def resize(x: torch.Tensor, side: int) -> torch.Tensor:
@@ -74,9 +80,10 @@ class Augment:
         batch, side = len(pixels), pixels.shape[-1]
         places = places_of(part, batch * part[1])
         drawn = {name: values[places] for name, values in self._draw(batch * part[1], side, rng).items()}
-        x = normalize(pixels, space)
+        x = pixels.float().div_(255)
         if self.brightness or self.saturation:
-            x = self._recolor(x, space, drawn)
+            x = _recolor(x, drawn['brightness'], drawn['saturation'])
+        x = _standardize(x, space)
         theta = np.zeros((batch, 2, 3), dtype=np.float32)
         theta[:, 0, 0], theta[:, 1, 1] = drawn['width'], drawn['height']
         theta[:, 0, 2], theta[:, 1, 2] = drawn['center_x'], drawn['center_y']
@@ -125,16 +132,6 @@ class Augment:
             drawn['erase_top'], drawn['erase_left'] = rng.random((2, n))
         return drawn
 
-    def _recolor(self, x: torch.Tensor, space: SearchSpace, drawn: dict[str, np.ndarray]) -> torch.Tensor:
-        """Brightness moves colors away from black or towards it; saturation does so for gray."""
-        black = -_color(space.mean, x) / _color(space.std, x)
-        brightness, saturation = (
-            1 + torch.from_numpy(drawn[name].astype(np.float32)).to(x.device).view(-1, 1, 1, 1)
-            for name in ('brightness', 'saturation'))
-        x = black + (x - black) * brightness
-        gray = x.mean(1, keepdim=True)
-        return gray + (x - gray) * saturation
-
     def _erase(self, x: torch.Tensor, drawn: dict[str, np.ndarray]) -> None:
         """Fill the rectangles with the mean color, in place."""
         side = x.shape[-1]
@@ -143,6 +140,16 @@ class Augment:
             top = int(drawn['erase_top'][i] * (side - h + 1))
             left = int(drawn['erase_left'][i] * (side - w + 1))
             x[i, :, top:top + h, left:left + w] = 0
+
+
+def _recolor(x: torch.Tensor, *changes: np.ndarray) -> torch.Tensor:
+    """Floats (B, 3, S, S) from 0 to 1 -> the same, brighter or darker, then more or less saturated, as torchvision's
+    color jitter does it. `changes`: of brightness (B,) and saturation (B,); 0: none."""
+    brightness, saturation = (
+        1 + torch.from_numpy(change.astype(np.float32)).to(x.device).view(-1, 1, 1, 1) for change in changes)
+    x = x.mul_(brightness).clamp_(0, 1)
+    gray = (x * _color(LUMA, x)).sum(1, keepdim=True)
+    return x.sub_(gray).mul_(saturation).add_(gray).clamp_(0, 1)
 
 
 def calibration_set(images: ImageSet | StreamSet, n: int = 2000, seed: int = 0) -> ImageSet:
