@@ -59,9 +59,9 @@ def run(recipe: str, seed: int, args: argparse.Namespace, data: Data) -> dict:
     """Train with one recipe and judge on the test images."""
     folder = args.out / f'{recipe}-{seed}'
     config = TrainConfig(
-        f'{recipe}-{seed}', args.space, args.data, phases_of(recipe, load_space(args.space), rate(args), args.length),
-        resolutions=(args.resolution,), batch_size=args.batch_size, seed=seed, weight_decay=WEIGHT_DECAY,
-        limit=args.images, precision=args.precision, augment=AUGMENT)
+        f'{recipe}-{seed}', args.space, args.data, resolutions=(args.resolution,), batch_size=args.batch_size,
+        seed=seed, weight_decay=WEIGHT_DECAY, limit=args.images, precision=args.precision, augment=AUGMENT,
+        phases=phases_of(recipe, load_space(args.space), rate(args), args.length))
     began = time.perf_counter()
     if not (folder / 'model.safetensors').exists():
         train_supernet(config, data, folder, resume=(folder / 'train.yaml').exists())

@@ -46,7 +46,9 @@ def test_shipped_phases_go_from_the_largest_net_to_the_whole_space(path):
         assert first.size() == 1 and config.phases[0].kd_weight == 0
     sizes = [phase.subspace(space).size() for phase in config.phases]
     assert sizes == sorted(sizes)
-    assert all(config.phases[i].sort_channels for i in range(len(sizes)) if kept_ratios(config.phases, i))
+    for i, phase in list(enumerate(config.phases))[1:]:
+        narrower = set(kept_ratios(space, config.phases, i + 1)) - set(kept_ratios(space, config.phases, i))
+        assert phase.sort_channels == bool(narrower)
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -86,9 +88,12 @@ def test_phases_draw_what_they_name(tmp_path):
     assert Phase('x', 1, 0.1).subspace(space) == space
 
 
-def test_sorting_keeps_ratios_only_after_a_phase_that_trained_several():
-    phases = [Phase('a', 1, 1, expand_ratios=r) for r in ((4,), (4,), (3, 4), None)]
-    assert [kept_ratios(phases, i) for i in range(4)] == [(), (), (), (3, 4)]
+def test_sorting_keeps_every_ratio_that_was_trained_before():
+    space = load_space('ofa_mbv3_w12')
+    phases = [Phase('a', 1, 1, expand_ratios=r) for r in ((6,), (4, 6), (6,), None, (6,))]
+    assert [kept_ratios(space, phases, i) for i in range(5)] == [(), (6,), (4, 6), (4, 6), (3, 4, 6)]
+    sandwiches = [Phase(name, 1, 1, recipe='sandwich', subnets_per_step=3) for name in 'ab']
+    assert kept_ratios(space, sandwiches, 1) == (3, 4, 6)  # None is all of the space
 
 
 def test_scaling_changes_epochs_alone_and_leaves_one_at_least(tmp_path):

@@ -35,7 +35,7 @@ def test_accumulating_gradients_sums_over_the_parts_of_a_batch(recipe, subnets, 
     monkeypatch.setattr(torch.nn.Module, 'train', lambda self, mode=True: _eval(self))
     monkeypatch.setattr(supernets, 'new_supernet', lambda *args, **kwargs: _eval(new_supernet(*args, **kwargs)))
     config = replace(CONFIG, drop_rate=0, clip_grad=None, phases=(
-        Phase('only', 1, 0.03, kd_weight=0, recipe=recipe, subnets_per_step=subnets),))
+        Phase('only', 1, 0.03, recipe=recipe, subnets_per_step=subnets),))
     whole = train_supernet(config, digits, tmp_path / 'whole')
     parts = train_supernet(replace(config, accumulate=4), digits, tmp_path / 'parts')
     for (name, a), (_, b) in zip(whole.named_parameters(), parts.named_parameters()):
@@ -93,7 +93,7 @@ def test_processes_share_every_batch(digits):
 
 def test_a_loss_that_is_not_finite_names_phase_step_and_subnet(digits, tmp_path):
     wild = replace(CONFIG, clip_grad=None, phases=(Phase('wild', 20, 99.0, kd_weight=0, subnets_per_step=2),))
-    naming = r"loss (nan|inf) in phase 'wild' at step \d+ with subnet r2\d:k.*lower lr"
+    naming = r"loss (nan|inf) in phase 'wild' at step \d+ with subnet r2\d:k.*lower rate"
     with pytest.raises(InputError, match=naming) as error:
         train_supernet(wild, digits, tmp_path / 'run')
     text = str(error.value)
@@ -113,7 +113,7 @@ def test_a_process_without_memory_says_which_network_wanted_it(digits, monkeypat
         with limited(resource.RLIMIT_AS, used + 2**28):
             original(self, *args[:3], pixels, args[4].repeat(200), *args[5:])
     monkeypatch.setattr(Loop, '_step', scarce)
-    with pytest.raises(InputError, match=rf'out of memory in phase .* with ({naming}).* on 6400 images; lower batch'):
+    with pytest.raises(InputError, match=rf'out of memory in phase .* with ({naming}).* on 6400 images; go on with'):
         train_supernet(replace(CONFIG, augment=Augment('none', flip=False)), digits, tmp_path / 'run')
 
 

@@ -41,7 +41,9 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(run, digits, m
     assert same_weights(train_supernet(CONFIG, digits, folder, resume=True), run[1])
     assert (folder / 'log.jsonl').read_bytes() == (run[0] / 'log.jsonl').read_bytes()
     times = events(folder, 'times.jsonl')
-    assert times[-1]['event'] == 'end' and [e['at_step'] for e in times if e['event'] == 'resume'] == [step]
+    begun = [(e['event'], e['at_step']) for e in times if e['event'] in ('start', 'resume')]
+    assert begun == [('start', 0), ('resume', step)]
+    assert [e['event'] for e in times if e['event'] in ('stop', 'end')] == ['stop', 'end']
 
 
 def test_a_run_that_is_killed_goes_on_from_its_last_checkpoint(run, digits, monkeypatch, tmp_path):
@@ -107,7 +109,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint_and_the_run_goes_o
         original(self, *args)
     with monkeypatch.context() as patch:
         patch.setattr(Loop, '_step', spoil)
-        with pytest.raises(InputError, match=r"loss nan in phase 'narrow' at step 7 with subnet r2\d:k.*resume from"):
+        with pytest.raises(InputError, match=r"loss nan in phase 'narrow' at step 7 with subnet r2\d:k.*; go on from"):
             train_supernet(CONFIG, digits, folder)
     assert [p.name for p in (folder / 'checkpoints').iterdir()] == ['step-00000006-phase-01']
     assert same_weights(train_supernet(CONFIG, digits, folder, resume=True), run[1])

@@ -18,10 +18,10 @@ def test_a_folder_can_teach(run, digits, tmp_path):
     space = CONFIG.load_space()
     save_for_hf(run[1].extract(space.max_arch()), str(tmp_path / 'teacher'), model_args={
         **model_args(space, space.max_arch()), 'num_classes': 10}, safe_serialization=True)
-    phases = (Phase('taught', 1, 0.05, kd_weight=5.0),)
+    phase = Phase('taught', 1, 0.05, kd_weight=5.0)
     taught = train_supernet(
-        replace(CONFIG, teacher=str(tmp_path / 'teacher'), phases=phases), digits, tmp_path / 'taught')
-    alone = train_supernet(replace(CONFIG, phases=phases), digits, tmp_path / 'alone')
+        replace(CONFIG, teacher=str(tmp_path / 'teacher'), phases=(phase,)), digits, tmp_path / 'taught')
+    alone = train_supernet(replace(CONFIG, phases=(replace(phase, kd_weight=0.0),)), digits, tmp_path / 'alone')
     assert not same_weights(taught, alone)
     losses = [[e['loss'] for e in events(tmp_path / name) if e['event'] == 'train'] for name in ('taught', 'alone')]
     assert losses[0][0] > 2 * losses[1][0]  # five times the teacher's loss is in it

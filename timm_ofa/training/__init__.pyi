@@ -8,6 +8,7 @@ from .report import subnet_table as subnet_table
 from .runs import LOG as LOG
 from .runs import RUN_FILES as RUN_FILES
 from .runs import TIMES as TIMES
+from .runs import check_run as check_run
 from .runs import run_events as run_events
 from .runs import save_supernet as save_supernet
 from .runs import supernet_config as supernet_config

@@ -84,17 +84,31 @@ class Checkpoints:
 
     def load(self) -> Progress:
         """Go back to the newest checkpoint; the start if there is none."""
-        newest = max(self.folder.glob('step-*'), default=None)
-        if newest is None:
-            return Progress()
-        self.accelerator.load_state(str(newest))
-        progress = json.loads((newest / 'progress.json').read_text())
-        return Progress(**{**progress, 'losses': tuple(progress['losses'])})
+        if (newest := newest_checkpoint(self.folder)) is not None:
+            self.accelerator.load_state(str(newest))
+        return progress_of(self.folder)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint among those of a run."""
+    return max(folder.glob('step-*'), default=None)
+
+
+def progress_of(folder: Path) -> Progress:
+    """Where the newest checkpoint of a run stands; the start if there is none."""
+    newest = newest_checkpoint(folder)
+    progress = json.loads((newest / 'progress.json').read_text()) if newest else {'losses': ()}
+    return Progress(**{**progress, 'losses': tuple(progress['losses'])})
 
 
 def flush(path: Path) -> None:
-    """Make sure that a file, or the names in a folder, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Make sure that a file, or the names in a folder, are on disk; Windows flushes files only."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    except PermissionError:
+        if path.is_dir():  # Windows opens no folder
+            return
+        raise
     try:
         os.fsync(descriptor)
     finally:

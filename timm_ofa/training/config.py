@@ -4,9 +4,10 @@ Source: arXiv:1908.09791, section 3.4 and appendix B; phases and hyper-parameter
 """
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -14,7 +15,7 @@ from ..errors import InputError, listed
 from ..fields import MAX_LONG_TEXT, choice, number, plain, read, text
 from ..files import read_yaml
 from ..images import DECODE, Augment
-from ..spaces import SearchSpace, load_space
+from ..spaces import SearchSpace, load_space, shelf_space, space_data
 from .recipes import RECIPES
 
 
@@ -38,7 +39,7 @@ class Phase:
     @property
     def learns_from_teacher(self) -> bool:
         """Whether a fixed teacher is asked."""
-        return bool(self.kd_weight) and RECIPES[self.recipe].asks_teacher
+        return bool(self.kd_weight) and 'kd_weight' not in RECIPES[self.recipe].ignores
 
     def subspace(self, space: SearchSpace) -> SearchSpace:
         """The space that this phase draws from."""
@@ -51,7 +52,7 @@ class Phase:
 class TrainConfig:
     """A training run: one field for each thing that decides its result. Read from `hub_configs/*.yaml`."""
     name: str
-    space: str = text(limit=MAX_LONG_TEXT)  # a search space by name or path
+    space: SearchSpace = field(metadata={'reader': shelf_space})  # may be given by its name on the shelf, or a path
     data: str = text(limit=MAX_LONG_TEXT)  # see `load_data`
     phases: tuple[Phase, ...] = field(kw_only=True)
     resolutions: tuple[int, ...] | None = None  # px; None: all resolutions of the space
@@ -61,7 +62,7 @@ class TrainConfig:
     weight_decay: float = number(default=3e-5)  # BatchNorm and biases do not decay
     label_smoothing: float = number(0, 1, default=0.1)
     drop_rate: float = number(0, 1, default=0.0)  # before the classifier
-    clip_grad: float | None = number(default=None)  # largest norm of the gradient; None: not clipped, as the original
+    clip_grad: float | None = number(1e-12, default=None)  # largest norm of the gradient; None: not clipped
     holdout: float = number(1e-6, 0.9, default=0.1)  # share of training images kept back to compare subnets
     limit: int | None = number(1, default=None)  # at most so many training images
     decode: str = choice(*DECODE, default='auto')  # images once into memory, or each time; auto: once if they fit
@@ -75,13 +76,16 @@ class TrainConfig:
     checkpoint_minutes: float = number(1e-9, default=5.0)  # between checkpoints; each phase ends with one as well
     augment: Augment = field(default_factory=Augment)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, 'space', load_space(self.space))
+
     def load_space(self) -> SearchSpace:
         """The search space at this run's resolutions."""
-        return load_space(self.space).restrict(resolutions=self.resolutions)
+        return self.space.restrict(resolutions=self.resolutions)
 
     def to_dict(self) -> dict:
-        """YAML-ready; the inverse of `from_dict`."""
-        return plain(self)
+        """YAML-ready; the inverse of `from_dict`. A space that is not on the shelf is written in full."""
+        return {**plain(self), 'space': space_data(self.space)}
 
     @classmethod
     def from_dict(cls, data: Mapping, where: str = 'config') -> TrainConfig:
@@ -92,6 +96,8 @@ class TrainConfig:
             raise InputError(f'{where}: phases is empty; give at least one with name, epochs and lr')
         for phase in config.phases:
             phase.subspace(space)
+        if config.augment.scale[0] > config.augment.scale[1]:
+            raise InputError(f'{where}: augment.scale {list(config.augment.scale)} falls; write it rising')
         if len({phase.name for phase in config.phases}) < len(config.phases):
             raise InputError(f'{where}: phases {listed(p.name for p in config.phases)} repeat a name; rename one')
         return config
@@ -131,13 +137,24 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), **replacements)
     for override in overrides:
         _override(data, override)
     data.update({k: v for k, v in replacements.items() if v is not None})
-    return TrainConfig.from_dict(data, path.name)
+    if str(data.get('space')).endswith('.json'):  # a path of the user's own; what is stored holds the space itself
+        data['space'] = load_space(data['space']).to_dict()
+    if data.get('precision') is False:  # which is what YAML makes of: no
+        data['precision'] = 'no'
+    config = TrainConfig.from_dict(data, path.name)
+    refuse_idle(config, data, path.name)
+    return config
 
 
 def load_finetune(path: str | Path) -> FinetuneConfig:
     """How to fine-tune, from a YAML file; raises `InputError` naming file and field."""
     path, data = _read_yaml(path, 'finetune', 'how to fine-tune')
-    return read(FinetuneConfig, data, path.name)
+    config = read(FinetuneConfig, data, path.name)
+    if config.teacher and not config.kd_weight:
+        raise InputError(f'{path.name}: teacher does nothing with kd_weight 0; leave it out')
+    if data.get('kd_weight') is not None and not config.teacher:
+        raise InputError(f'{path.name}: kd_weight does nothing without a teacher; leave it out, or name a teacher')
+    return config
 
 
 def _read_yaml(path: str | Path, kind: str, what: str) -> tuple[Path, dict]:
@@ -172,10 +189,62 @@ def _override(data: dict, text: str) -> None:
             f'--set {text!r:.120} cannot be applied; write it like batch_size=64 or phases.0.epochs=2') from None
 
 
-def kept_ratios(phases: Sequence[Phase], i: int) -> tuple[float, ...]:
-    """The expand ratios whose subnets are trained before the i-th phase, so that sorting must not change them."""
-    earlier = phases[i - 1].expand_ratios if i else None
-    return earlier if earlier and len(earlier) > 1 else ()
+def refuse_idle(config: TrainConfig, given: Mapping, where: str) -> None:
+    """Raise `InputError` if a key that is given would do nothing, or a step would not train what its recipe says.
+
+    Args:
+        given: The keys that somebody wrote, of which the configuration was read; None: not written.
+    """
+    for at, key, idle, why in _uses(config, given):
+        if idle:
+            raise InputError(f'{where}: {at}{key} does nothing {why}; leave it out')
+    for i, phase in enumerate(config.phases):
+        least = RECIPES[phase.recipe].least_subnets
+        if phase.subnets_per_step < least:
+            raise InputError(
+                f'{where}: phases.{i}.subnets_per_step {phase.subnets_per_step} is too few for the recipe '
+                f'{phase.recipe!r}; give {least} or more')
+
+
+def _uses(config: TrainConfig, given: Mapping) -> Iterator[tuple[str, str, bool, str]]:
+    """(place, key, whether it is written in vain, why) of each key that some settings do without."""
+    def written(keys: Any, name: str) -> bool:
+        return isinstance(keys, Mapping) and keys.get(name) is not None
+
+    space, learners = config.load_space(), [phase for phase in config.phases if phase.learns_from_teacher]
+    for i, (phase, keys) in enumerate(zip(config.phases, given['phases'])):
+        at = f'phases.{i}.'
+        for key in RECIPES[phase.recipe].ignores:
+            yield at, key, written(keys, key), f'with the recipe {phase.recipe!r}'
+        yield at, 'deepest', written(keys, 'deepest') and written(keys, 'depths'), 'beside depths'
+        fixed = not space.elastic_widths
+        yield at, 'widths', written(keys, 'widths') and fixed, f'in {space.name}: its widths are fixed'
+        early = i == 0 and config.teacher is None and phase.learns_from_teacher
+        yield at, 'kd_weight', written(keys, 'kd_weight') and early, 'in the first phase, which has no teacher yet'
+    yield '', 'teacher', written(given, 'teacher') and not learners, 'where no phase learns from a teacher'
+    yield '', 'decode', written(given, 'decode') and config.data.startswith('stream:'), 'with a stream'
+    augment, crop = given.get('augment'), config.augment.crop
+    yield 'augment.', 'scale', written(augment, 'scale') and crop != 'area', "unless augment.crop is 'area'"
+    yield 'augment.', 'shift', written(augment, 'shift') and crop != 'shift', f'with augment.crop {crop!r}'
+
+
+def differing(value: Any) -> dict[str, Any]:
+    """The fields of a configuration that differ from their defaults, as somebody would have written them."""
+    found = {}
+    for f in fields(value):
+        default = f.default_factory() if f.default_factory is not MISSING else f.default
+        own = getattr(value, f.name)
+        if own != default:
+            found[f.name] = differing(own) if is_dataclass(own) else own
+    if 'phases' in found:
+        found['phases'] = [differing(phase) for phase in found['phases']]
+    return found
+
+
+def kept_ratios(space: SearchSpace, phases: Sequence[Phase], i: int) -> tuple[float, ...]:
+    """The expand ratios that some subnet had before the i-th phase, so that sorting must not move their channels."""
+    earlier = [stage for phase in phases[:i] for stage in phase.subspace(space).stages]
+    return tuple(sorted({ratio for stage in earlier for ratio in stage.expand_ratios}))
 
 
 def scaled(config: TrainConfig, factor: float) -> TrainConfig:

@@ -13,11 +13,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import nn
@@ -151,8 +152,9 @@ class Loop:
         for (step, arch, _), loss in zip(self.unseen, losses):
             if not math.isfinite(loss):
                 raise InputError(
-                    f'loss {loss} in phase {phase.name!r} at step {step} with subnet {arch}; '
-                    'lower lr or set clip_grad, and resume from the last checkpoint')
+                    f'loss {loss} in phase {phase.name!r} at step {step} with subnet {arch}; go on from the last '
+                    f'checkpoint with a lower rate (--resume --set phases.{progress.phase}.lr={phase.lr / 4:g}) or '
+                    'with clipped gradients (--resume --set clip_grad=1)')
         self.unseen.clear()
         return replace(progress, losses=(*progress.losses, *losses))
 
@@ -166,9 +168,33 @@ class Loop:
         return replace(progress, losses=())
 
 
+@contextmanager
+def accelerated(precision: str | None, **kwargs: Any) -> Iterator[Accelerator]:
+    """Accelerate in a mixed precision; None: as `accelerate launch` says.
+
+    Accelerate keeps the first precision of a process for whatever comes later, and refuses another one. So its state
+    is put aside here, and given back at the end. Where fp16 cannot be had, Accelerate trains in fp32; this refuses.
+    """
+    state = AcceleratorState._shared_state
+    before = dict(state)
+    state.clear()
+    try:
+        accelerator = Accelerator(mixed_precision=precision, **kwargs)
+        if accelerator.mixed_precision == 'fp16' and accelerator.device.type == 'cpu':
+            raise InputError('precision fp16 needs a GPU, but this trains on a CPU; take bf16 or no')
+        yield accelerator
+    finally:
+        state.clear()
+        state.update(before)
+
+
 def make_optimizer(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, fused: one pass over the parameters. BatchNorm and biases do not decay."""
-    optimizer = create_optimizer_v2(model, opt='sgd', lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
+    """SGD, with Nesterov momentum if there is any, fused: one pass over the parameters.
+
+    BatchNorm and biases do not decay.
+    """
+    optimizer = create_optimizer_v2(
+        model, opt='sgd' if momentum else 'momentum', lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
     forget_momentum(optimizer)
     return optimizer
 
@@ -194,7 +220,8 @@ def _memory_for(network: str, phase: Phase, progress: Progress, images: torch.Te
             raise
         raise InputError(
             f'out of memory in phase {phase.name!r} at step {progress.total_steps} with {network} on {len(images)} '
-            'images; lower batch_size, raise accumulate, or leave out the largest resolutions') from None
+            'images; go on with smaller parts of a batch: --resume --set accumulate=NUMBER, or start again in another '
+            'folder with a lower batch_size or without the largest resolutions') from None
 
 
 def keep_freed_memory() -> None:

@@ -34,13 +34,20 @@ RECIPES: dict[str, Recipe] = {}
 
 class Recipe:
     """The default recipe: uniform subnets of the phase's space, which learn from labels alone."""
-    asks_teacher = False  # whether subnets learn from a fixed teacher
+    ignores: tuple[str, ...] = ('kd_weight',)  # keys of a phase that do nothing with this recipe
+    least_subnets = 1  # of a step
 
     def __init_subclass__(cls, name: str):
         RECIPES[name] = cls()
 
-    def draw(self, space: SearchSpace, n: int, rng: np.random.Generator, done: float) -> list[Arch]:
-        """The subnets of a step, all at one resolution; `done` is the share of the phase, 0 to 1."""
+    def draw(self, space: SearchSpace, n: int, rng: np.random.Generator, done: float,
+             whole: SearchSpace | None = None) -> list[Arch]:
+        """The subnets of a step, all at one resolution.
+
+        Args:
+            space: The choices of the phase; `whole`: those of the supernet, if they are more.
+            done: Share of the phase, 0 to 1.
+        """
         return same_resolution(space.sample(rng, n))
 
     def loss(self, logits: torch.Tensor, targets: Targets) -> torch.Tensor:
@@ -58,7 +65,7 @@ class ProgressiveShrinking(Recipe, name='progressive'):
 
     Source: arXiv:1908.09791, section 3.4, and the released training script.
     """
-    asks_teacher = True
+    ignores = ()
 
     def loss(self, logits: torch.Tensor, targets: Targets) -> torch.Tensor:
         loss = super().loss(logits, targets)
@@ -74,19 +81,26 @@ class PlainSampling(Recipe, name='plain'):
 class Coupled(ProgressiveShrinking, name='coupled'):
     """In each stage, depth and expand ratio grow together; all blocks of a stage have the same ratio (CompOFA).
 
-    Source: arXiv:2104.12642, section 3. Kernel sizes stay elastic ('elastic kernel' in that paper).
+    Source: arXiv:2104.12642, section 3. Kernel sizes stay elastic ('elastic kernel' in that paper). A stage of one
+    depth keeps its ratio elastic, so that the largest and the smallest subnet are trained.
     """
+    ignores = ('expand_ratios',)
 
-    def draw(self, space: SearchSpace, n: int, rng: np.random.Generator, done: float) -> list[Arch]:
-        return same_resolution([coupled(space, arch) for arch in space.sample(rng, n)])
+    def draw(self, space: SearchSpace, n: int, rng: np.random.Generator, done: float,
+             whole: SearchSpace | None = None) -> list[Arch]:
+        return same_resolution([coupled(whole or space, arch) for arch in space.sample(rng, n)])
 
 
 def coupled(space: SearchSpace, arch: Arch) -> Arch:
-    """The arch with the expand ratio that belongs to each stage's depth: the smallest to the smallest, and so on."""
+    """The arch with the expand ratio that belongs to each stage's depth: the smallest to the smallest, and so on.
+
+    In a stage that has one depth in the space, all blocks get the ratio of the first one.
+    """
     ratios = []
-    for stage, depth in zip(space.stages, arch.depth):
-        level = stage.depths.index(depth) / max(1, len(stage.depths) - 1)
-        ratios.append((stage.expand_ratios[round(level * (len(stage.expand_ratios) - 1))],) * depth)
+    for stage, depth, own in zip(space.stages, arch.depth, arch.expand_ratio):
+        level, levels = stage.depths.index(depth), len(stage.depths) - 1
+        ratio = stage.expand_ratios[round(level / levels * (len(stage.expand_ratios) - 1))] if levels else own[0]
+        ratios.append((ratio,) * depth)
     return replace(arch, expand_ratio=tuple(ratios))
 
 
@@ -95,8 +109,10 @@ class Sandwich(Recipe, name='sandwich'):
 
     Source: arXiv:1903.05134 (sandwich rule, in-place distillation), arXiv:2003.11142 (BigNAS).
     """
+    least_subnets = 3  # the largest, the smallest and a random one
 
-    def draw(self, space: SearchSpace, n: int, rng: np.random.Generator, done: float) -> list[Arch]:
+    def draw(self, space: SearchSpace, n: int, rng: np.random.Generator, done: float,
+             whole: SearchSpace | None = None) -> list[Arch]:
         archs = same_resolution(space.sample(rng, max(1, n)))
         resolution = archs[0].resolution
         return [space.max_arch(resolution), *archs[2:n], space.min_arch(resolution)][:max(1, n)]
@@ -151,7 +167,8 @@ class Delayed(Sandwich, name='delayed'):
     """
     start, rise, least = 0.5, 0.25, 0.1  # start and length of the rise, shares of the phase; weight at its start
 
-    def draw(self, space: SearchSpace, n: int, rng: np.random.Generator, done: float) -> list[Arch]:
+    def draw(self, space: SearchSpace, n: int, rng: np.random.Generator, done: float,
+             whole: SearchSpace | None = None) -> list[Arch]:
         return super().draw(space, n if done >= self.start else 1, rng, done)
 
     def distill(self, logits: torch.Tensor, targets: Targets, largest: torch.Tensor) -> torch.Tensor:

@@ -5,50 +5,71 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
-from datetime import datetime
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import accelerate
 import timm
 import torch
 import yaml
 
-from ..errors import InputError, one_line
+from ..errors import InputError, listed, one_line
 from ..files import read_yaml, replacing, save_tensors, sha256_of, write_text
-from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, Supernet, read_json
-from .checkpoints import flush
+from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, Supernet, read_json, write_config
+from .checkpoints import Interrupted, flush, progress_of
 from .config import TrainConfig
 
-LOG, TIMES = 'log.jsonl', 'times.jsonl'
+SETTINGS, LOG, TIMES = 'train.yaml', 'log.jsonl', 'times.jsonl'
+CHECKPOINTS = 'checkpoints'  # folder in that of a run
+MAY_CHANGE = ('accumulate', 'checkpoint_minutes', 'clip_grad', 'workers')  # settings, when a run is resumed
 RUN_FILES = (LOG, TIMES, 'emissions.csv')  # beside a supernet's weights; codecarbon writes the last
 MAX_LOG_BYTES = 64 * 2**20
 
 
-def open_run(config: TrainConfig, output: Path, resume: bool) -> None:
-    """Create the folder of a run, or check that it holds this one."""
-    file = output / 'train.yaml'
-    if resume:
-        if not file.exists():
-            raise InputError(f'output {str(output)!r:.120} holds no run to resume; leave out --resume')
-        before = TrainConfig.from_dict(read_yaml(file.read_text()), file.name)
-        for name, value in asdict(config).items():
-            if asdict(before)[name] != value:
-                raise InputError(
-                    f'{name} is {str(value)!r:.60}, the run in {output.name!r} has {str(asdict(before)[name])!r:.60}; '
-                    'resume with the same settings')
-    elif file.exists():
-        raise InputError(f'output {str(output)!r:.120} already holds a run; add --resume, or choose another folder')
-    else:
-        output.mkdir(parents=True, exist_ok=True)
-        write_text(file, yaml.safe_dump(config.to_dict(), sort_keys=False))
+def check_run(config: TrainConfig, output: Path, resume: bool) -> dict[str, Any]:
+    """Raise `InputError` unless this run may begin in its folder, or go on there. Writes nothing.
+
+    A run that is resumed may change the settings in MAY_CHANGE, and the `lr` of phases that are not over; returns the
+    changed ones by their keys.
+    """
+    file = output / SETTINGS
+    if not resume:
+        if file.exists():
+            raise InputError(f'output {str(output)!r:.120} already holds a run; add --resume, or choose another folder')
+        return {}
+    if not file.exists():
+        raise InputError(f'output {str(output)!r:.120} holds no run to resume; leave out --resume')
+    before = TrainConfig.from_dict(read_yaml(file.read_text()), file.name)
+    phases_over = progress_of(output / CHECKPOINTS).phase
+    rates = tuple(
+        replace(new, lr=old.lr) if i >= phases_over else new
+        for i, (new, old) in enumerate(zip(config.phases, before.phases)))
+    wanted, known = asdict(replace(config, phases=rates + config.phases[len(rates):])), asdict(before)
+    changed = {name: value for name, value in wanted.items() if value != known[name]}
+    for name in changed:
+        if name not in MAY_CHANGE or phases_over == len(before.phases):
+            raise InputError(
+                f'{name} is {str(wanted[name])!r:.60}, the run in {output.name!r} has {str(known[name])!r:.60}; resume '
+                f'with the same settings; only {listed(MAY_CHANGE)} and lr may change, until the phase is over')
+    return changed | {
+        f'phases.{i}.lr': new.lr for i, (new, old) in enumerate(zip(config.phases, before.phases)) if new.lr != old.lr}
+
+
+def write_settings(config: TrainConfig, output: Path) -> None:
+    """Create the folder of a run, with its settings."""
+    output.mkdir(parents=True, exist_ok=True)
+    write_text(output / SETTINGS, yaml.safe_dump(config.to_dict(), sort_keys=False))
 
 
 class RunLog:
     """`log.jsonl`, one event a line. The same run writes the same log, however often it was stopped.
 
-    Trackers get the numbers as well. What differs from time to time goes to `times.jsonl`.
+    Trackers get the numbers as well. What differs from time to time goes to `times.jsonl`: the sessions of the run,
+    each from a 'start' or 'resume' to an 'end' or 'stop', with the UTC date and the seconds of the session so far.
     """
 
     def __init__(self, folder: Path, accelerator: accelerate.Accelerator, size: int = 0):
@@ -73,7 +94,21 @@ class RunLog:
     def time(self, event: dict) -> None:
         """Note when something happened."""
         if self.accelerator.is_main_process:
-            self._append(self.times, {**event, 'date': datetime.now().isoformat(timespec='seconds')})
+            now = datetime.now(timezone.utc).isoformat(timespec='seconds')
+            self._append(self.times, {**event, 'date': now, 'session_s': round(self.seconds(), 1)})
+
+    @contextmanager
+    def session(self, event: dict) -> Iterator[None]:
+        """Note the start and the end of a session, also if it ends early; after Ctrl-C say how to go on."""
+        self.time(event)
+        try:
+            yield
+        except BaseException as error:
+            self.time(dict(event='stop'))
+            if isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupted):
+                raise Interrupted('stopped; add --resume to go on') from None
+            raise
+        self.time(dict(event='end', seconds=round(self.seconds(), 1)))
 
     def __call__(self, event: dict) -> None:
         """Write an event of the run."""
@@ -110,13 +145,12 @@ def run_events(folder: str | Path, name: str) -> list[dict]:
 
 def save_supernet(supernet: Supernet, folder: Path, about: dict) -> None:
     """Write the weights and timm's `config.json` (plus a `timm_ofa` block) into a folder that `load_supernet` reads."""
-    from timm.models._hub import save_config_for_hf
-
     save_tensors(folder / WEIGHTS, supernet.state_dict())
     digest = sha256_of(folder / WEIGHTS)
     with replacing(folder / CONFIG) as temporary:
-        save_config_for_hf(supernet, str(temporary), model_config={
-            BLOCK: {'kind': 'supernet', DIGEST: digest, 'space': supernet.space.name, **about}})
+        names = {'label_names': about['class_names']} if about.get('class_names') else {}
+        write_config(temporary, supernet, {
+            **names, BLOCK: {'kind': 'supernet', DIGEST: digest, 'space': supernet.space.name, **about}})
 
 
 def supernet_folder(source: str) -> Path:

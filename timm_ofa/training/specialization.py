@@ -4,7 +4,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from ..accuracy import recalibrate_bn
@@ -13,7 +12,7 @@ from ..networks import Supernet, quick_depthwise
 from ..spaces import Arch
 from .checkpoints import Progress
 from .config import FinetuneConfig, Phase
-from .loop import Batches, Loop, make_optimizer, placed
+from .loop import Batches, Loop, accelerated, make_optimizer, placed
 
 
 def specialize(supernet: Supernet, arch: Arch, train_loader: Sequence, *, finetune_epochs: int = 0, lr: float = 0.01,
@@ -44,23 +43,24 @@ def finetune(model: nn.Module, batches: Batches, *, steps_per_epoch: int, phase:
     Args:
         batches: `batches(epoch, skip)` iterates over the (inputs, labels) of an epoch.
         phase: Epochs, rate and weight of the teacher. The rate warms up, then follows a cosine to 0.
-        teacher: Another model on the same device; None: labels alone.
+        teacher: Another model; None: labels alone.
         prepare: (inputs, rng, None, part) -> what the model sees; see `Augment`.
         precision: Mixed precision, 'no', 'bf16' or 'fp16'; None: as `accelerate launch` says.
     """
-    accelerator = Accelerator(mixed_precision=precision)
     optimizer = make_optimizer(model, phase.lr, momentum, weight_decay)
-    model = placed(model, accelerator.device).train()
-    prepared, optimizer = accelerator.prepare(model, optimizer)
-
-    def on_device(epoch: int, skip: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for inputs, labels in batches(epoch, skip):
-            yield inputs.to(accelerator.device), labels.to(accelerator.device)
-
     bar = progress_bar((phase.warmup_epochs + phase.epochs) * steps_per_epoch, 'fine-tune', 'step')
-    loop = Loop(
-        accelerator, prepared, optimizer, on_device, steps_per_epoch, prepare, seed, label_smoothing, None, 1,
-        lambda event: None, bar)
-    with bar, quick_depthwise(model):
-        loop.run_phase(phase, lambda rng, done: [None], teacher, Progress())
-    return accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)  # mixed precision wraps the model
+    with accelerated(precision) as accelerator, bar:
+        device = accelerator.device
+        model, teacher = placed(model, device).train(), teacher and placed(teacher, device)
+        prepared, optimizer = accelerator.prepare(model, optimizer)
+
+        def on_device(epoch: int, skip: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            for inputs, labels in batches(epoch, skip):
+                yield inputs.to(device), labels.to(device)
+
+        loop = Loop(
+            accelerator, prepared, optimizer, on_device, steps_per_epoch, prepare, seed, label_smoothing, None, 1,
+            lambda event: None, bar)
+        with quick_depthwise(model):
+            loop.run_phase(phase, lambda rng, done: [None], teacher, Progress())
+        return accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)  # mixed precision wraps the model

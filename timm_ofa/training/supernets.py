@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,15 +16,16 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from ..accuracy import SubnetJudge
 from ..console import progress_bar
+from ..devices import this_device
 from ..errors import InputError
 from ..images import Data, EpochBatches
 from ..networks import Supernet, initialize, new_supernet, synchronize_batch_norm
-from .checkpoints import Checkpoints, Interrupted, Progress, graceful_stop
-from .config import TrainConfig, kept_ratios
-from .loop import Loop, keep_freed_memory, make_optimizer, placed
+from .checkpoints import Checkpoints, Interrupted, Progress, graceful_stop, newest_checkpoint
+from .config import TrainConfig, differing, kept_ratios, refuse_idle
+from .loop import Loop, accelerated, keep_freed_memory, make_optimizer, placed
 from .recipes import RECIPES
 from .report import judge_ends
-from .runs import RunLog, check_run, open_run, save_supernet, versions
+from .runs import CHECKPOINTS, RunLog, check_run, save_supernet, versions, write_settings
 from .teachers import PhaseTeachers
 
 logger = get_logger(__name__)
@@ -44,123 +46,130 @@ def train_supernet(config: TrainConfig, data: Data, output: str | Path, *, resum
         Interrupted: after Ctrl-C; a checkpoint was written.
     """
     output = Path(output)
-    accelerator = make_accelerator(config, output if tensorboard else None)
-    check_run(config, output, resume)
-    supernet = _beginning(config, data.num_classes)
-    data.train.decode()
-    if config.sync_bn and accelerator.num_processes > 1:
-        synchronize_batch_norm(supernet)
-    supernet = placed(supernet, accelerator.device)
-    optimizer = make_optimizer(supernet, config.phases[0].lr, config.momentum, config.weight_decay)
-    model, optimizer = accelerator.prepare(supernet, optimizer)
-    teachers = PhaseTeachers(config, supernet, output / 'teacher.safetensors', accelerator)
-    batches = EpochBatches(
-        data.train, config.batch_size, config.seed, config.workers, accelerator, config.augment, config.accumulate)
-    _open(config, output, resume, accelerator)  # all settings are right: from here on the folder belongs to this run
-    if tensorboard:
-        accelerator.init_trackers('tensorboard')
-    checkpoints = Checkpoints(output / 'checkpoints', accelerator, config.checkpoint_minutes * 60)
-    start = checkpoints.load() if resume else Progress()
-    total = sum(len(batches) * (p.warmup_epochs + p.epochs) for p in config.phases)
-    log = RunLog(output, accelerator, start.log_bytes)
-    _log_start(log, config, data, accelerator, start, resume, total)
-    judge = SubnetJudge(supernet, data.train, data.holdout, augment=config.augment, seed=config.seed)
-    augment = batches.augment
-    assert augment is not None
-    with progress_bar(total, 'train', 'step', shown=accelerator.is_main_process, initial=start.total_steps,
-                      smoothing=0.05) as bar:
+    refuse_idle(config, differing(config), config.name)
+    if tensorboard and find_spec('tensorboard') is None:
+        raise InputError("tensorboard is not installed; pip install 'timm_ofa[tensorboard]'")
+    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]  # a subnet leaves parameters unused
+    trackers = dict(log_with='tensorboard', project_dir=str(output)) if tensorboard else {}
+    with accelerated(config.precision, kwargs_handlers=handlers, **trackers) as accelerator:
+        changed = check_run(config, output, resume)
+        run = _Run(config, data, output, accelerator, resume)
+        accelerator.wait_for_everyone()  # all have looked; from here on the run writes
+        if accelerator.is_main_process:
+            write_settings(config, output)
+        accelerator.wait_for_everyone()
+        if tensorboard:
+            accelerator.init_trackers('tensorboard')
+        supernet = run.train(changed)
+        try:
+            at_end(supernet)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                'stopped after the training, which is saved; add --resume for the table of subnets') from None
+        accelerator.end_training()
+    return supernet
+
+
+class _Run:
+    """What a run needs, all of it checked, and nothing written yet."""
+
+    def __init__(self, config: TrainConfig, data: Data, output: Path, accelerator: Accelerator, resume: bool):
+        self.config, self.data, self.output, self.accelerator, self.resume = config, data, output, accelerator, resume
+        _check_batch(config, accelerator)
+        supernet = _beginning(config, data.num_classes, resume and newest_checkpoint(output / CHECKPOINTS) is not None)
+        self.teachers = PhaseTeachers(config, supernet, output / 'teacher.safetensors', accelerator)
+        if accelerator.device.type == 'cpu':
+            keep_freed_memory()
+        n = accelerator.num_processes
+        logger.info(
+            f'{n} {"process" if n == 1 else "processes"} on {accelerator.device.type}, {config.batch_size // n} '
+            'images each')
+        self.batches = EpochBatches(
+            data.train, config.batch_size, config.seed, config.workers, accelerator, config.augment, config.accumulate)
+        if config.sync_bn and n > 1:
+            synchronize_batch_norm(supernet)
+        self.supernet = placed(supernet, accelerator.device)
+        self.total = sum(len(self.batches) * (p.warmup_epochs + p.epochs) for p in config.phases)
+
+    def train(self, changed: dict[str, Any]) -> Supernet:
+        """Train what is left of the run, and save the supernet; `changed`: settings that are new from here on."""
+        config, accelerator, supernet, batches = self.config, self.accelerator, self.supernet, self.batches
+        optimizer = make_optimizer(supernet, config.phases[0].lr, config.momentum, config.weight_decay)
+        model, optimizer = accelerator.prepare(supernet, optimizer)
+        checkpoints = Checkpoints(self.output / CHECKPOINTS, accelerator, config.checkpoint_minutes * 60)
+        start = checkpoints.load() if self.resume else Progress()
+        log, augment = RunLog(self.output, accelerator, start.log_bytes), batches.augment
+        assert augment is not None
+        bar = progress_bar(
+            self.total, 'train', 'step', shown=accelerator.is_main_process, initial=start.total_steps, smoothing=0.05)
         loop = Loop(
             accelerator, model, optimizer, batches, len(batches),
             lambda pixels, rng, resolution, part: augment(pixels, supernet.space, resolution, rng, part),
             config.seed, config.label_smoothing, config.clip_grad, config.accumulate, log, bar)
-        _run_phases(config, loop, supernet, teachers, judge, checkpoints, start, log)
-    if accelerator.is_main_process:
-        save_supernet(
-            supernet, output,
-            dict(data=data.name, class_names=list(data.class_names), training=config.to_dict()))
-    log.time(dict(event='end', seconds=round(log.seconds(), 1)))
-    accelerator.wait_for_everyone()
-    at_end(supernet)
-    accelerator.end_training()
-    return supernet
+        with log.session(self._opening(start, changed)), bar:
+            if not start.total_steps:
+                log(dict(
+                    event='start', config=config.to_dict(), processes=accelerator.num_processes, data=self.data.name,
+                    images=len(self.data.train), steps=self.total))
+            self._run_phases(loop, checkpoints, start, log)
+            if accelerator.is_main_process:
+                save_supernet(supernet, self.output, dict(
+                    data=self.data.name, class_names=list(self.data.class_names), training=config.to_dict()))
+            accelerator.wait_for_everyone()
+        return accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # mixed precision wraps the model
+
+    def _opening(self, start: Progress, changed: dict[str, Any]) -> dict[str, Any]:
+        """Where a session begins, and with which new settings."""
+        device = self.accelerator.device
+        name = this_device(device.type)[1] if device.type in ('cpu', 'cuda') else device.type
+        return dict(
+            event='resume' if self.resume else 'start', at_step=start.total_steps, device=str(device), device_name=name,
+            processes=self.accelerator.num_processes, versions=versions(), **(dict(changed=changed) if changed else {}))
+
+    def _run_phases(self, loop: Loop, checkpoints: Checkpoints, start: Progress, log: RunLog) -> None:
+        """Run the phases that are left, a checkpoint at the end of each, and whenever one is due."""
+        config, space = self.config, self.supernet.space
+        judge = SubnetJudge(
+            self.supernet, self.data.train, self.data.holdout, augment=config.augment, seed=config.seed)
+        teacher, here = self.teachers.of_phase(start.phase), start
+        with graceful_stop() as stopped:
+            def save(progress: Progress, why: int) -> None:
+                checkpoints.save(replace(progress, log_bytes=log.size()))
+                if why == 2:
+                    raise Interrupted(f'stopped at step {progress.total_steps} of {self.total}; add --resume to go on')
+                log.time(dict(event='checkpoint', at_step=progress.total_steps))
+
+            for i, phase in enumerate(config.phases[start.phase:], start.phase):
+                subspace, recipe = phase.subspace(space), RECIPES[phase.recipe]
+                if phase.sort_channels and not (here.epoch or here.step):
+                    self.supernet.sort_channels(kept_ratios(space, config.phases, i))
+                began = time.perf_counter()
+                here = loop.run_phase(
+                    phase, partial(recipe.draw, subspace, phase.subnets_per_step, whole=space), teacher, here,
+                    lambda: checkpoints.due(stopped()), save)
+                judge_ends(phase, subspace, judge, log)
+                log.time(dict(event='phase', phase=phase.name, seconds=round(time.perf_counter() - began, 1)))
+                if i == 0:
+                    self.teachers.keep()
+                    teacher = self.teachers.of_phase(1)
+                here = Progress(phase=i + 1, total_steps=here.total_steps)
+                save(here, 0)
 
 
-def make_accelerator(config: TrainConfig, tensorboard: Path | None = None) -> Accelerator:
-    """Accelerate as this training needs it: a subnet leaves parameters without a gradient."""
-    if tensorboard and find_spec('tensorboard') is None:
-        raise InputError("tensorboard is not installed; pip install 'timm_ofa[tensorboard]'")
-    accelerator = Accelerator(
-        mixed_precision=config.precision,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-        log_with='tensorboard' if tensorboard else None,
-        project_dir=str(tensorboard) if tensorboard else None,
-    )
+def _check_batch(config: TrainConfig, accelerator: Accelerator) -> None:
+    """Raise `InputError` unless a batch divides into equal parts of at least two images."""
     parts = accelerator.num_processes * config.accumulate
     if config.batch_size % parts or config.batch_size // parts < 2:
         raise InputError(
             f'batch_size {config.batch_size} does not divide into {accelerator.num_processes} processes x accumulate '
             f'{config.accumulate} of at least 2 images; make it a multiple of {parts}')
-    return accelerator
 
 
-def _beginning(config: TrainConfig, num_classes: int) -> Supernet:
-    """The supernet as training begins with it."""
+def _beginning(config: TrainConfig, num_classes: int, begun: bool) -> Supernet:
+    """The supernet as training begins with it. If the run has `begun`, a checkpoint holds its weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         supernet = new_supernet(config.load_space(), num_classes=num_classes, drop_rate=config.drop_rate)
-    if config.initial_checkpoint:
+    if config.initial_checkpoint and not begun:
         initialize(supernet, config.initial_checkpoint)
     return supernet
-
-
-def _open(config: TrainConfig, output: Path, resume: bool, accelerator: Accelerator) -> None:
-    """Open the folder of the run, and say where the run takes place."""
-    if accelerator.device.type == 'cpu':
-        keep_freed_memory()
-    if accelerator.is_main_process:
-        open_run(config, output, resume)
-        n = accelerator.num_processes
-        logger.info(
-            f'{n} {"process" if n == 1 else "processes"} on {accelerator.device.type}, {config.batch_size // n} '
-            'images each')
-    accelerator.wait_for_everyone()
-
-
-def _log_start(log: RunLog, config: TrainConfig, data: Data, accelerator: Accelerator, start: Progress, resume: bool,
-               total: int) -> None:
-    """Write the settings at the start of the log; and each time, when and where the run goes on."""
-    log.time(dict(
-        event='resume' if resume else 'start', at_step=start.total_steps, processes=accelerator.num_processes,
-        device=str(accelerator.device), versions=versions()))
-    if not start.total_steps:
-        log(dict(
-            event='start', config=config.to_dict(), processes=accelerator.num_processes, data=data.name,
-            images=len(data.train), steps=total))
-
-
-def _run_phases(config: TrainConfig, loop: Loop, supernet: Supernet, teachers: PhaseTeachers, judge: SubnetJudge,
-                checkpoints: Checkpoints, start: Progress, log: RunLog) -> None:
-    """Run the phases that are left, a checkpoint at the end of each, and whenever one is due."""
-    teacher = teachers.of_phase(start.phase)
-    with graceful_stop() as stopped:
-        def save(progress: Progress, why: int) -> None:
-            checkpoints.save(replace(progress, log_bytes=log.size()))
-            if why == 2:
-                raise Interrupted(f'stopped at step {progress.total_steps} of {loop.bar.total}; add --resume to go on')
-
-        here = start
-        for i, phase in enumerate(config.phases[start.phase:], start.phase):
-            subspace, recipe = phase.subspace(supernet.space), RECIPES[phase.recipe]
-            if phase.sort_channels and not (here.epoch or here.step):
-                supernet.sort_channels(kept_ratios(config.phases, i))
-            began = time.perf_counter()
-            here = loop.run_phase(
-                phase, partial(recipe.draw, subspace, phase.subnets_per_step), teacher, here,
-                lambda: checkpoints.due(stopped()), save)
-            judge_ends(phase, subspace, judge, log)
-            log.time(dict(event='phase', phase=phase.name, seconds=round(time.perf_counter() - began, 1)))
-            if i == 0:
-                teachers.keep()
-                teacher = teachers.of_phase(1)
-            here = Progress(phase=i + 1, total_steps=here.total_steps)
-            save(here, 0)

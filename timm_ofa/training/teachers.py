@@ -51,7 +51,8 @@ def load_teacher(source: str, supernet: Supernet) -> nn.Module:
 class PhaseTeachers:
     """The teacher of each phase: in all phases the network that the configuration names.
 
-    Where it names none, the largest subnet teaches from the second phase on, as the first phase left it.
+    Where it names none, the largest subnet teaches from the second phase on, as the first phase left it. Raises
+    `InputError` if the named network cannot teach.
     """
 
     def __init__(self, config: TrainConfig, supernet: Supernet, file: Path, accelerator: Accelerator):
@@ -69,12 +70,16 @@ class PhaseTeachers:
 
     def of_phase(self, i: int) -> nn.Module | None:
         """The teacher of the i-th phase."""
-        return self._own() if self.keeps_own and i else self.named
+        device = next(self.supernet.parameters()).device
+        teacher = self._own() if self.keeps_own and i else self.named
+        return None if teacher is None else placed(teacher, device)
 
     def _own(self) -> nn.Module:
-        """The largest subnet of the file. It stays in training mode, so BatchNorm uses the batch, as the original."""
+        """The largest subnet of the file. As in the original, its BatchNorm uses the batch, and it drops nothing."""
         teacher = self.supernet.extract(self.supernet.space.max_arch())
         teacher.load_state_dict(load_file(self.file))
         if self.synchronize:
             synchronize_batch_norm(teacher)
-        return placed(teacher, next(self.supernet.parameters()).device).requires_grad_(False).train()
+        for module in teacher.requires_grad_(False).eval().modules():
+            module.training = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        return teacher
