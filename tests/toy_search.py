@@ -32,6 +32,8 @@ class ToyProfile:
     """Latency goes with the MACs and a little with the kernel size."""
     name: str = 'toy'
     known: tuple[int, ...] = (20, 24, 28, 32)
+    num_classes: int | None = None
+    batch_size: int = 1
 
     def resolutions(self, space):
         return tuple(r for r in space.resolutions if r in self.known)

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from toy_search import ToyPredictor, ToyProfile
+from toy_search import AdditivePredictor, ToyPredictor, ToyProfile
 
 from timm_ofa.devices.memory import MemoryTable, peak_memory_mb
 from timm_ofa.errors import InputError
@@ -132,3 +132,32 @@ def test_allowed_choices_are_those_that_give_a_network(request, name, rng):
                 except (InputError, ValueError, LookupError):
                     legal = False
                 assert allowed == legal, (p, c)
+
+
+@pytest.mark.parametrize('num_classes, batch_size', [(21841, 1), (10, 64), (None, 4)])
+def test_limits_count_for_the_classes_and_the_batch_of_the_profile(space, num_classes, batch_size):
+    profile = ToyProfile(num_classes=num_classes, batch_size=batch_size)
+    some = space.min_arch(28)
+    exact = {
+        MaxMacs: space.macs(some, num_classes), MaxParams: space.params(some, num_classes),
+        MaxMemory: peak_memory_mb(space, some, batch_size, num_classes)}
+    only = space.restrict(resolutions=[28])
+    for kind, maximum in exact.items():
+        result = search(only, ToyPredictor(), profile, limits=[kind(maximum)], steps=1)
+        assert result.best.arch == some
+        with pytest.raises(InfeasibleError, match='the least is'):
+            search(only, ToyPredictor(), profile, limits=[kind(0.999 * maximum)], steps=1)
+    beside = [Limit(profile, 1e9), MaxParams(exact[MaxParams])]  # no profile of its own: that of the first limit counts
+    assert search(only, ToyPredictor(), limits=beside, steps=1).best.arch == some
+    given = [MaxParams(space.params(some, 7), num_classes=7), MaxMemory(peak_memory_mb(space, some, 2, 7), 2, 7)]
+    assert search(only, ToyPredictor(), profile, limits=given, steps=1).best.arch == some
+
+
+def test_a_limit_on_an_equal_profile_is_a_limit_on_the_same_latency(space):
+    profile, equal = ToyProfile(), ToyProfile()
+    assert profile is not equal
+    problem = Problem(space, profile, [Limit(equal, 3.0), Limit(profile, 2.0), Limit(ToyProfile('other'), 4.0)])
+    assert problem.top == 2.0 and [maximum for _, maximum in problem.others] == [4.0]
+    assert search(space, AdditivePredictor(), profile, max_latency_ms=3, limits=[Limit(equal, 2.5)]).proven
+    problem = Problem(space, None, [MaxMacs(2e6), MaxMacs(1e6), MaxParams(1e9)])
+    assert problem.top == 1e6 and len(problem.others) == 1

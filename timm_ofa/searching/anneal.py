@@ -13,6 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..devices import MemoryTable
+from ..spaces import CostTable
+from .limits import bound
 from .pool import Pool
 
 JUDGED = 4  # changes that are judged for each network and step: one of up to four blocks, the others of one or two
@@ -114,11 +117,11 @@ def changes(pool: Pool, codes: np.ndarray, caps: np.ndarray, slopes: np.ndarray,
     problem, row = pool.problem, np.arange(len(codes))[:, None]
     choices = problem.axis.table.shape[2]
     rise = (slopes - np.take_along_axis(slopes, codes[:, 1:, None], 2)).reshape(len(codes), -1).astype(np.float32)
-    limits = [(problem.axis, caps), *problem.others]
+    limits: list[tuple[CostTable | MemoryTable, float | np.ndarray]] = [(problem.axis, caps), *problem.others]
     costs = [table(codes) for table, _ in limits]
     dearer = [(table.changes(codes) - cost[:, None, None]).reshape(len(codes), -1)
               for (table, _), cost in zip(limits, costs)]
-    room = np.stack([maximum - cost for (_, maximum), cost in zip(limits, costs)], 1)
+    room = np.stack([bound(maximum) - cost for (_, maximum), cost in zip(limits, costs)], 1)
     price = (pool.price(caps) * np.where((room < 0).any(1), DEARER, 1))[:, None]
     rise -= np.float32(temperature) * np.log(rng.standard_exponential(rise.shape, np.float32) + TINY)
     promise = np.where(_legal(pool, codes), rise - (price * dearer[0]).astype(np.float32), -np.inf)

@@ -11,7 +11,8 @@ import numpy as np
 
 from ..spaces import CostTable, SearchSpace
 from .additive import fit_additive
-from .problem import Problem
+from .limits import within
+from .problem import Problem, leading
 
 KEPT = 2000  # networks nearest to the front
 PRICED = 0.85  # the price of cost at a cap is the slope of the front from this share of the cap up to the cap
@@ -97,12 +98,14 @@ class Pool:
         cost = self.problem.axis(codes)
         order = np.lexsort((-top1, cost))
         self.front_cost, self.front_top1 = cost[order], np.maximum.accumulate(top1[order])
-        kept = np.sort(np.argsort(self._front_at(cost) - top1, kind='stable')[:KEPT])
+        gap = self._front_at(cost) - top1
+        kept = np.sort(np.argsort(gap, kind='stable')[:max(KEPT, (gap <= 0).sum())])  # a front is never cut
         self.codes, self.top1, self.cost = codes[kept], top1[kept], cost[kept]
         if kept.size:
             self.history.append((self.judged, float(self.top1.max())))
 
     def front(self) -> np.ndarray:
         """Indices of the networks that no other network beats, the cheapest first."""
-        order = np.lexsort((-self.top1, self.cost))
-        return order[self.top1[order] > np.r_[-np.inf, np.maximum.accumulate(self.top1[order])[:-1]]]
+        found = leading(self.cost, self.top1)
+        cost = self.cost[found]
+        return found[np.append(~within(cost[1:], cost[:-1]), True)[:len(found)]]  # of equal costs, the best network

@@ -15,7 +15,7 @@ import numpy as np
 from ..devices import MemoryTable
 from ..spaces import CostTable, SearchSpace
 from .knapsack import cheapest, least_memory
-from .limits import AnyLimit, InfeasibleError, Limit, MaxMacs, Profile
+from .limits import AnyLimit, InfeasibleError, Limit, MaxMacs, Profile, searched_with, within
 
 REPAIRS = 200  # random steps to a cheaper network; a network that is above a limit after them is dropped
 
@@ -34,16 +34,17 @@ class Problem:
     def __init__(self, space: SearchSpace, profile: Profile | None, limits: Sequence[AnyLimit]) -> None:
         self.space, self.limits = space, limits
         self.spans_latency = profile is not None
-        spanning = Limit(profile, math.inf) if profile else MaxMacs(math.inf)
+        made_for = searched_with(profile, limits)
+        spanning = Limit(profile, math.inf) if profile else MaxMacs(math.inf, made_for[0])
         self.axis, self.top = spanning.tabulate(space), math.inf
         self.others: list[tuple[CostTable | MemoryTable, float]] = []
         self.cheapest = []  # for each limit: the least cost of each frame (F,), the codes (F, 1 + P) that reach it
         for limit in limits:
             table: CostTable | MemoryTable
-            if type(limit) is type(spanning) and getattr(limit, 'profile', None) is profile:
+            if _same_cost(limit, spanning):
                 table, self.top = self.axis, min(self.top, float(limit.maximum))
             else:
-                table = limit.tabulate(space)
+                table = limit.tabulate(space, *made_for)
                 self.others.append((table, float(limit.maximum)))
             self.cheapest.append(
                 least_memory(space, table) if isinstance(table, MemoryTable) else cheapest(space, table))
@@ -73,12 +74,12 @@ class Problem:
     def _feasible_resolutions(self) -> np.ndarray:
         """Indices of the resolutions at which every limit can be met; raises `InfeasibleError` if there are none."""
         for limit, (costs, codes) in zip(self.limits, self.cheapest):
-            if costs.min() > limit.maximum:
+            if not within(costs.min(), limit.maximum):
                 arch = self.space.decode(codes[costs.argmin()][None])[0]
                 raise InfeasibleError(
-                    f'no network of {self.space.name} is within {limit.text(limit.maximum)}; '
+                    f'no network of {self.space.name} is within {limit.text()}; '
                     f'the least is {limit.text(costs.min())} ({arch}); raise the limit')
-        met = [costs <= limit.maximum for limit, (costs, _) in zip(self.limits, self.cheapest)]
+        met = [within(costs, limit.maximum) for limit, (costs, _) in zip(self.limits, self.cheapest)]
         frames = np.flatnonzero(np.all(met, 0)) if met else np.arange(len(self.space.frames))
         if not frames.size:
             raise self.clash()
@@ -91,7 +92,7 @@ class Problem:
 
     def clash(self) -> InfeasibleError:
         """The error if each limit can be met, but not all of them at once."""
-        texts = ' and '.join(limit.text(limit.maximum) for limit in self.limits)
+        texts = ' and '.join(limit.text() for limit in self.limits)
         return InfeasibleError(f'no network of {self.space.name} was found within {texts} at once; raise one of them')
 
     def codes(self, genes: np.ndarray) -> np.ndarray:
@@ -119,7 +120,8 @@ class Problem:
         """
         over = np.zeros(len(codes))
         for table, maximum in ((self.axis, self.top if caps is None else caps), *self.others):
-            over += np.maximum(table(codes) - maximum, 0) / maximum
+            cost = table(codes)
+            over += np.where(within(cost, maximum), 0, cost / maximum - 1)
         return over
 
     def repair(self, genes: np.ndarray, rng: np.random.Generator, caps: np.ndarray) -> np.ndarray:
@@ -139,6 +141,20 @@ class Problem:
             kept = bad[better]
             genes[kept], codes[kept], excess[kept] = changed[better], changed_codes[better], changed_excess[better]
         return codes[excess <= 0]
+
+
+def _same_cost(limit: AnyLimit, axis: Limit | MaxMacs) -> bool:
+    """Whether a limit is on the cost along the front."""
+    if isinstance(axis, Limit):
+        return isinstance(limit, Limit) and limit.profile == axis.profile
+    return isinstance(limit, MaxMacs) and limit.num_classes in (None, axis.num_classes)
+
+
+def leading(cost: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Indices of the front, the cheapest first: entries that have a higher value than all others that cost no more."""
+    order = np.lexsort((-value, cost))
+    best = np.maximum.accumulate(value[order])
+    return order[value[order] > np.r_[-math.inf, best[:-1]]]
 
 
 def varying_parts(space: SearchSpace) -> list[int]:

@@ -26,7 +26,7 @@ from ..errors import InputError, listed
 from ..spaces import Arch, SearchSpace
 from .anneal import COLD, anneal
 from .exact import FEW, best_sums, count, every_network
-from .limits import AnyLimit, Limit, Profile
+from .limits import TOLERANCE, AnyLimit, Limit, Profile
 from .pool import Pool, Predictor
 from .problem import Problem
 
@@ -148,7 +148,7 @@ def _explore(pool: Pool, rng: np.random.Generator, steps: int) -> None:
     pool.record()
     ends, first = np.unique(ends, axis=0, return_index=True)
     front = pool.front()
-    below = np.append(np.nextafter(pool.cost[front][1:], 0), problem.top)  # the cost of the next one
+    below = np.append(pool.cost[front][1:] * (1 - 4 * TOLERANCE), problem.top)  # less than the next one costs
     chosen = rng.permutation(len(front))[:FRONT_CLIMBED]
     anneal(pool, np.concatenate([ends, pool.codes[front[chosen]]]), np.concatenate([caps[first], below[chosen]]),
            CLIMBING_STEPS, rng, hot=COLD, lenient=0, judged=CLIMBING_JUDGED)
