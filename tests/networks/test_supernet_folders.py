@@ -56,6 +56,21 @@ def test_a_supernet_of_no_space_is_refused(space, naming):
         timm.create_model('ofa_supernet', space=space)
 
 
+def test_a_space_of_a_config_is_a_name_or_its_content_never_a_path(tmp_path):
+    """Anybody may have written a config: it must not make us open a file."""
+    own = own_space()
+    (tmp_path / 'own.json').write_text(json.dumps(own.to_dict()))
+    assert timm.create_model('ofa_supernet', space=own.to_dict(), device='meta').space == own
+    with pytest.raises(InputError, match='space: .* is not known'):
+        timm.create_model('ofa_supernet', space=str(tmp_path / 'own.json'))
+    save_supernet(randomize(new_supernet(own)), tmp_path, {})
+    config = json.loads((tmp_path / 'config.json').read_text())
+    config['model_args']['space'] = str(tmp_path / 'own.json')
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    with pytest.raises(InputError, match='space: .* is not known'):
+        timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
+
+
 def test_unknown_arguments_are_type_errors():
     with pytest.raises(TypeError, match='arch_def'):
         timm.create_model('ofa_mbv3_tiny_supernet', arch_def=[])

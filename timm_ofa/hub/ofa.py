@@ -23,7 +23,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..networks import ENTRY_POINTS, PAPER, checked, convert_upstream, create_supernet, data_cfg, model_args
-from ..spaces import Arch, SearchSpace, load_space, space_names
+from ..spaces import Arch, SearchSpace, load_space, shelf_space, space_names
 from .configs import HubConfig, NamedSubnet, Weights, hub_configs, named_subnets
 
 __all__: list[str] = []  # timm's registry adds each entry-point
@@ -89,11 +89,10 @@ def create_named_supernet(
     Args:
         name: The registered name. It has weights if a training configuration of this name says where they are.
         default_space: The space of this name.
-        space: The name of another space, or its JSON content.
+        space: The name of another space on the shelf, or its JSON content; no path, because a stranger may write it.
         resolutions: Those that the supernet keeps, px.
     """
-    chosen = SearchSpace.from_dict(space) if isinstance(space, Mapping) else load_space(space or default_space)
-    chosen = chosen.restrict(resolutions=resolutions)
+    chosen = (default_space if space is None else shelf_space(space, 'space')).restrict(resolutions=resolutions)
     build = partial(create_supernet, name, chosen)
     if config := hub_configs().get(name):
         kwargs |= _weights_kwargs(config, build, pretrained, _take_cfg(name, kwargs), kwargs)
