@@ -20,6 +20,8 @@ def files(tmp_path_factory):
     (folder / 'torn.json').write_text('{"name": ')
     (folder / 'bad.jsonl').write_text('{"ks": 3}\n')
     (folder / 'empty').mkdir()
+    (folder / 'foreign').mkdir()
+    (folder / 'foreign' / 'notes.txt').write_text('mine')
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for name, classes in (('supernet', 10), ('three', 3)):

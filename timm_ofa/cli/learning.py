@@ -4,7 +4,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .shared import CALIBRATION_IMAGES, COMMON, GO_ON, check_files, open_supernet, options, stopped
+from .shared import (
+    CALIBRATION_IMAGES,
+    COMMON,
+    GO_ON,
+    check_files,
+    check_room,
+    config_path,
+    open_supernet,
+    options,
+    stopped,
+)
 from .verbs import Answer, Option, Verb, positive, rows_answer, whole
 
 if TYPE_CHECKING:
@@ -37,7 +47,8 @@ COLLECT = Verb(
         'supernet data seed num_calibration',
         num=Option('number of records that the file holds at the end; behind torchrun, which has a --num of its own, '
                    'write --num-subnets', 'N', int, flags=('--num', '--num-subnets')),
-        num_images=Option('number of held-out images to evaluate on; by default all', 'N', whole(1)),
+        num_images=Option('number of held-out images to evaluate on, random ones of each class; by default all', 'N',
+                          whole(1)),
         active=Option('after 20 random subnets, choose those that may enlarge the front of accuracy and cost most'),
         profile=Option('device profile whose latency is that cost; by default the cost is MACs', 'PROFILE'),
         out=Option('file of records; records that are there are kept', 'FILE.jsonl')))
@@ -71,18 +82,22 @@ def train(*, config: str, data: str | None = None, output: str | None = None, re
     """A training run from its beginning, or from its last checkpoint."""
     from ..accuracy import SubnetJudge, launched
     from ..images import load_data, stored_side
-    from ..training import load_config, subnet_table, train_supernet
+    from ..training import check_run, load_config, subnet_table, train_supernet
 
-    settings = load_config(config, overrides, data=data)
+    settings = load_config(config_path(config, 'supernet'), overrides, data=data)
     folder = Path(output or f'out/{settings.name}')
+    check_run(settings, folder, resume)
+    space = settings.load_space()
+    check_room(folder, 4e-6 * 6 * space.params(space.max_arch()))  # weights, momentum, two checkpoints
     images = load_data(
-        settings.data, stored_side(settings.load_space()), holdout=settings.holdout, limit=settings.limit,
-        seed=settings.seed, decode=settings.decode, images_per_epoch=settings.images_per_epoch)
+        settings.data, stored_side(space), holdout=settings.holdout, limit=settings.limit, seed=settings.seed,
+        decode=settings.decode, images_per_epoch=settings.images_per_epoch)
     rows: list[dict[str, Any]] = []
 
     def judge_some(supernet: Supernet) -> None:
         judge = SubnetJudge(supernet, images.train, images.test, augment=settings.augment, seed=settings.seed)
-        rows.extend(subnet_table(judge, folder / 'log.jsonl'))
+        with stopped(f'stopped; the supernet in {folder} is finished, add --resume to evaluate its subnets'):
+            rows.extend(subnet_table(judge, folder / 'log.jsonl'))
 
     train_supernet(settings, images, folder, resume=resume, tensorboard=tensorboard, at_end=judge_some)
     if not launched().is_main_process:
@@ -117,7 +132,7 @@ def _collect(active: bool, profile: str | None, supernet: str, data: str, num: i
     source.supernet.to(state.device)
     images = source.data.holdout
     if num_images:
-        images = images.subset(range(min(num_images, len(images))), images.title)
+        images = images.part(num_images, seed)
     with stopped(GO_ON):
         records = collect(
             source.judge(images), source.data, num, out, seed=seed, propose=propose,
@@ -134,7 +149,7 @@ def _collect(active: bool, profile: str | None, supernet: str, data: str, num: i
 def fit(*, space: str, records: str, out: str, seed: int = 0, additive: bool = False,
         plot: str | None = None) -> Answer:
     """A predictor, with its error on records held out of the fit."""
-    from ..accuracy import AccuracyPredictor, AdditivePredictor, read_records
+    from ..accuracy import AccuracyPredictor, AdditivePredictor, check_records, read_records
     from ..hub import check_picture, plot_fit
     from ..spaces import load_space
 
@@ -142,6 +157,7 @@ def fit(*, space: str, records: str, out: str, seed: int = 0, additive: bool = F
     if plot:
         check_picture(plot)
     search_space = load_space(space)
+    check_records(records, search_space)
     pairs = read_records(records, search_space)
     archs, top1_pct = [arch for arch, _ in pairs], [top1 for _, top1 in pairs]
     kind = AdditivePredictor if additive else AccuracyPredictor

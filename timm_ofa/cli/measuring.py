@@ -195,5 +195,5 @@ def _told(path: Path, record: Record, measured: dict[str, Any], device: tuple[st
     if save:
         update_folder(path, measurements=with_measured(record, new))
     header = ['name', 'runtime', 'threads', 'latency_ms', 'p50_ms', 'p90_ms', 'predicted_ms', 'limit_ms']
-    return rows_answer(header, [dict(
-        name=record.name, predicted_ms=record.predicted_ms, limit_ms=record.limit_ms, **measured)], beside_limit(record, new))
+    row = dict(name=record.name, predicted_ms=record.predicted_ms, limit_ms=record.limit_ms, **measured)
+    return rows_answer(header, [row], beside_limit(record, new))

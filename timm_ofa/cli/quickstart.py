@@ -37,7 +37,7 @@ from ..hub import (
     training_cost,
 )
 from ..images import Data, load_data, stored_side
-from ..networks import Supernet, load_supernet
+from ..networks import Supernet, load_supernet, read_json
 from ..searching import Candidate, Limit, refuse_infeasible, search
 from ..spaces import Arch, SearchSpace
 from ..training import FinetuneConfig, TrainConfig, load_config, scaled, train_supernet
@@ -47,6 +47,7 @@ SUBNETS = 60  # judged for the predictor
 FINETUNE_EPOCHS = 6  # of the chosen network
 LIMIT_SHARE = 0.6  # of the largest subnet's latency, where no limit is given
 PROFILE_SECONDS = 10.0
+SETTINGS = 'quickstart.json'  # in the folder of all results
 
 
 def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_ms: float | None = None,
@@ -66,6 +67,7 @@ def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_m
 
     say(f'1/6 images: {config.data}')
     data = load_data(config.data, stored_side(space), holdout=config.holdout, seed=seed)
+    _same_settings(out, dict(data=config.data, budget=budget, seed=seed, runtime=runtime))
     say(f'2/6 latency of this machine ({runtime}, 1 thread)')
     profile = _profile(out / 'profile.json', space, data, runtime, seed)
     error_pct = (profile.check or {})['mape_pct']
@@ -94,6 +96,17 @@ def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_m
                    out, max(1, round(FINETUNE_EPOCHS * budget)))
     _write_summary(out, rows, limit_ms, time.perf_counter() - began)
     return rows
+
+
+def _same_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Note what decides the finished steps in a folder; raises `InputError` if they were done with other settings."""
+    file = out / SETTINGS
+    before = read_json(file) if file.exists() else settings
+    for name, value in settings.items():
+        if before.get(name) != value:
+            raise InputError(f'--{name} is {value!r:.80}, the steps in {str(out)!r:.120} were done with '
+                             f'{before.get(name)!r:.80}; give that, or another --out')
+    write_text(file, json.dumps(settings, indent=1))
 
 
 def _references(space: SearchSpace, predictor: AccuracyPredictor, profile: DeviceProfile) -> dict[str, Candidate]:

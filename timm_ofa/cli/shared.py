@@ -1,10 +1,11 @@
 """What several verbs share: their common options, the supernet with its images, and checks before the work begins."""
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from .verbs import Option, one_of, positive, whole
 if TYPE_CHECKING:
     from ..hub import NamedSubnet, Source, Training
     from ..networks import Supernet
-    from ..spaces import SearchSpace
+    from ..spaces import Arch, SearchSpace
     from ..training import TrainConfig
 
 CALIBRATION_IMAGES = 2000
@@ -78,6 +79,13 @@ def check_room(folder: str | Path, megabytes: float) -> None:
                          'needed; free space, or choose another disk')
 
 
+def config_path(text: str, kind: str) -> Path:
+    """A configuration of that kind: a file, or one of the shelf by its name; raises `InputError`."""
+    from ..hub import find_config
+
+    return Path(text) if os.path.isfile(text) else find_config(text, kind).path
+
+
 @contextmanager
 def stopped(words: str) -> Iterator[None]:
     """What Ctrl-C says where it is pressed in this block."""
@@ -103,6 +111,12 @@ class OpenSupernet:
     @property
     def space(self) -> SearchSpace:
         return self.supernet.space
+
+    def for_arch(self, arch: Arch) -> OpenSupernet:
+        """The same, with images large enough for a network, whose resolution may be above those of the space."""
+        from ..images import stored_side
+
+        return replace(self, side=max(self.side, stored_side(self.space, arch.resolution)))
 
     def with_images(self, data: str, *, seed: int, num_calibration: int) -> Source:
         """The supernet with the images that its networks are judged on; raises `InputError` for other classes."""
@@ -140,7 +154,7 @@ def open_supernet(supernet: str | None, subnet: NamedSubnet | None = None) -> Op
     side = stored_side(loaded.space)
     if subnet:
         _check_supernet_of(subnet, supernet_id, loaded.space)
-        side = max(side, stored_side(subnet.space.restrict(resolutions=[subnet.arch.resolution])))
+        side = stored_side(loaded.space, subnet.arch.resolution)
     folder = None if supernet_id in released else supernet_folder(supernet_id)
     config = supernet_config(folder) if folder else None
     if config is None and released:

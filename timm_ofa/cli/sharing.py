@@ -1,8 +1,10 @@
 """The verbs between us and others: `publish`, `catalog` and `import-upstream`."""
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ..console import table
 from ..errors import InputError
@@ -45,24 +47,32 @@ IMPORT_UPSTREAM = Verb(
 def publish(*, folder: Sequence[str], repo: str | None = None, owner: str | None = None, private: bool = False,
             dry_run: bool = False, onnx: bool = False, force: bool = False, collection: bool = False) -> Answer:
     """One network or supernet, or the networks of one search."""
-    from ..hub import PERF, add_onnx, publish_family
+    from ..hub import PERF, add_onnx, check_token, is_supernet, publish_family
     from ..hub import publish as publish_folder
 
     folders = [Path(path) for path in folder]
     if len(folders) == 1 and not (folders[0] / 'config.json').exists():
         folders = [path.parent for path in sorted(folders[0].glob(f'*/{PERF}'))] or folders
-    for path in folders if onnx else ():
-        add_onnx(path)
-    if len(folders) == 1:
-        if owner:
-            raise InputError('--owner goes with several folders; give --repo ORG/NAME')
-        row = publish_folder(
-            folders[0], repo, private=private, dry_run=dry_run, force=force, collection=collection)
-        return Answer(row, table(['field', 'value'], [
-            [k, ' '.join(v) if isinstance(v, list) else str(v)] for k, v in row.items()]))
-    if repo:
+    for name, given in (('onnx', onnx), ('collection', collection)):
+        if given and any(is_supernet(path) for path in folders):
+            raise InputError(f'--{name} is for networks, {str(folders[0])!r:.120} holds a supernet; leave it out')
+    if len(folders) == 1 and owner:
+        raise InputError(f'--owner {owner!r:.120} is for several folders, this is one; give --repo ORG/NAME')
+    if len(folders) > 1 and repo:
         raise InputError(f'--repo {repo!r:.120} is one repository, the folders are {len(folders)}; give --owner')
-    rows = publish_family(folders, owner, private=private, dry_run=dry_run, force=force, collection=collection)
+    if onnx and not dry_run:
+        check_token(repo.split('/')[0] if repo and repo.count('/') == 1 else owner)
+    options = dict(private=private, dry_run=dry_run, force=force, collection=collection)
+    with TemporaryDirectory() as copies:
+        for i, path in enumerate(folders if onnx else ()):
+            if dry_run:  # changes no folder
+                folders[i] = Path(shutil.copytree(path, Path(copies) / str(i) / path.name))
+            add_onnx(folders[i])
+        if len(folders) == 1:
+            row = publish_folder(folders[0], repo, **options)
+            return Answer(row, table(['field', 'value'], [
+                [k, ' '.join(v) if isinstance(v, list) else str(v)] for k, v in row.items()]))
+        rows = publish_family(folders, owner, **options)
     return Answer(rows, table(['repository', 'version', 'new', 'address'], [
         [r['repo_id'], r.get('version', '-'), 'yes' if r.get('changed') else '-', r.get('url', '-')] for r in rows]))
 
@@ -80,8 +90,9 @@ def catalog(*, source: str, out: str) -> Answer:
 @CATALOG.mode('space')
 def catalog_on_hub(*, source: str, out: str, space: str, private: bool = False, force: bool = False) -> Answer:
     """The page as a file and on the Hub."""
-    from ..hub import publish_page
+    from ..hub import check_token, publish_page
 
+    check_token(space.split('/')[0])
     address = publish_page(catalog(source=source, out=out).text, space, private=private, force=force)
     return Answer(dict(page=out, url=address), address)
 

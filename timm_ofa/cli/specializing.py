@@ -16,6 +16,7 @@ from .shared import (
     OpenSupernet,
     check_folder_place,
     check_room,
+    config_path,
     open_supernet,
     options,
 )
@@ -137,7 +138,9 @@ def specialize_arch(*, supernet: str, data: str, arch: str, out: str, seed: int 
 
     _check_out(out)
     job = _Job.open(supernet, data, seed, num_calibration, finetune, finetune_epochs, out=out, name=name)
-    return _loaded(job.save(Candidate(job.opened.space.parse(arch), 0.0, 0.0), out, name=name))
+    chosen = job.opened.space.parse(arch)
+    job = replace(job, opened=job.opened.for_arch(chosen))
+    return _loaded(job.save(Candidate(chosen, 0.0, 0.0), out, name=name))
 
 
 @SPECIALIZE.mode('front')
@@ -223,12 +226,11 @@ def _loaded(row: dict[str, Any]) -> Answer:
 
 def _finetuning(finetune: str | None, epochs: int) -> FinetuneConfig | None:
     """How the network is trained on, if at all."""
-    from ..hub import find_config
     from ..training import FinetuneConfig, load_finetune
 
     if finetune and epochs:
         raise InputError(f'--finetune-epochs {epochs} is not read with --finetune, whose file has epochs of its own; '
                          'leave one of them out')
     if finetune:
-        return load_finetune(find_config(finetune, 'finetune').path)
+        return load_finetune(config_path(finetune, 'finetune'))
     return FinetuneConfig(epochs) if epochs else None

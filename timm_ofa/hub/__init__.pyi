@@ -38,6 +38,7 @@ from .saving import add_onnx as add_onnx
 from .saving import check_target as check_target
 from .saving import save_folder as save_folder
 from .saving import update_folder as update_folder
+from .supernets import is_supernet as is_supernet
 from .timing import Attempt as Attempt
 from .timing import arch_timer as arch_timer
 from .timing import meet_limit as meet_limit

@@ -67,7 +67,7 @@ def weights_cure(config: HubConfig) -> str:
     """What the user can do for a named model's weights when no download gives them."""
     if config.subnet and config.subnet.search:
         return f'make them: `timm-ofa specialize --config hub_configs/{config.name}.yaml --data {config.subnet.data}`'
-    return f'get the file and run `timm-ofa import-upstream --name {config.name} --from FILE`'
+    return f'get the file and run `timm-ofa import-upstream --name {config.name} --from FILE --out out/{config.name}`'
 
 
 def _fetch_upstream(name: str, url: str, model: nn.Module, cache_dir: str | Path | None) -> Path:

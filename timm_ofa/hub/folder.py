@@ -60,6 +60,9 @@ def check_folder(folder: str | Path) -> Record:
 def check_network(folder: Path) -> Record:
     """As `check_folder`, but the ONNX file is not looked at."""
     names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    if CONFIG in names and PERF not in names and _kind(folder / CONFIG) == 'supernet':
+        raise InputError(f'folder {str(folder)!r} holds a supernet, not a network; make one of its networks with '
+                         '`timm-ofa specialize`')
     for name in REQUIRED:
         if name not in names:
             raise InputError(f'folder {str(folder)!r} has no {name}; save it again')
@@ -103,10 +106,16 @@ def _check_weights(folder: Path, record: Record) -> None:
 
 def is_ours(config: Path) -> bool:
     """Whether timm_ofa wrote this `config.json`."""
+    return _kind(config) is not None
+
+
+def _kind(config: Path) -> str | None:
+    """What a `config.json` of timm_ofa describes, 'subnet' or 'supernet'; None if another program wrote it."""
     try:
-        return isinstance(read_json(config).get(BLOCK), dict)
+        block = read_json(config).get(BLOCK)
     except InputError:
-        return False
+        return None
+    return str(block.get('kind', 'subnet')) if isinstance(block, dict) else None
 
 
 def refuse_pickles(names: Iterable[str], where: Any) -> None:

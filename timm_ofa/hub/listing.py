@@ -102,8 +102,9 @@ def model_rows(source: str, device: str | None = None, max_latency_ms: float | N
             for m in f.latencies_within(device, max_latency_ms)]
     if not rows:
         limit = '' if max_latency_ms is None else f' within {max_latency_ms:g} ms'
-        raise InputError(f'no network of {source!r:.120} has a latency on {device or "any device"}{limit}; '
-                         'without --device and --max-latency-ms all are listed')
+        cure = ('leave out --device and --max-latency-ms to list all' if device or max_latency_ms else
+                'measure one with `timm-ofa measure DIR --save`')
+        raise InputError(f'no network of {source!r:.120} has a latency on {device or "any device"}{limit}; {cure}')
     return sorted(rows, key=lambda r: (r['device'], r['latency_ms'], r['name']))
 
 
