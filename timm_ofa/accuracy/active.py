@@ -79,12 +79,12 @@ class Active:
     goes on as it would have."""
 
     def __init__(self, space: SearchSpace, profile: DeviceProfile | None = None, seed: int = 0) -> None:
-        """`profile`: the device whose latency is the cost of the front; without one the cost is MACs. Raises `InputError`
-        if it does not price every network of the space."""
+        """`profile`: the device whose latency is the cost of the front; without one the cost is MACs. `InputError`: it does
+        not price every network of the space."""
         if profile and profile.resolutions(space) != space.resolutions:
             raise InputError(
-                f'profile {profile.name} prices {space.name} at {listed(profile.resolutions(space))} px, the supernet has '
-                f'{listed(space.resolutions)} px; measure a profile at all of these')
+                f'profile {profile.name} prices {space.name} at {listed(profile.resolutions(space))} px, the supernet '
+                f'has {listed(space.resolutions)} px; measure a profile at all of these')
         self.space, self.profile, self.seed = space, profile, seed
         self.name = f'active, over {profile.name if profile else "MACs"}'
         self._batch: tuple[int, list[Arch]] = (0, [])  # (records when it was chosen, networks)

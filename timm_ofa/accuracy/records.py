@@ -61,7 +61,8 @@ def collect(judge: SubnetJudge, data: Data, num: int, path: str | Path, *, seed:
     meta_path = Path(f'{path}.meta.json')
     meta = dict(
         space=space.name, resolutions=list(space.resolutions), supernet_sha256=supernet_digest(judge.supernet),
-        data=data.name, images=len(judge.images), images_sha256=_images_digest(judge.images), calibration_images=judge.calibration_images, seed=seed,
+        data=data.name, images=len(judge.images), images_sha256=_images_digest(judge.images),
+        calibration_images=judge.calibration_images, seed=seed,
         **({'proposer': proposer} if propose else {}))
     _check_meta(path, meta_path, meta)
     state.wait_for_everyone()  # all have looked

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 
 from ..console import PROGRESS_SWITCH, say
 from ..errors import InputError, one_line
@@ -40,6 +41,9 @@ def _remarks_shown() -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit status: 0, 2 for a wrong input or a full disk, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a name that this console cannot show is escaped, not an error
+            stream.reconfigure(errors='backslashreplace')
     try:
         with _remarks_shown():
             call = parse(VERBS, argv)

@@ -24,7 +24,8 @@ class Session:
     def __init__(self, model: bytes, x: np.ndarray, threads: int = 1, processor: str = 'cpu') -> None:
         import onnxruntime
         if PROVIDERS[processor] not in onnxruntime.get_available_providers():
-            raise InputError(f"this onnxruntime has no {processor!r}; run: pip install 'onnxruntime-gpu>=1.20'")
+            raise InputError(f"this onnxruntime has no {processor!r}; run: pip uninstall -y onnxruntime && "
+                             "pip install --force-reinstall --no-deps 'onnxruntime-gpu>=1.20'")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         # Each session has its own threads. They must sleep after a run, or hundreds of sessions fight for the cores.
