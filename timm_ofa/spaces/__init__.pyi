@@ -7,5 +7,7 @@ from .rows import bottleneck_mid_chs as bottleneck_mid_chs
 from .rows import make_divisible as make_divisible
 from .shelf import load_space as load_space
 from .shelf import shelf_space as shelf_space
+from .shelf import space_data as space_data
 from .shelf import space_names as space_names
 from .space import SearchSpace as SearchSpace
+from .space import Stage as Stage

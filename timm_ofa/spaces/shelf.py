@@ -40,6 +40,12 @@ def shelf_space(value: object, where: str) -> SearchSpace:
     return load_space(value)
 
 
+def space_data(space: SearchSpace) -> str | dict:
+    """The inverse of `shelf_space`: the name of a space on the shelf, or all fields of another one, ready for JSON."""
+    on_shelf = space.name in space_names() and space == load_space(space.name)
+    return space.name if on_shelf else space.to_dict()
+
+
 @cache
 def _of_the_shelf(name: str) -> SearchSpace:
     return _read_space(SPACES_DIR / f'{name}.json')
