@@ -10,7 +10,7 @@ from timm_ofa.spaces.shelf import load_space
 def packages(tmp_path):
     """Two processor packages, a part of one of them, the whole platform, and what has no counter of a package."""
     for folder, name, microjoules in (
-            ('intel-rapl:0', 'package-0', 3_000_000), ('intel-rapl:0:0', 'core', 7), ('intel-rapl:1', 'psys', 9_000_000),
+            ('intel-rapl:0', 'package-0', 3_000_000), ('intel-rapl:0:0', 'core', 7), ('intel-rapl:1', 'psys', 9_000),
             ('intel-rapl:2', 'package-1-die-0', 1_500_000), ('intel-rapl-mmio:0', 'package-0', 3_000_000),
             ('dtpm', 'package-2', 9)):
         (tmp_path / folder).mkdir()

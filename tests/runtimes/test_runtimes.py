@@ -50,6 +50,13 @@ def test_a_whole_network_agrees_with_torch(runtime, name, batch_size, rng):
     assert max_relative_error(y, by_torch(rows, x, seed=2)) < MAX_ERROR['fp32']
 
 
+def test_an_image_may_lie_in_memory_in_any_order(runtime):
+    rows = SPACE.rows(SPACE.min_arch(20))
+    x, runner = random_input(rows, batch_size=2), runtime.load(rows, batch_size=2)
+    channels_last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    assert max_relative_error(runner.predict(channels_last), runner.predict(x)) < MAX_ERROR['fp32']
+
+
 @pytest.mark.parametrize('part', [slice(0, 1), slice(1, 3), slice(-3, -1), slice(-1, None)])
 @pytest.mark.parametrize('name', FAMILIES)
 def test_a_part_of_a_network_agrees_with_torch(runtime, name, part):

@@ -61,7 +61,7 @@ class _Program:
         self._run(self._x)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        return self._run(torch.from_numpy(x)).numpy().copy()
+        return self._run(torch.from_numpy(np.ascontiguousarray(x))).numpy().copy()
 
 
 def version() -> str:

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from ..errors import InputError
 from ..spaces import Row
 from .layers import BN_EPS, random_input
 from .rowgraph import RowGraph, WeightAndBias
@@ -26,6 +27,8 @@ class _Net:
         import ncnn
         self._ncnn = ncnn
         self._net = ncnn.Net()
+        if precision == 'fp16' and not ncnn.cpu_support_arm_asimdhp():  # there it would calculate in fp32
+            raise InputError("precision 'fp16' is not one of this processor; choose fp32")
         options = self._net.opt
         options.num_threads = threads
         options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = precision == 'fp16'
@@ -38,7 +41,8 @@ class _Net:
         self._images = self._mats(x)
 
     def _mats(self, x: np.ndarray) -> list:
-        return [self._ncnn.Mat(np.ascontiguousarray(image)).clone() for image in x]
+        x = np.ascontiguousarray(x)  # a Mat refers to memory that somebody must hold
+        return [self._ncnn.Mat(image).clone() for image in x]
 
     def _run(self, image):
         extractor = self._net.create_extractor()

@@ -27,7 +27,7 @@ class Runner(Protocol):
         """Run once on a fixed random input, and return when the run has ended. This is what is timed."""
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        """(N, C, H, W) float32 -> the output as float32. This is what is compared with torch."""
+        """(N, C, H, W) float32 in any order of memory -> the output, float32. This is what is compared with torch."""
 
 
 class Runtime(Protocol):
