@@ -40,6 +40,7 @@ def test_evaluation_sees_the_center(space):
     x = eval_batch(pixels, replace(large, mean=(0.0,) * 3, std=(1.0,) * 3), 224)
     assert x.shape == (1, 3, 224, 224) and x.min() == 1
     assert stored_side(load_space('ofa_mbv3_w10')) == 256 and stored_side(space) == 32
+    assert stored_side(load_space('ofa_mbv3_w10'), 236) == 270 and stored_side(space, 24) == 32
 
 
 def test_resizing_keeps_what_has_the_side_already():

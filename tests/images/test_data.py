@@ -56,6 +56,20 @@ def test_limit_and_holdout_are_counts_and_shares_of_training_images(digits):
     assert len(set(keys(data.train)) | set(keys(data.holdout))) == 100
 
 
+def test_a_limit_takes_random_images_of_each_class_with_its_share(tmp_path, digits):
+    from timm_ofa.images.image_sets import stratified
+    labels = np.repeat([0, 1, 2], [600, 300, 100])  # sorted by class
+    some = stratified(labels, 50, 0)
+    assert np.bincount(labels[some]).tolist() == [30, 15, 5] and some == sorted(set(some))
+    assert some == stratified(labels, 50, 0) != stratified(labels, 50, 1) and max(some[:30]) > 500
+    assert sorted(stratified(labels, 1000, 0)) == list(range(1000))
+    many = np.sum([np.bincount(labels[stratified(labels, 3, seed)], minlength=3) for seed in range(500)], 0) / 1500
+    np.testing.assert_allclose(many, [0.6, 0.3, 0.1], atol=0.02)  # no class is preferred
+    counts = np.bincount(load_data('digits', 24, limit=200).train.labels, minlength=10)
+    assert counts.min() >= 13 and keys(load_data('digits', 24, limit=10**6).train) == keys(digits.train)
+    assert len(digits.train.part(50, 0)) == 50 and digits.train.part(10**6, 0) is digits.train
+
+
 def test_a_folder_of_images_by_class_is_read(tmp_path):
     data = load_data(folder_of_images(tmp_path / 'colors'), 16)
     assert data.name == 'colors' and data.class_names == ('blue', 'red')

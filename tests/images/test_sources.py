@@ -128,6 +128,33 @@ def test_what_is_asked_for_and_not_there_is_one_line(prefix, query, naming, tmp_
     assert '\n' not in str(error.value)
 
 
+def test_labels_of_a_test_split_that_lacks_a_class_are_those_of_training(tmp_path):
+    write_folder(tmp_path, splits=['train'], classes=['blue', 'green', 'red'])
+    write_folder(tmp_path, splits=['val'], classes=['green', 'red'])
+    for source in (f'timm:{tmp_path}', str(tmp_path)):
+        opened = open_source(source)
+        assert opened.class_names == ('blue', 'green', 'red') and sorted(set(opened.test.labels)) == [1, 2]
+    (tmp_path / 'val' / 'black').mkdir()
+    Image.new('RGB', (8, 8)).save(tmp_path / 'val' / 'black' / '0.png')
+    with pytest.raises(InputError, match='has classes without training images: black; remove them'):
+        open_source(f'timm:{tmp_path}')
+
+
+def test_a_test_split_that_is_the_training_split_or_has_no_labels_is_refused(tmp_path):
+    folder = write_folder(tmp_path / 'f', splits=['train', 'val'])
+    parquet = write_parquet(tmp_path / 'p', [0, 1])
+    write_parquet(tmp_path / 'p', [0, -1], split='test')
+    write_parquet(tmp_path / 'p', [0, None], split='validation')
+    for source in (f'timm:{folder}?test=train', f'timm:{folder}?train=val&test=validation', f'{parquet}?test=train',
+                   f'stream:{parquet}?test=train'):
+        with pytest.raises(InputError, match=r'is the training split .*; choose another split, or leave out test='):
+            open_source(source)
+    for split in ('test', 'validation'):
+        with pytest.raises(InputError, match=f"test images of '{split}' have no label; choose another split"):
+            open_source(f'{parquet}?test={split}')
+    assert open_source(parquet).test is None and open_source(f'timm:{folder}?train=val').test is None
+
+
 # ---- mistakes --------------------------------------------------------------------------------------------------------
 
 
@@ -141,11 +168,12 @@ def test_images_of_one_class_are_refused(tmp_path):
 
 
 def test_training_images_without_a_label_are_refused(tmp_path):
-    folder = write_parquet(tmp_path / 'p', [0, -1, 1])
-    with pytest.raises(InputError, match='has training images without a label'):
-        open_source(folder)
-    with pytest.raises(InputError, match='p train holds an image without a label'):
-        list(open_source(f'stream:{folder}').train.items(0))
+    for i, label in enumerate((-1, None)):
+        folder = write_parquet(tmp_path / f'p{i}', [0, label, 1])
+        with pytest.raises(InputError, match='has training images without a label'):
+            open_source(folder)
+        with pytest.raises(InputError, match=f'p{i} train holds an image without a label'):
+            list(open_source(f'stream:{folder}').train.items(0))
 
 
 def test_an_empty_class_is_named(tmp_path):

@@ -79,8 +79,8 @@ class Active:
     goes on as it would have."""
 
     def __init__(self, space: SearchSpace, profile: DeviceProfile | None = None, seed: int = 0) -> None:
-        """`profile`: the device whose latency is the cost of the front, at all resolutions of the space; without one the
-        cost is MACs."""
+        """`profile`: the device whose latency is the cost of the front, at all its resolutions; without one the cost is
+        MACs."""
         if profile and profile.resolutions(space) != space.resolutions:
             raise InputError(
                 f'profile {profile.name} prices {space.name} at {listed(profile.resolutions(space))} px, the supernet '

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..spaces import SearchSpace
-from .image_sets import MEMORY_LIMIT, ImageSet, Picked, StreamSet, encoded_set
+from .image_sets import MEMORY_LIMIT, ImageSet, StreamSet, encoded_set
 from .sources import open_source
 from .splits import Opened, Part, Stream, image_digest
 
@@ -30,9 +30,9 @@ class Data:
         return len(self.class_names)
 
 
-def stored_side(space: SearchSpace) -> int:
-    """The side (px) at which images are stored for a space: enough for its largest resolution."""
-    return int(np.ceil(max(space.resolutions) / space.crop_pct))
+def stored_side(space: SearchSpace, resolution: int = 0) -> int:
+    """The side (px) at which images are stored for a space: enough for its largest resolution, and for `resolution`."""
+    return int(np.ceil(max(*space.resolutions, resolution) / space.crop_pct))
 
 
 def load_data(source: str, side: int, *, holdout: float = 0.1, limit: int | None = None, seed: int = 0,
@@ -46,8 +46,8 @@ def load_data(source: str, side: int, *, holdout: float = 0.1, limit: int | None
             test=NAME&label=COLUMN' behind it chooses splits and column, '&root=FOLDER' where timm's reader looks.
         side: Side of the stored squares, px.
         holdout: Share of the training images that is held out; of a stream at most STREAM_IMAGES images.
-        limit: At most so many training images (the first ones).
-        seed: Draws the held-out images.
+        limit: At most so many training images: random ones, each class with its share.
+        seed: Draws these, and the held-out images.
         decode: When images are decoded, one of DECODE; not for streams.
         images_per_epoch: Length of an epoch of a stream; default: the length that the data set says it has.
     """
@@ -64,21 +64,23 @@ def load_data(source: str, side: int, *, holdout: float = 0.1, limit: int | None
 def _indexed_data(opened: Opened, train: Part, source: str, side: int, holdout: float, limit: int | None, seed: int,
                   decode: str) -> Data:
     name, test_part = opened.name, opened.test
-    n = min(len(train.labels), limit or len(train.labels))
+    everything = ImageSet(train.rows, train.labels, side, f'{name} train', decode)
+    if limit:
+        everything = everything.part(limit, seed)
+    n = len(everything)
     order = np.random.default_rng([seed, n]).permutation(n).tolist()
-    if test_part is None:  # a fifth of the training images takes the place of the test split
-        cut = max(1, n // 5)
-        test_indices, order = order[:cut], order[cut:]
-        test_part = Part(Picked(train.rows, test_indices), [train.labels[i] for i in test_indices], 'test')
-    assert isinstance(test_part, Part)
-    test = ImageSet(test_part.rows, test_part.labels, side, f'{name} {test_part.split}', decode)
+    if isinstance(test_part, Part):
+        split = test_part.split
+        test = ImageSet(test_part.rows, test_part.labels, side, f'{name} {split}', decode)
+    else:  # a fifth of the training images takes the place of the test split
+        split, cut = 'test', max(1, n // 5)
+        test, order = everything.subset(order[:cut], f'{name} {split}'), order[cut:]
     cut = max(1, round(len(order) * holdout))
     if len(order) <= cut:
         raise InputError(f'data {source!r:.120} has only {n} training images; give at least 10')
-    everything = ImageSet(train.rows, train.labels, side, f'{name} train', decode)
     return Data(
         name, opened.class_names, everything.subset(sorted(order[cut:]), f'{name} train'),
-        everything.subset(sorted(order[:cut]), f'{name} holdout'), test, test_part.split)
+        everything.subset(sorted(order[:cut]), f'{name} holdout'), test, split)
 
 
 def _stream_data(opened: Opened, stream: Stream, side: int, holdout: float, seed: int, images_per_epoch: int | None,

@@ -9,7 +9,17 @@ from typing import Any
 from PIL import Image
 
 from ..errors import InputError, listed
-from .splits import Opened, Part, Stream, decode_image, reason
+from .splits import (
+    UNLABELED,
+    Opened,
+    Part,
+    Stream,
+    decode_image,
+    is_labeled,
+    reason,
+    refuse_same_split,
+    unlabeled_test,
+)
 
 IMAGES_DIR = Path(__file__).parent  # holds the images that ship with the package, one folder a data set
 BUILT_IN = 'fashion-mnist-12k'
@@ -32,6 +42,7 @@ def open_hugging_face(source: str, place: str, options: Mapping[str, str], strea
     _check_folder(source, place, folder)
     loaded, features = _load_dataset(source, str(folder) if folder.is_dir() else place, streaming)
     train, wanted = options.get('train', 'train'), options.get('test')
+    refuse_same_split(source, train, wanted, train == wanted)
     for name in filter(None, (train, wanted)):
         if name not in loaded:
             raise InputError(
@@ -44,8 +55,10 @@ def open_hugging_face(source: str, place: str, options: Mapping[str, str], strea
         return _split(loaded[split_name], split_name, (image, label), f'{name} {split_name}', streaming)
 
     tests = (split(test) for test in ([wanted] if wanted else TEST_SPLITS) if test in loaded and test != train)
-    told = (test for test in tests if isinstance(test, Stream) or min(test.labels, default=-1) >= 0)  # -1: kept secret
-    return Opened(name, tuple(features[label].names), split(train), next(told, None))
+    labeled = next((test for test in tests if isinstance(test, Stream) or is_labeled(test)), None)
+    if wanted and labeled is None:
+        raise unlabeled_test(source, wanted)
+    return Opened(name, tuple(features[label].names), split(train), labeled)
 
 
 def _columns(source: str, features: Mapping[str, Any], wanted: str | None) -> tuple[str, str]:
@@ -70,7 +83,8 @@ def _split(dataset: Any, split_name: str, columns: tuple[str, str], title: str, 
     if streaming:
         known = (dataset.info.splits or {}).get(split_name)
         return Stream(encoded, columns, split_name, title, known and known.num_examples)
-    return Part(_Column(encoded.select_columns([image]), image, title), encoded[label][:], split_name)
+    labels = [UNLABELED if value is None else value for value in encoded[label][:]]
+    return Part(_Column(encoded.select_columns([image]), image, title), labels, split_name)
 
 
 def _check_folder(source: str, place: str, folder: Path) -> None:

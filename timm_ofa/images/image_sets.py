@@ -81,10 +81,14 @@ class ImageSet:
         """A set of at least `n` of the images, if there are so many: the whole set."""
         return self
 
+    def part(self, n: int, seed: int) -> ImageSet:
+        """`n` random images, in which each class keeps its share; itself if there are no more than that."""
+        return self if n >= len(self) else self.subset(stratified(self.labels.numpy(), n, seed), self.title)
+
     def subset(self, indices: Sequence[int], title: str) -> ImageSet:
         """Some of the images, as a set of their own."""
         chosen = torch.as_tensor(indices)
-        part = ImageSet(Picked(self.rows, indices), self.labels[chosen], self.side, title, self._when)
+        part = ImageSet(_Picked(self.rows, indices), self.labels[chosen], self.side, title, self._when)
         if self._pixels is not None:
             part._pixels = self._pixels[chosen]
         return part
@@ -140,6 +144,17 @@ class StreamSet:
         return self._sample
 
 
+def stratified(labels: np.ndarray, n: int, seed: int) -> list[int]:
+    """Indices, ascending, of `n` random images in which each class keeps its share of the labels (N,)."""
+    rng = np.random.default_rng([seed, len(labels), n])
+    order = rng.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind='stable')]  # class by class, at random within it
+    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    ranks = np.arange(len(labels)) - np.repeat(starts, counts)
+    shares = (ranks + np.repeat(rng.random(len(counts)), counts)) / np.repeat(counts, counts)
+    return np.sort(order[np.argsort(shares, kind='stable')[:n]]).tolist()
+
+
 def square(image: Image.Image, side: int, crop: Callable[[int, int], Box] | None = None) -> torch.Tensor:
     """Bytes (3, side, side): the center, or what `crop(width, height)` sees; scaled with anti-aliasing."""
     image = image.convert('RGB')
@@ -155,7 +170,7 @@ def square(image: Image.Image, side: int, crop: Callable[[int, int], Box] | None
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-class Picked:
+class _Picked:
     """A selection of `rows`."""
 
     def __init__(self, rows: Rows, indices: Sequence[int]):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..errors import InputError
 
+UNLABELED = -1  # the label of an image whose class is not told
 MAX_SHARDS = 256  # a stream of more shards is read in so many groups of shards
 SHUFFLE_BUFFER = 2048  # encoded images that a stream keeps in order to mix them
 
@@ -70,6 +71,24 @@ class Opened:
     class_names: tuple[str, ...]
     train: Part | Stream
     test: Part | Stream | None
+
+
+def is_labeled(part: Part) -> bool:
+    """Whether there are images, and each has a label."""
+    return min(part.labels, default=UNLABELED) > UNLABELED
+
+
+def unlabeled_test(source: str, split: str) -> InputError:
+    """The error for a test split that was asked for and cannot be used."""
+    return InputError(
+        f'data {source!r:.120}: test images of {split!r:.60} have no label; choose another split, or leave out test=')
+
+
+def refuse_same_split(source: str, train: str, test: str | None, same: bool) -> None:
+    """Training images are no test."""
+    if test and same:
+        raise InputError(f'data {source!r:.120}: test={test:.60} is the training split {train!r:.60}; choose another '
+                         'split, or leave out test=')
 
 
 def decode_image(image: Mapping, where: str) -> Image.Image:

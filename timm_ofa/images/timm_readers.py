@@ -3,14 +3,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from PIL import Image
 
-from ..errors import InputError
+from ..errors import InputError, listed
 from .huggingface import TEST_SPLITS
-from .splits import Opened, Part, broken_image, reason
+from .splits import UNLABELED, Opened, Part, broken_image, is_labeled, reason, refuse_same_split, unlabeled_test
 
 
 class _Reader:
@@ -59,21 +60,38 @@ def open_timm(source: str, place: str, options: Mapping[str, str]) -> Opened:
     name, root = (place, options.get('root')) if named else ('', place)
     if not named and not (root and Path(root).exists()):
         raise InputError(f'data {source!r:.120}: {root!r:.120} does not exist; give a folder or a tar file')
-    train, class_names = _split(source, name, root, options.get('train', 'train'), 'train' in options)
-    for split in [options['test']] if 'test' in options else TEST_SPLITS:
+    wanted = options.get('test')
+    train, class_names, train_place = _split(source, name, root, options.get('train', 'train'), 'train' in options)
+    for split in [wanted] if wanted else TEST_SPLITS:
         try:
-            test, _ = _split(source, name, root, split, True)
+            test, test_names, test_place = _split(source, name, root, split, True)
         except InputError:
-            if 'test' in options:
+            if wanted:
                 raise
             continue
-        if split != train.split and min(test.labels, default=-1) >= 0:
-            return Opened(Path(place).name, class_names, train, test)
+        refuse_same_split(source, train.split, wanted, test_place == train_place)
+        if test_place != train_place and is_labeled(test):
+            return Opened(Path(place).name, class_names, train, _renumbered(source, test, test_names, class_names))
+    if wanted:
+        raise unlabeled_test(source, wanted)
     return Opened(Path(place).name, class_names, train, None)
 
 
-def _split(source: str, name: str, root: str | None, split: str, strict: bool) -> tuple[Part, tuple[str, ...]]:
-    """A split and its class names. `strict`: an error if timm takes the whole folder because the split is missing."""
+def _renumbered(source: str, test: Part, names: tuple[str, ...], class_names: tuple[str, ...]) -> Part:
+    """The test part with the numbers that the classes have in training; timm numbers those that it finds there."""
+    unknown = [name for name in names if name not in class_names]
+    if unknown:
+        raise InputError(f'data {source!r:.120}: {test.split!r:.60} has classes without training images: '
+                         f'{listed(unknown)}; remove them, or add such images')
+    return replace(test, labels=[class_names.index(names[label]) for label in test.labels])
+
+
+def _split(source: str, name: str, root: str | None, split: str, strict: bool,
+           ) -> tuple[Part, tuple[str, ...], tuple[object, ...]]:
+    """A split, its class names, and by what it is told from other splits, which may be called by several names.
+
+    `strict`: an error if timm takes the whole folder because the split is missing.
+    """
     from timm.data import create_dataset
 
     title = f'{source} {split}'
@@ -81,7 +99,8 @@ def _split(source: str, name: str, root: str | None, split: str, strict: bool) -
         found: Any = create_dataset(name, root=root, split=split)
         if name.startswith('torch/'):
             labels, names = [int(label) for label in found.targets], found.classes
-            return Part(_Torchvision(found, title), labels, split), tuple(map(str, names))
+            place = getattr(found, 'train', None), getattr(found, 'split', None)
+            return Part(_Torchvision(found, title), labels, split), tuple(map(str, names)), place
         reader = found.reader
         if strict and not name and reader.root == root:
             raise ValueError('there is no such folder')
@@ -93,4 +112,5 @@ def _split(source: str, name: str, root: str | None, split: str, strict: bool) -
     except Exception as error:  # the user gets one line, whatever the reader raises
         raise InputError(f'data {source!r:.120}: timm opens no {split!r:.60} ({reason(error)}); '
                          'give a folder, a tar file, hfds/NAME, or torch/NAME with ?root=FOLDER') from None
-    return Part(_Reader(reader, title), labels, split), tuple(sorted(indices, key=indices.get))
+    part = Part(_Reader(reader, title), [UNLABELED if label is None else label for label in labels], split)
+    return part, tuple(sorted(indices, key=indices.get)), (split,) if name else (reader.root,)
