@@ -83,6 +83,21 @@ def test_restricting_to_nothing_names_the_dimension(tiny, wanted):
         tiny.restrict(**wanted)
 
 
+@pytest.mark.parametrize('name, wanted, message', [
+    ('ofa_mbv3_tiny', {'resolutions': [20, 25]}, 'resolutions 25 is not in ofa_mbv3_tiny; the nearest is 24, choose'),
+    ('ofa_mbv3_tiny', {'expand_ratios': [4, 9]}, 'expand_ratios 9 .*nearest is 4, choose from 2, 3, 4'),
+    ('ofa_mbv3_tiny', {'depths': [1, 2, 99]}, 'depths 99 .*nearest is 3'),
+    ('ofa_mbv3_tiny', {'kernel_sizes': [5, float('nan')]}, 'kernel_sizes nan'),
+    ('ofa_mbv3_tiny', {'kernel_sizes': [5, '3']}, "kernel_sizes '3' is not in ofa_mbv3_tiny; choose from 3, 5"),
+    ('ofa_mbv3_tiny', {'kernel_sizes': [[5]]}, r'kernel_sizes \[5\] is not in'),
+    ('ofa_resnet_tiny', {'kernel_sizes': [3, 5]}, 'kernel_sizes 5 .*nearest is 3'),
+    ('ofa_resnet_tiny', {'expand_ratios': [0.2, 0.3]}, r'expand_ratios 0\.3 .*nearest is 0\.25')])
+def test_a_value_that_no_stage_has_is_refused_with_the_nearest_one(name, wanted, message):
+    with pytest.raises(InputError, match=message) as error:
+        load_space(name).restrict(**wanted)
+    assert '\n' not in str(error.value)
+
+
 @pytest.mark.parametrize('wanted', ['160', 160])
 def test_a_restriction_that_is_no_list_is_refused(w12, wanted):
     with pytest.raises(InputError, match=r'resolutions .*160.* is not a list'):

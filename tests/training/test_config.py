@@ -7,7 +7,7 @@ import yaml
 
 from timm_ofa import InputError, load_space
 from timm_ofa.hub.configs import hub_configs_dir
-from timm_ofa.training.config import Phase, TrainConfig, kept_ratios, load_config, load_finetune, scaled
+from timm_ofa.training.config import Phase, TrainConfig, load_config, load_finetune, scaled, trained_before
 
 SHIPPED = sorted(p for p in hub_configs_dir().glob('*.yaml') if 'kind: supernet' in p.read_text())
 MINIMAL = {
@@ -47,8 +47,12 @@ def test_shipped_phases_go_from_the_largest_net_to_the_whole_space(path):
     sizes = [phase.subspace(space).size() for phase in config.phases]
     assert sizes == sorted(sizes)
     for i, phase in list(enumerate(config.phases))[1:]:
-        narrower = set(kept_ratios(space, config.phases, i + 1)) - set(kept_ratios(space, config.phases, i))
+        narrower = ratios(trained_before(space, config.phases, i + 1)) - ratios(trained_before(space, config.phases, i))
         assert phase.sort_channels == bool(narrower)
+
+
+def ratios(spaces):
+    return {ratio for space in spaces for stage in space.stages for ratio in stage.expand_ratios}
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -91,9 +95,10 @@ def test_phases_draw_what_they_name(tmp_path):
 def test_sorting_keeps_every_ratio_that_was_trained_before():
     space = load_space('ofa_mbv3_w12')
     phases = [Phase('a', 1, 1, expand_ratios=r) for r in ((6,), (4, 6), (6,), None, (6,))]
-    assert [kept_ratios(space, phases, i) for i in range(5)] == [(), (6,), (4, 6), (4, 6), (3, 4, 6)]
+    kept = [ratios(trained_before(space, phases, i)) for i in range(5)]
+    assert kept == [set(), {6}, {4, 6}, {4, 6}, {3, 4, 6}]
     sandwiches = [Phase(name, 1, 1, recipe='sandwich', subnets_per_step=3) for name in 'ab']
-    assert kept_ratios(space, sandwiches, 1) == (3, 4, 6)  # None is all of the space
+    assert trained_before(space, sandwiches, 1) == [space]  # None is all of the space
 
 
 def test_scaling_changes_epochs_alone_and_leaves_one_at_least(tmp_path):
@@ -115,6 +120,8 @@ def test_scaling_changes_epochs_alone_and_leaves_one_at_least(tmp_path):
     ('phases.0.lr=.nan', 'lr nan'), ('phases.0.lr=fast', "lr.*'fast'"), ('phases.0.name=all', 'phases all, all'),
     ('phases.0.expand_ratios=[6]', 'expand_ratios 6'), ('phases.0.depths=3', 'depths.*3'),
     ('phases.0.depth=[3]', "'depth'"),
+    ('resolutions=[20, 25]', 'resolutions 25 .*nearest is 24'),
+    ('phases.1.expand_ratios=[4, 9]', 'expand_ratios 9 .*nearest is 4'),
     ('phases.0.kernel_sizes=[7]', 'kernel_sizes 7'), ('phases.1.subnets_per_step=0', 'subnets_per_step 0'),
     ('phases.1.kd_weight=-1', 'kd_weight -1'), ('phases.1.warmup_epochs=-1', 'warmup_epochs -1'),
     ('phases.1.sort_channels=3', 'sort_channels.*3'), ('space=ofa_mbv3_none', 'ofa_mbv3_none'),

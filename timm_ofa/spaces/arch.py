@@ -70,6 +70,11 @@ class Arch:
         return read(cls, data, 'arch')
 
 
+def is_number(value: object) -> bool:
+    """Whether a value is an integer or a float. A bool is none."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
 def is_whole(value: object) -> bool:
     """Whether a value is an integer. A bool is none."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import InputError, listed
 from ..fields import choice, number, plain, read
 from . import walk
-from .arch import MAX_RESOLUTION, Arch, is_whole
+from .arch import MAX_RESOLUTION, Arch, is_number, is_whole
 from .checking import BLOCKS, check_space
 from .codes import decode_archs, encode_archs
 from .pricing import CostTable, tabulate
@@ -214,17 +214,21 @@ class SearchSpace:
         Each stage keeps the choices that are given, the `deepest` largest of its depths and the `widths` largest of its
         widths. Where a stage has one choice only, it keeps that one. If every stage has a single depth, an elastic stem
         keeps its residual convolution.
+
+        Raises:
+            InputError: A value is not a choice of any stage, or a stage has none of the values.
         """
         def keep(have: tuple[Any, ...], wanted: Sequence[float] | None, name: str) -> tuple[Any, ...]:
             if wanted is None or len(have) == 1:
                 return have
-            if isinstance(wanted, str) or not isinstance(wanted, Iterable):
-                raise InputError(f'{name} {wanted!r:.40} is not a list; write it like {list(have[:2])}')
             kept = tuple(v for v in have if v in wanted)
             if not kept:
                 raise InputError(f'{name} {listed(wanted)}: none is in {self.name}; choose from {listed(have)}')
             return kept
 
+        for name, values in (('depths', depths), ('kernel_sizes', kernel_sizes), ('expand_ratios', expand_ratios)):
+            self._refuse_unknown(name, values, sorted({v for s in self.stages for v in getattr(s, name)}))
+        self._refuse_unknown('resolutions', resolutions, list(self.resolutions))
         for name, count in (('widths', widths), ('deepest', deepest)):
             if count is not None and (not is_whole(count) or count < 1):
                 raise InputError(f'{name} {count!r:.40} is not how many of the largest to keep; give 1 or more')
@@ -238,6 +242,16 @@ class SearchSpace:
         return replace(
             self, stages=stages, resolutions=keep(self.resolutions, resolutions, 'resolutions'),
             stem_widths=self._kept_stems(widths, all(len(s.depths) == 1 for s in stages)))
+
+    def _refuse_unknown(self, name: str, wanted: Sequence[float] | None, known: list[Any]) -> None:
+        if wanted is None:
+            return
+        if isinstance(wanted, str) or not isinstance(wanted, Iterable):
+            raise InputError(f'{name} {wanted!r:.40} is not a list; write it like {known[:2]}')
+        for value in wanted:
+            if value not in known:
+                near = f'the nearest is {min(known, key=lambda v: abs(v - value))}, ' if is_number(value) else ''
+                raise InputError(f'{name} {value!r:.40} is not in {self.name}; {near}choose from {listed(known)}')
 
     def _kept_stems(self, widths: int | None, deepest: bool) -> tuple[tuple[int, ...], ...]:
         """The stems with the `widths` largest widths of both convolutions; if `deepest`, only the deepest of them."""
