@@ -8,6 +8,7 @@ from timm.models.mobilenetv3 import MobileNetV3
 import timm_ofa
 from timm_ofa import InputError, load_space
 from timm_ofa.accuracy import evaluate, recalibrate_bn, supernet_digest
+from timm_ofa.devices import Conditions
 from timm_ofa.hub.finishing import Source, arch_name, finish
 from timm_ofa.images import Augment, load_data
 from timm_ofa.networks.supernet import new_supernet
@@ -75,10 +76,10 @@ def test_fine_tuning_in_mixed_precision_leaves_a_plain_network(supernet, space, 
 
 
 @pytest.mark.parametrize('device, limit, expected', [
-    ('amd-epyc', 2.0, 'ofa_mbv3_amd_epyc_lat2ms'), ('amd-epyc-9b14', 0.25, 'ofa_mbv3_amd_epyc_9b14_lat0p25ms'),
-    ('any', None, 'ofa_mbv3_any_subnet')])
+    ('amd-epyc', 2.0, 'ofa_mbv3_amd_epyc_lat2ms'), ('amd-epyc-9b14', 0.25, 'ofa_mbv3_amd_epyc_9b14_lat0p25ms')])
 def test_names_say_device_and_limit(space, device, limit, expected):
-    assert arch_name(space, device, limit) == expected
+    assert arch_name(space, Conditions(device=device, runtime='onnxruntime', threads=1), limit) == expected
+    assert arch_name(space, None, None) == 'ofa_mbv3_any_subnet'
 
 
 def test_a_finished_network_says_all_that_is_known_of_it(supernet, space, tmp_path):
@@ -87,7 +88,7 @@ def test_a_finished_network_says_all_that_is_known_of_it(supernet, space, tmp_pa
     front, found = make_front(), save_made_front(tmp_path / 'front.jsonl')
     model, record = finish(source, found.front[3], found=found)
     assert type(model) is MobileNetV3 and not model.training
-    assert record.name == 'ofa_mbv3_toy_phone_lat4ms' and record.arch == front[3].arch
+    assert record.name == 'ofa_mbv3_toy_phone_pytorch_lat4ms' and record.arch == front[3].arch
     assert (record.limit_ms, record.predicted_ms, record.predicted_top1_pct) == (4.0, 4.0, 54.0)
     assert record.accuracy.n == 360 and record.accuracy.split == 'test' and record.accuracy.dataset == 'digits'
     assert record.supernet.sha256 == supernet_digest(supernet) and record.calibration.images == 180

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,7 +194,7 @@ def _told(path: Path, record: Record, measured: dict[str, Any], device: tuple[st
 
     new = measurement(measured, *device, record.arch)
     if save:
-        update_folder(path, measurements=with_measured(record, new))
+        update_folder(path, lambda now: replace(now, measurements=tuple(with_measured(now, new))))
     header = ['name', 'runtime', 'threads', 'latency_ms', 'p50_ms', 'p90_ms', 'predicted_ms', 'limit_ms']
     row = dict(name=record.name, predicted_ms=record.predicted_ms, limit_ms=record.limit_ms, **measured)
     return rows_answer(header, [row], beside_limit(record, new))

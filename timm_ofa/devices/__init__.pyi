@@ -1,3 +1,6 @@
+from .conditions import PROCESSORS as PROCESSORS
+from .conditions import UNKNOWN as UNKNOWN
+from .conditions import Conditions as Conditions
 from .csvtables import import_csv as import_csv
 from .kit import export_kit as export_kit
 from .kit import export_network_kit as export_network_kit

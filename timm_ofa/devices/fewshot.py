@@ -27,6 +27,7 @@ SHARE = 0.3  # prior: each unit makes up 0 +- 30 % of an average latency
 TAIL = 3.0  # degrees of freedom of Student's t
 LEAST_NOISE = 1e-3  # of a latency
 ROUNDS = 40
+FAR = 3.0  # times slower or faster than the other networks say: no noise
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,30 @@ def fit_prices(amounts: np.ndarray, latency_ms: np.ndarray) -> UnitPrices:
         variance = max(float(weights @ errors**2) / freedom, LEAST_NOISE**2)
         weights = (TAIL + 1) / (TAIL + errors**2 / variance)
     return UnitPrices(shares / scale, math.sqrt(variance))
+
+
+def outliers(amounts: np.ndarray, latency_ms: np.ndarray) -> np.ndarray:
+    """Which latencies (N,) are too far from what the others say to be noise, for example in another unit.
+
+    It begins with the unit of work that the latencies follow best, whatever single ones do, and goes on with prices.
+    """
+    parts = amounts[:, (amounts > 0).all(0)]
+    log_prices = np.log(latency_ms[:, None] / parts)
+    errors = log_prices - np.median(log_prices, 0)
+    spread = np.median(np.abs(errors), 0)
+    found = _far(errors[:, spread.argmin()])
+    for _ in range(FOLDS):
+        predicted_ms = amounts @ fit_prices(amounts[~found], latency_ms[~found]).ms
+        before, found = found, _far(np.log(latency_ms / predicted_ms))
+        if (found == before).all():
+            break
+    return found
+
+
+def _far(errors: np.ndarray) -> np.ndarray:
+    """Which logarithms of a ratio (N,) are neither noise of the usual size nor below the factor `FAR`."""
+    usual = np.median(np.abs(errors)) / 0.6745  # the standard deviation of normal noise
+    return np.abs(errors) > max(math.log(FAR), 6 * usual)
 
 
 def predict_held_out(amounts: np.ndarray, latency_ms: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -76,7 +76,7 @@ def _write_kit(folder: Path, groups: Mapping[str, Sequence[Graph]], task: dict, 
         if model is None:
             model = to_onnx(graph, seed=task['seed'], batch_size=batch_size)
         if precision == 'int8':
-            model = quantize_on_noise(model, input_shape(graph, batch_size))
+            model = quantize_on_noise(model, input_shape(graph, batch_size), reduce_range=True)
         if graph not in models:
             model, numbers = _light_model(model)
         (folder / files[graph]).write_bytes(model)
@@ -184,7 +184,8 @@ def import_network_kit(path: str | Path, rows: Sequence[Row]) -> dict:
     return {
         'latency_ms': group.low_ms[-1], 'p50_ms': group.p50_ms[-1], 'n': group.n,
         'statistic': statistic(task.wall, task.warm), 'runtime': task.runtime, 'runtime_version': task.runtime_version,
-        'precision': task.precision, 'threads': task.threads, 'batch_size': task.batch_size, 'host': task.host}
+        'provider': task.processor, 'precision': task.precision, 'threads': task.threads,
+        'batch_size': task.batch_size, 'date': results.measured_on, 'host': task.host}
 
 
 def _refuse_other_lengths(name: str, group: Group, graphs: Sequence, where: str) -> None:

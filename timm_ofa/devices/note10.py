@@ -14,7 +14,8 @@ import yaml
 from ..errors import InputError
 from ..files import read_yaml
 from ..spaces import Row, SearchSpace, load_space
-from .profile import UNKNOWN, DeviceProfile, RowCost
+from .conditions import UNKNOWN
+from .profile import DeviceProfile, RowCost
 
 SUFFIX = '_lookup_table.yaml'
 SOURCE = (

@@ -6,10 +6,11 @@ a row that was never measured. This module runs nothing.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -18,15 +19,18 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from ..errors import InputError, listed
-from ..fields import MAX_LONG_TEXT, check_slug, number, read, read_value, slug, text
+from ..fields import MAX_LONG_TEXT, check_slug, choice, number, read, read_value, slug, text
 from ..files import write_text
 from ..spaces import Arch, CostTable, Row, SearchSpace
-from .fewshot import MIN_MS, checked_latencies, fit_prices, predict_held_out
+from .conditions import PRECISIONS, UNKNOWN, Conditions
+from .fewshot import MIN_MS, checked_latencies, fit_prices, outliers, predict_held_out
+from .plan import at_resolutions
 from .work import UNITS, network_work
+
+_logger = logging.getLogger(__name__)
 
 PROFILES_DIR = Path(__file__).parent / 'profiles'
 HEAD = {'format': 1, 'unit': 'ms'}  # the first fields of a profile file
-UNKNOWN = 'unknown'  # in place of what a published table does not say
 ROW_KEY = re.compile(r'\d+x\d+x\d+/[a-z0-9_.]+(@\d+)?')
 MAX_MS = 1e7  # of one row or one overhead; more is nonsense
 MAX_COUNT = 2**31
@@ -105,7 +109,7 @@ class DeviceProfile:
     device_name: str = _line()  # for people
     runtime: str = _line()
     runtime_version: str = _line()
-    precision: str = _line()  # e.g. 'fp32'
+    precision: str = choice(*PRECISIONS)
     threads: int | None = number(1, 4096)  # None: unknown
     batch_size: int = number(1, MAX_COUNT)
     measured_on: str = field(metadata={'reader': _date})  # ISO date, or 'unknown'
@@ -119,11 +123,21 @@ class DeviceProfile:
     # group -> arch as text -> ms of whole networks, measured with the rows; nothing was fitted on them, but on 'fitted'
     networks: dict[str, dict[str, float]] = field(default_factory=dict, metadata=dict(low=MIN_MS, high=MAX_MS))
 
+    @property
+    def conditions(self) -> Conditions:
+        """The conditions of its prices. The provider stands in the protocol as 'processor'."""
+        provider = self.protocol.get('processor')
+        return Conditions(
+            device=self.device, runtime=slug(self.runtime), runtime_version=self.runtime_version,
+            provider=None if provider is None else str(provider), precision=self.precision, threads=self.threads,
+            batch_size=self.batch_size, num_classes=self.num_classes)
+
     @classmethod
     def fit(cls, space: SearchSpace, archs: Iterable[Arch], latency_ms: Sequence[float], *, device: str, runtime: str,
             device_name: str | None = None, runtime_version: str = UNKNOWN, precision: str = UNKNOWN,
-            threads: int | None = None, batch_size: int = 1, measured_on: str = UNKNOWN, num_classes: int | None = None,
-            statistic: str = UNKNOWN, source: str = 'fitted on measured networks', seed: int = 0) -> DeviceProfile:
+            threads: int | None = None, batch_size: int = 1, processor: str | None = None, measured_on: str = UNKNOWN,
+            num_classes: int | None = None, resolutions: Sequence[int] | None = None, statistic: str = UNKNOWN,
+            source: str = 'fitted on measured networks', seed: int = 0) -> DeviceProfile:
         """Fit a profile of the whole space on 10 to 50 networks that were measured whole, on any device (`fewshot`).
 
         Args:
@@ -131,36 +145,46 @@ class DeviceProfile:
             latency_ms: (N,) latencies in ms, each of a whole batch.
             device: Slug. It and the other fields of a profile say how the latencies were measured.
             num_classes: Outputs of the heads that were measured; None: the default of the space.
+            resolutions: Those of the space to price, in px; None: all.
             statistic: What each latency is: 'median', 'mean', ...
             seed: Of the random parts of the check; each part is priced by a fit on the others.
 
-        Raises `InputError` for too few networks, or for a latency that cannot be.
+        A latency that is far from what the other networks say is left out, with a warning that names it. Raises
+        `InputError` for too few networks, or for a latency that cannot be.
         """
         archs = list(archs)
         measured_ms = checked_latencies(archs, latency_ms)
         amounts = network_work(space, archs, num_classes)
+        left_out = outliers(amounts, measured_ms)
+        for n in np.flatnonzero(left_out):
+            _logger.warning('latency_ms %g of arch %s is far from what the other networks say, and is left out; '
+                            'measure it again', measured_ms[n], archs[n])
+        amounts, measured_ms = amounts[~left_out], measured_ms[~left_out]
         prices = fit_prices(amounts, measured_ms)
+        priced = at_resolutions(space, resolutions)
         rows = [
-            row for resolution in (*space.resolutions, *space.extra_resolutions)
+            row for resolution in (*priced.resolutions, *(() if resolutions else space.extra_resolutions))
             for row in space.all_rows(resolution, num_classes)]
         profile = cls(
-            name=slug(f'{device}-{runtime}-{space.name}-fitted'), space=space.name, device=device,
+            name=f'{device}-{runtime}', space=space.name, device=device,
             device_name=device_name or device, runtime=runtime, runtime_version=runtime_version, precision=precision,
             threads=threads, batch_size=batch_size, measured_on=measured_on,
             num_classes=num_classes or space.num_classes, overhead_ms=_rounded(prices.overhead_ms), scale=1.0,
-            table={row.key: RowCost(_rounded(prices.row_ms(row)), None, len(archs)) for row in dict.fromkeys(rows)},
+            table={row.key: RowCost(_rounded(prices.row_ms(row)), None, len(amounts)) for row in dict.fromkeys(rows)},
             protocol={
                 'statistic': statistic, 'method': 'prices of units of work, fitted on whole networks',
-                'networks': len(archs), 'noise_pct': round(100 * prices.noise, 2),
+                'networks': len(amounts), **({'left_out': int(left_out.sum())} if left_out.any() else {}),
+                'noise_pct': round(100 * prices.noise, 2), **({'processor': processor} if processor else {}),
                 **{f'ms per {unit}': _rounded(ms) for unit, ms in zip(UNITS, prices.ms.tolist())}},
             check=latency_error(measured_ms, predict_held_out(amounts, measured_ms, seed)), source=source)
+        profile = replace(profile, name=profile.conditions.profile_name(space, 'fitted'))
         return cls.from_dict(profile.to_dict(), 'profile')
 
     def latency_ms(self, space: SearchSpace, archs: Iterable[Arch]) -> np.ndarray:
         """Archs -> latencies (N,) in ms. Raises `InputError` naming the arch and the row that was never measured."""
         if isinstance(archs, Arch):
             raise InputError(f'archs is one arch, {archs}; pass a list of them')
-        self._same_space(space)
+        self.check_space(space)
         return np.array([self._arch_ms(space, arch) for arch in archs], dtype=float)
 
     def errors(self, space: SearchSpace) -> dict[str, dict]:
@@ -171,7 +195,7 @@ class DeviceProfile:
 
     def cost_table(self, space: SearchSpace) -> CostTable:
         """The prices (ms) of every network of the space. Each resolution of the space must have been measured."""
-        self._same_space(space)
+        self.check_space(space)
         tables = [
             space.restrict(resolutions=(resolution,)).cost_table(self._pricer(resolution), self.num_classes)
             for resolution in space.resolutions]
@@ -181,7 +205,7 @@ class DeviceProfile:
 
     def resolutions(self, space: SearchSpace) -> tuple[int, ...]:
         """The resolutions (px) of the space at which every row is priced."""
-        self._same_space(space)
+        self.check_space(space)
         return tuple(
             resolution for resolution in space.resolutions
             if all(self._find(row, resolution) for row in space.all_rows(resolution, self.num_classes)))
@@ -206,7 +230,8 @@ class DeviceProfile:
     def _find(self, row: Row, resolution: int) -> RowCost | None:
         return self.table.get(f'{row.key}@{resolution}') or self.table.get(row.key)
 
-    def _same_space(self, space: SearchSpace) -> None:
+    def check_space(self, space: SearchSpace) -> None:
+        """Raise `InputError` if the profile prices another space."""
         if space.name != self.space:
             raise InputError(
                 f'profile {self.name} prices {self.space}, not {space.name}; give a profile of {space.name}')

@@ -23,7 +23,7 @@ from .heldout import FITTED, check_networks
 from .measuring import Progress, cpu_host, cpu_name, measure, measure_groups
 from .plan import at_resolutions, is_warm, make_plan, network_graphs, times_warm
 from .profile import DeviceProfile
-from .rowprices import checked, make_profile, profile_name, statistic, steadiness
+from .rowprices import checked, make_profile, statistic, steadiness
 
 LOADS = 3  # of a network that is measured alone: where it lies in memory moves its latency by a percent
 
@@ -108,12 +108,13 @@ def profile_by_networks(space: str | SearchSpace, fitted_nets: int, runtime: str
     profile = DeviceProfile.fit(
         space, nets[FITTED], [nets_ms[net] for net in nets[FITTED]], device=device or own_device,
         device_name=device or own_name, runtime=kit.NAME, runtime_version=kit.version(), precision=precision,
-        threads=threads, batch_size=batch_size, measured_on=found['measured_on'], num_classes=num_classes,
-        statistic=statistic(wall, warm), source='measured with timm-ofa profile --few-shot', seed=seed)
+        threads=threads, batch_size=batch_size, processor=processor, measured_on=found['measured_on'],
+        num_classes=num_classes, statistic=statistic(wall, warm), source='measured with timm-ofa profile --few-shot',
+        seed=seed)
     profile = replace(
-        profile, name=profile_name(profile), protocol={
-            **profile.protocol, 'sweeps': group['n'], 'order': 'random over all networks', 'processor': processor,
-            'host': host(processor), **steadiness(found['groups'])})
+        profile, name=profile.conditions.profile_name(space), protocol={
+            **profile.protocol, 'sweeps': group['n'], 'order': 'random over all networks', 'host': host(processor),
+            **steadiness(found['groups'])})
     return checked(profile, space, nets, nets_ms)
 
 
@@ -159,7 +160,7 @@ def measure_network(rows: Sequence[Row], runtime: str = DEFAULT, *, weights: Map
     return {
         'latency_ms': low_ms, 'p50_ms': p50_ms, 'p90_ms': p90_ms, 'n': LOADS * timing.samples_ms.shape[1],
         'statistic': statistic(wall, warm), 'runtime': kit.NAME, 'runtime_version': kit.version(),
-        'precision': precision, 'threads': threads, 'batch_size': batch_size,
+        'provider': processor, 'precision': precision, 'threads': threads, 'batch_size': batch_size,
         **{name: value for name, value in told.items() if value is not None}, 'host': host(processor),
     }
 

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..fields import slug
 from ..spaces import Arch, Row, SearchSpace
 from .heldout import FITTED
 from .measuring import LOW_PERCENT
@@ -56,17 +55,9 @@ def make_profile(plan: Plan, results: Mapping, *, device: str, device_name: str,
             'calibration_nets': len(plan.nets[FITTED]), 'processor': task['processor'],
             'host': task['host'], **steadiness(results['groups'])},
         check=None, source=source)
-    profile = _scaled(_corrected(replace(profile, name=profile_name(profile)), origins, *fitted), *fitted)
+    profile = replace(profile, name=profile.conditions.profile_name(space))
+    profile = _scaled(_corrected(profile, origins, *fitted), *fitted)
     return checked(profile, space, plan.nets, nets_ms)
-
-
-def profile_name(profile: DeviceProfile) -> str:
-    """Device, runtime, space, and what is not usual."""
-    variant = [
-        *([] if profile.precision == 'fp32' else [profile.precision]),
-        *([] if profile.threads == 1 else [f'{profile.threads}t']),
-        *([] if profile.batch_size == 1 else [f'b{profile.batch_size}'])]
-    return slug(' '.join([profile.device, profile.runtime, profile.space, *variant]))
 
 
 def statistic(wall: bool, warm: bool) -> str:

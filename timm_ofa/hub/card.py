@@ -16,7 +16,7 @@ import jinja2
 
 from ..spaces import Arch, space_names
 from ..training import Phase
-from .metadata import UNKNOWN, card_data, evidence, runtime, setting
+from .metadata import card_data, evidence, runtime, setting
 from .record import FrontPoint, Measurement, Record, SupernetRecord, Training
 
 OWNER = 'OWNER'  # stands for the namespace in a card that is not published yet
@@ -72,7 +72,8 @@ def headline(record: Record) -> Measurement | None:
 
 def _subnet_words(record: Record) -> dict[str, Any]:
     return dict(
-        headline=headline(record), setting=setting, runtime=runtime, unknown=UNKNOWN, neighbors=_neighbors(record),
+        headline=headline(record), setting=setting, runtime=runtime, neighbors=_neighbors(record),
+        how=lambda m: ', '.join(m.conditions.setting()[1:]),
         measured_how=_how(record),
         has_peak=any(m.peak_memory_mb is not None for m in record.measurements),
         arch_json=',\n '.join(f'"{k}": {json.dumps(v)}' for k, v in record.arch.to_dict().items()))

@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from base64 import b64encode
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
+from ..devices import UNKNOWN
 from ..errors import InputError
 from ..files import write_text
 from .card import TEMPLATES
@@ -67,8 +69,7 @@ def _latencies(record: Record) -> list[dict]:
 
 def _setting(m: Measurement) -> str:
     """The conditions that two latencies must share to be compared, in words."""
-    threads = [f'{m.threads} thread{"s" * (m.threads > 1)}'] if m.threads else []
-    return ', '.join([m.runtime, m.precision, *threads, *([f'batch {m.batch_size}'] if m.batch_size != 1 else [])])
+    return ', '.join(part for part in replace(m.conditions, runtime_version=UNKNOWN).setting() if part != 'batch 1')
 
 
 def _hash(text: str) -> str:

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ..accuracy import CALIBRATION_IMAGES, SubnetJudge, evaluate, supernet_digest
-from ..devices import DeviceProfile, load_profile, profile_names
+from ..devices import Conditions, DeviceProfile, load_profile, profile_names
 from ..images import Augment, Data, EpochBatches, ImageSet
 from ..networks import Supernet as TrainedSupernet
 from ..searching import Candidate
@@ -24,11 +24,14 @@ from .record import HUB_ID, Accuracy, Calibration, FrontPoint, Record, Search, S
 HASH = re.compile('[0-9a-f]{40}')  # of a commit
 
 
-def arch_name(space: SearchSpace, device: str, limit_ms: float | None) -> str:
-    """A name in timm's style, e.g. 'ofa_mbv3_amd_epyc_lat0p5ms'; the point of the limit becomes 'p'."""
+def arch_name(space: SearchSpace, under: Conditions | None, limit_ms: float | None) -> str:
+    """A name in timm's style, e.g. 'ofa_mbv3_amd_epyc_lat0p5ms'; the point of the limit becomes 'p'.
+
+    It says the conditions `under` which the limit holds, as far as they are not the usual ones.
+    """
     family = '_'.join(space.name.split('_')[:2])
     limit = f'lat{limit_ms:g}ms'.replace('.', 'p') if limit_ms else 'subnet'
-    return f'{family}_{device.replace("-", "_").replace(".", "_")}_{limit}'
+    return under.network_name(family, limit) if under else f'{family}_any_{limit}'
 
 
 @dataclass(frozen=True)
@@ -70,15 +73,16 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
     if training:
         model = _finetune(source, judge, arch, model, training)
     top1_pct = evaluate(model, data.test, space, arch.resolution)
-    device = found.device if found else None
     record = Record(
-        name=name or arch_name(space, device or 'any', found.max_latency_ms if found else None),
-        space=space, arch=arch, num_classes=data.num_classes, class_names=data.class_names, device=device,
+        name=name or arch_name(space, found.under if found else None, found.max_latency_ms if found else None),
+        space=space, arch=arch, num_classes=data.num_classes, class_names=data.class_names,
+        device=found.device if found else None,
         device_name=found.device_name if found else None, limit_ms=found.max_latency_ms if found else None,
+        limit_conditions=_limit_conditions(found, measured, data.num_classes),
         predicted_ms=candidate.latency_ms if found else None,
         measurements=(
             *(measurement(m, found.device, found.device_name, arch) for m in measured if found),
-            *([prediction(candidate, profile)] if profile and found and not measured else [])),
+            *([prediction(candidate, profile, data.num_classes)] if profile and found and not measured else [])),
         top1_pct=round(top1_pct, 3), predicted_top1_pct=round(candidate.top1_pct, 3) if found else None,
         accuracy=Accuracy(
             dataset=data.name, split=data.split, n=len(data.test),
@@ -88,11 +92,18 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
         front=(*(_front_point(c, c == candidate) for c in (found.front if found else ())), *references),
         supernet=_origin(source), dataset_id=data.name if re.fullmatch(HUB_ID, data.name, re.ASCII) else None,
         search=None if found is None else Search(
-            limit=f'latency <= {found.max_latency_ms:g} ms', seed=found.seed, profile=Path(found.profile).name,
+            limit=found.limit_words, seed=found.seed, profile=Path(found.profile).name,
             profile_error_pct=found.profile_error_pct, predictor_error_pct=found.predictor_error_pct),
         calibration=Calibration(images=min(judge.calibration_images, len(data.train)), batch_size=200),
         training=source.training, code_version=__version__)
     return model, record
+
+
+def _limit_conditions(found: FrontFile | None, measured: Sequence[dict], num_classes: int) -> Conditions | None:
+    """Those of the search; where the network was measured within the limit, with its own classes."""
+    if found is None or found.conditions is None or not measured:
+        return found.conditions if found else None
+    return replace(found.conditions, num_classes=num_classes)
 
 
 def _origin(source: Source) -> Supernet:
@@ -131,7 +142,7 @@ def finish_named(source: Source, name: str, subnet: NamedSubnet, *, training: Fi
     model, record = finish(source, candidate, name=name, training=training)
     profile = subnet.search.profile if subnet.search else None
     if profile in profile_names() and subnet.predicted_ms is not None:
-        record = replace(record, measurements=(prediction(candidate, load_profile(profile)),))
+        record = replace(record, measurements=(prediction(candidate, load_profile(profile), record.num_classes),))
     return model, replace(record, **subnet.known())
 
 

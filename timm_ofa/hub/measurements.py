@@ -4,43 +4,60 @@ from __future__ import annotations
 import re
 from datetime import date
 
-from ..devices import DeviceProfile
-from ..fields import check_slug, slug
+from ..devices import Conditions, DeviceProfile
+from ..fields import check_slug
 from ..searching import Candidate
 from ..spaces import Arch
 from .fronts import predicted_ms
 from .record import Measurement, Record
+from .timing import tighter_limit
 
 DATE = re.compile(r'\d{4}-\d\d-\d\d')
 
 
-def prediction(candidate: Candidate, profile: DeviceProfile) -> Measurement:
-    """The price of a candidate by a profile, as a latency of a record."""
+def measurement(measured: dict, device: str, device_name: str, arch: Arch) -> Measurement:
+    """What `measure_network` or a kit gave, as a latency of a record; the date is today's if nothing tells it."""
+    check_slug(device, 'device')
+    known = {'date': date.today().isoformat(), **{k: v for k, v in measured.items() if k != 'host'}}
     return Measurement(
-        device=profile.device, device_name=profile.device_name, runtime=slug(profile.runtime),
-        runtime_version=profile.runtime_version, precision=slug(profile.precision), threads=profile.threads,
-        batch_size=profile.batch_size, resolution=candidate.arch.resolution,
-        latency_ms=round(predicted_ms(candidate), 6), statistic='price by the device profile', source='predicted',
+        device=device, device_name=device_name, resolution=arch.resolution, source='measured', **known)
+
+
+def prediction(candidate: Candidate, profile: DeviceProfile, num_classes: int) -> Measurement:
+    """The price of a candidate with `num_classes` by a profile, as a latency of a record."""
+    under = profile.conditions
+    return Measurement(
+        device=under.device, device_name=profile.device_name, runtime=under.runtime,
+        runtime_version=under.runtime_version, provider=under.provider, precision=under.precision,
+        threads=under.threads, batch_size=under.batch_size,
+        num_classes=None if under.num_classes == num_classes else under.num_classes,
+        resolution=candidate.arch.resolution, latency_ms=round(predicted_ms(candidate), 6),
+        statistic='price by the device profile', source='predicted',
         date=profile.measured_on if DATE.fullmatch(profile.measured_on) else None)
 
 
-def with_measured(record: Record, measured: dict, device: str, device_name: str) -> list[Measurement]:
-    """The latencies of a record with a new one, which replaces the last one measured in the same setting.
+def with_measured(record: Record, new: Measurement) -> list[Measurement]:
+    """The latencies of a record and a new one, which takes the place of those under the same conditions."""
+    def place(m: Measurement) -> tuple[Conditions, str]:
+        return record.conditions_of(m), m.source
 
-    `measured` is what `measure_network` or a kit gave.
+    return [*(m for m in record.measurements if place(m) != place(new)), new]
+
+
+def beside_limit(record: Record, new: Measurement) -> str:
+    """What a new latency says of the record's limit; nothing if it is within, or if there is no limit.
+
+    A latency is judged only under the conditions of the limit.
     """
-    check_slug(device, 'device')
-    new = measurement(measured, device, device_name, record.arch)
-
-    def setting(m: Measurement) -> tuple:
-        return m.device, m.runtime, m.precision, m.threads, m.batch_size, m.source
-
-    return [*(m for m in record.measurements if setting(m) != setting(new)), new]
-
-
-def measurement(measured: dict, device: str, device_name: str, arch: Arch) -> Measurement:
-    """What `measure_network` or a kit gave, as a latency of a record."""
-    known = {k: v for k, v in measured.items() if k != 'host'}
-    return Measurement(
-        device=device, device_name=device_name, resolution=arch.resolution, source='measured',
-        date=date.today().isoformat(), **known)
+    under, mine = record.searched_under, record.conditions_of(new)
+    if record.limit_ms is None or record.predicted_ms is None:
+        return ''
+    apart = ['conditions are not told'] if under is None else [
+        *(f'{name} is not told' for name in under.untold()), *mine.differences(under)]
+    if under is None or apart:
+        words = '' if under is None else f' for {under.device}, {", ".join(under.setting(record.num_classes))}'
+        return f'not compared with the limit of {record.limit_ms:g} ms{words}: {"; ".join(apart)}'
+    if new.latency_ms <= record.limit_ms:
+        return ''
+    bound_ms = tighter_limit(record.predicted_ms, new.latency_ms, record.limit_ms)
+    return f'over the limit of {record.limit_ms:g} ms; search again with --max-latency-ms {bound_ms:.4g}'

@@ -10,11 +10,11 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from ..devices import UNKNOWN
 from ..fields import slug
 from .record import HUB_ID, Measurement, Record, SupernetRecord
 
 RUNGS_MS = (1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 500, 1000)
-UNKNOWN = 'unknown'  # stands for what somebody else's profile does not say
 SUPERNET_TAG = 'supernet'  # of a supernet; a subnet has 'supernet:NAME'
 
 
@@ -86,11 +86,10 @@ def _judged_results(record: SupernetRecord) -> list[EvalResult]:
 
 
 def setting(m: Measurement) -> str:
-    """The runtime, precision, threads, image size and batch of a latency, in words; what is unknown is left out."""
-    threads = [f'{m.threads} thread{"s" * (m.threads > 1)}'] if m.threads else []
-    size = f'{m.resolution}x{m.resolution}'
-    known = [runtime(m), *([m.precision] if m.precision != UNKNOWN else [])]
-    return ', '.join([*known, *threads, size, f'batch {m.batch_size}'])
+    """The conditions and the image size of a latency in words, but not its device; what is unknown is left out."""
+    parts = m.conditions.setting()
+    parts.insert(parts.index(f'batch {m.batch_size}'), f'{m.resolution}x{m.resolution}')
+    return ', '.join(parts)
 
 
 def runtime(m: Measurement) -> str:

@@ -6,9 +6,10 @@ files that it is read from, so `from_dict` checks all of it: fields, types, leng
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
+from ..devices import Conditions
 from ..errors import InputError
 from ..fields import MAX_ITEMS, MAX_LONG_TEXT, SLUG, choice, number, plain, read, text
 from ..spaces import Arch, SearchSpace, load_space, shelf_space, space_names
@@ -26,9 +27,11 @@ class Measurement:
     device_name: str
     runtime: str = _slug()
     runtime_version: str
+    provider: str | None = text(default=None)  # as in `Conditions`; None: not recorded
     precision: str = text(SLUG.pattern, 20)  # fp32, fp16, bf16, int8, ...
     threads: int | None = number(default=None)
-    batch_size: int = number(default=1)
+    batch_size: int = number(1, default=1)
+    num_classes: int | None = number(1, default=None)  # None: the classes of the network
     resolution: int = number()  # px
     latency_ms: float = _ms()
     statistic: str  # what latency_ms is: 'median', 'minimum', 'sum of table entries', ...
@@ -40,6 +43,10 @@ class Measurement:
     source: str = choice('measured', 'predicted')
     date: str | None = text(r'\d{4}-\d\d-\d\d', default=None)
     tool_versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def conditions(self) -> Conditions:
+        return Conditions(**{f.name: getattr(self, f.name) for f in fields(Conditions)})
 
     @property
     def typical_ms(self) -> float:
@@ -121,6 +128,7 @@ class Record:
     device_name: str | None = None
     limit_ms: float | None = _ms(default=None)
     limit_batch_size: int = number(1, default=1)  # images that the limit is for, together
+    limit_conditions: Conditions | None = None  # of limit_ms and predicted_ms; None: only what the fields above say
     predicted_ms: float | None = _ms(default=None)
     measurements: tuple[Measurement, ...] = ()
     top1_pct: float | None = _pct(default=None)
@@ -147,6 +155,18 @@ class Record:
     @property
     def params(self) -> int:
         return self.space.params(self.arch, self.num_classes)
+
+    @property
+    def searched_under(self) -> Conditions | None:
+        """The conditions of the limit. Older records have those of their only latency on the device instead."""
+        if self.limit_conditions or not self.device:
+            return self.limit_conditions
+        known = {self.conditions_of(m) for m in self.measurements if m.device == self.device}
+        return known.pop() if len(known) == 1 else None
+
+    def conditions_of(self, m: Measurement) -> Conditions:
+        """The conditions of one of its latencies, the classes among them."""
+        return replace(m.conditions, num_classes=m.num_classes or self.num_classes)
 
     def to_dict(self) -> dict:
         """The record as JSON data. A space that ships with the package is its name, any other is written in full."""

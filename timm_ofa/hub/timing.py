@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..devices import DeviceProfile, measure_network, this_device, times_warm
+from ..devices import PROCESSORS, DeviceProfile, measure_network, this_device, times_warm
 from ..errors import InputError
 from ..searching import Candidate
 from ..spaces import Arch, SearchSpace
@@ -47,18 +47,26 @@ def tighter_limit(expected_ms: float, measured_ms: float, max_latency_ms: float)
     return expected_ms * min(0.999, max_latency_ms / measured_ms)
 
 
-def arch_timer(space: SearchSpace, profile: DeviceProfile, seconds: float = 2.0) -> Callable[[Arch], dict]:
-    """A function that times an arch on this machine the way `profile` was measured.
+def arch_timer(space: SearchSpace, profile: DeviceProfile, num_classes: int | None = None,
+               seconds: float = 2.0) -> Callable[[Arch], dict]:
+    """A function that times an arch on this machine under the conditions of `profile`.
 
-    Raises `InputError` if the profile is of another device.
+    `num_classes` are those of the network, by default those of the profile. Raises `InputError` if the profile is of
+    another device, or does not tell its conditions.
     """
-    processor = 'cuda' if profile.protocol.get('processor') == 'cuda' else 'cpu'
-    here = 'cpu' if processor == 'cuda' and not torch.cuda.is_available() else this_device(processor)[0]
-    if profile.device != here:
-        raise InputError(
-            f'profile {profile.name!r} is of {profile.device}, this machine is {here}; '
-            'leave out measuring here (--no-measure)')
-    warm = times_warm(space, profile.num_classes)
+    under = profile.conditions
+    provider = under.provider or 'cpu'
+    here = 'cpu' if provider == 'cuda' and not torch.cuda.is_available() else this_device(provider)[0]
+    cure = 'leave out measuring here (--no-measure)'
+    if under.device != here:
+        raise InputError(f'profile {profile.name!r} is of {under.device}, this machine is {here}; {cure}')
+    if untold := under.untold(('runtime_version', 'provider')):
+        raise InputError(f'profile {profile.name!r} does not tell its {", ".join(untold)}; make it again with what is '
+                         f'missing, or {cure}')
+    if provider not in PROCESSORS:
+        raise InputError(f'profile {profile.name!r} is of {provider}, which is not measured here; {cure}')
+    num_classes = num_classes or profile.num_classes
+    warm = times_warm(space, num_classes)
     return lambda arch: measure_network(
-        space.rows(arch, profile.num_classes), profile.runtime, warm=warm, precision=profile.precision,
-        threads=profile.threads or 1, batch_size=profile.batch_size, processor=processor, seconds=seconds)
+        space.rows(arch, num_classes), profile.runtime, warm=warm, precision=profile.precision,
+        threads=profile.threads or 1, batch_size=profile.batch_size, processor=provider, seconds=seconds)
