@@ -93,7 +93,7 @@ def _search(space: str, predictor: str, profile: str | None, max_latency_ms: flo
                     seed=seed)
     if out and device and profile:
         save_front(out, result, search_space, judge, device, profile, max_latency_ms, seed,
-                   [limit.text(limit.maximum) for limit in limits])
+                   [limit.text() for limit in limits])
         say(f'front of {len(result.front)} networks: {out}')
     if plot:
         cost = 'M MACs' if device is None else f'predicted latency on {device.device_name} (ms)'

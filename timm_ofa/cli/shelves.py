@@ -64,11 +64,12 @@ def list_devices() -> Answer:
 def list_models(*, device: str | None = None, max_latency_ms: float | None = None) -> Answer:
     """The named networks; with neither a device nor a limit the released supernets too."""
     from ..hub import hub_configs, named_subnets
+    from ..searching import within
     from ..spaces import load_space
 
     subnets = {
         name: s for name, s in named_subnets().items() if device in (None, s.device)
-        and (max_latency_ms is None or (s.latency_ms is not None and s.latency_ms <= max_latency_ms))}
+        and (max_latency_ms is None or (s.latency_ms is not None and within(s.latency_ms, max_latency_ms)))}
     if not subnets:
         devices = sorted({s.device for s in named_subnets().values() if s.device})
         asked = [f'device {device!r:.60}'] if device else []

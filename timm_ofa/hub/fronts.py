@@ -12,7 +12,7 @@ from ..devices import UNKNOWN, Conditions, DeviceProfile, load_profile
 from ..errors import InputError
 from ..fields import read
 from ..files import write_text
-from ..searching import Candidate, SearchResult
+from ..searching import Candidate, SearchResult, rounded_up, within
 from ..spaces import Arch, SearchSpace
 
 
@@ -49,15 +49,15 @@ class FrontFile:
 
     def best(self) -> Candidate:
         """The most accurate candidate that is predicted within the limit; raises `InputError` if there is none."""
-        within = [c for c in self.front if predicted_ms(c) <= self.bound_ms]
-        if not within:
-            least_ms = math.ceil(1e4 * min(map(predicted_ms, self.front))) / 1e4
-            raise InputError(f'no network of the front is within {self.bound_ms:g} ms; the least is {least_ms:g} ms')
-        return max(within, key=lambda c: c.top1_pct)
+        fitting = [c for c in self.front if within(predicted_ms(c), self.bound_ms)]
+        if not fitting:
+            least_ms = rounded_up(min(map(predicted_ms, self.front)))
+            raise InputError(f'no network of the front is within {self.bound_ms:.10g} ms; the least is {least_ms} ms')
+        return max(fitting, key=lambda c: c.top1_pct)
 
     def within(self, limit_ms: float) -> FrontFile:
         """The same front with a limit below that of its search, above which nothing was searched."""
-        if limit_ms > self.bound_ms:
+        if not within(limit_ms, self.bound_ms):
             raise InputError(f'{limit_ms:g} ms is above the limit of the search, {self.bound_ms:g} ms; '
                              f'search again with --max-latency-ms {limit_ms:g}')
         found = replace(self, max_latency_ms=limit_ms)
@@ -127,7 +127,7 @@ def load_front(path: str | Path, space: SearchSpace) -> FrontFile:
     if file.space != space.name:
         raise InputError(
             f'front {Path(path).name} is of {file.space!r:.60}, the supernet of {space.name}; search again')
-    if not any(predicted_ms(c) <= file.bound_ms for c in file.front):
+    if not any(within(predicted_ms(c), file.bound_ms) for c in file.front):
         raise InputError(
             f'front {Path(path).name} has no network within its limit, {file.bound_ms:g} ms; search again')
     return file

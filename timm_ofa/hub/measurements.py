@@ -6,7 +6,7 @@ from datetime import date
 
 from ..devices import Conditions, DeviceProfile
 from ..fields import check_slug
-from ..searching import Candidate
+from ..searching import Candidate, within
 from ..spaces import Arch
 from .fronts import predicted_ms
 from .record import Measurement, Record
@@ -57,7 +57,7 @@ def beside_limit(record: Record, new: Measurement) -> str:
     if under is None or apart:
         words = '' if under is None else f' for {under.device}, {", ".join(under.setting(record.num_classes))}'
         return f'not compared with the limit of {record.limit_ms:g} ms{words}: {"; ".join(apart)}'
-    if new.latency_ms <= record.limit_ms:
+    if within(new.latency_ms, record.limit_ms):
         return ''
     bound_ms = tighter_limit(record.predicted_ms, new.latency_ms, record.limit_ms)
     return f'over the limit of {record.limit_ms:g} ms; search again with --max-latency-ms {bound_ms:.4g}'

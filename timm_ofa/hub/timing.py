@@ -8,7 +8,7 @@ import torch
 
 from ..devices import PROCESSORS, DeviceProfile, measure_network, this_device, times_warm
 from ..errors import InputError
-from ..searching import Candidate
+from ..searching import Candidate, within
 from ..spaces import Arch, SearchSpace
 from .fronts import predicted_ms
 
@@ -29,13 +29,13 @@ def meet_limit(front: Sequence[Candidate], max_latency_ms: float, measure: Calla
     attempts: list[Attempt] = []
     bound = max_latency_ms
     while len(attempts) < max_attempts:
-        within = [c for c in front if predicted_ms(c) <= bound]
-        if not within:
+        fitting = [c for c in front if within(predicted_ms(c), bound)]
+        if not fitting:
             break
-        best = max(within, key=lambda c: c.top1_pct)
+        best = max(fitting, key=lambda c: c.top1_pct)
         attempts.append(Attempt(best, measure(best.arch)))
         measured_ms = attempts[-1].measured['latency_ms']
-        if measured_ms <= max_latency_ms:
+        if within(measured_ms, max_latency_ms):
             return attempts
         bound = tighter_limit(predicted_ms(best), measured_ms, max_latency_ms)
     tried = f'; the last of {len(attempts)} tried takes {measured_ms:.4g} ms' if attempts else ''

@@ -3,6 +3,9 @@ from .limits import Limit as Limit
 from .limits import MaxMacs as MaxMacs
 from .limits import MaxMemory as MaxMemory
 from .limits import MaxParams as MaxParams
+from .limits import rounded_up as rounded_up
+from .limits import searched_with as searched_with
+from .limits import within as within
 from .strategy import Candidate as Candidate
 from .strategy import SearchResult as SearchResult
 from .strategy import refuse_infeasible as refuse_infeasible
