@@ -12,6 +12,11 @@ from timm_ofa.spaces.rows import make_divisible
 HIDDEN = {'conv_reduce.weight', 'conv_reduce.bias', 'conv_expand.weight'}  # of squeeze-and-excite
 
 
+def at_ratios(space, keep):
+    """The spaces to keep while sorting: one of these expand ratios, if any."""
+    return [space.restrict(expand_ratios=keep)] if keep else []
+
+
 def widened(space, ratio):
     """The largest arch at another expand ratio."""
     arch = space.max_arch()
@@ -23,7 +28,7 @@ def widened(space, ratio):
 def test_sorting_keeps_the_largest_net_and_the_ratios_it_is_told_to(tiny, keep, kept):
     x = images(2, 3, 32, 32)
     before = {ratio: tiny(x, widened(tiny.space, ratio)) for ratio in (2, 3, 4)}
-    tiny.sort_channels(keep)
+    tiny.sort_channels(at_ratios(tiny.space, keep))
     for ratio, expected in before.items():
         difference = (tiny(x, widened(tiny.space, ratio)) - expected).abs().max() / expected.abs().max()
         assert difference < 1e-5 if ratio in kept else difference > 1e-2, ratio
@@ -45,7 +50,7 @@ def test_sorting_puts_important_channels_first_within_what_is_kept(name):
     model = randomize(timm.create_model(f'{name}_supernet'), seed=1)
     block = model.elastic_stages()[-1][-1]
     border, largest = block.mid_chs(middle), block.conv_pwl.weight.abs().sum((0, 2, 3))
-    model.sort_channels((middle, 99))
+    model.sort_channels(at_ratios(model.space, (middle, max(model.space.stages[0].expand_ratios))))
     importance = block.conv_pwl.weight.abs().sum((0, 2, 3))
     torch.testing.assert_close(importance[[0, border]], torch.stack([largest[:border].max(), largest[border:].max()]))
     assert importance[border] > importance[border - 1]
@@ -56,7 +61,7 @@ def test_sorting_puts_important_channels_first_within_what_is_kept(name):
 def test_sorting_a_resnet_keeps_what_it_is_told_to_and_puts_important_channels_first(keep, kept):
     model, x = make('ofa_resnet_tiny'), images(2, 3, 32, 32)
     before = {ratio: model(x, widened(model.space, ratio)) for ratio in (0.2, 0.25, 0.35)}
-    model.sort_channels(keep)
+    model.sort_channels([space.restrict(widths=1) for space in at_ratios(model.space, keep)])
     for ratio, expected in before.items():
         difference = (model(x, widened(model.space, ratio)) - expected).abs().max() / expected.abs().max()
         assert difference < 1e-5 if ratio in kept else difference > 1e-3, ratio
@@ -66,6 +71,26 @@ def test_sorting_a_resnet_keeps_what_it_is_told_to_and_puts_important_channels_f
             edges = [0, *(make_divisible(round(block.conv3_1x1.conv.out_channels * e)) for e in keep or (0.35,))]
             for start, end in pairwise(edges):
                 assert (importance[start:end].diff() <= 1e-5 * importance.max()).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', ['ofa_mbv3_tiny', 'ofa_resnet_tiny'])
+def test_what_phases_have_trained_stays_as_it_is(name, rng):
+    """After a phase over the whole space, and after two that trained different parts of it."""
+    model, x = make(name), images(2, 3, 32, 32)
+    space, ratios = model.space, model.space.stages[0].expand_ratios
+    parts = [space.restrict(expand_ratios=ratios[:1], widths=1), space.restrict(expand_ratios=ratios[1:2], widths=2)]
+    for keep in ([space], parts):
+        archs = [arch for part in keep for arch in [part.min_arch(), *part.sample(rng, 8)]]
+        before = [model(x, arch) for arch in archs]
+        model.sort_channels(keep)
+        for arch, expected in zip(archs, before):
+            torch.testing.assert_close(model(x, arch), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    archs = space.sample(rng, 20)
+    before = [model(x, arch) for arch in archs]
+    model.sort_channels()
+    changes = [float((model(x, arch) - y).abs().max() / y.abs().max()) for arch, y in zip(archs, before)]
+    assert max(changes) > 1e-2  # without them, narrow subnets are others
 
 
 @torch.no_grad()
@@ -108,7 +133,7 @@ def test_sorting_orders_channels_as_the_original_code_does(rng):
             tensor += 0.05 * torch.randn(tensor.shape, dtype=tensor.dtype)
         ours.load_state_dict(convert_upstream(theirs.state_dict(), ours))
         theirs.re_organize_middle_weights(theirs_stage)
-        ours.sort_channels(keep)
+        ours.sort_channels([s.restrict(widths=1) for s in at_ratios(ours.space, keep)])
         expected = convert_upstream(theirs.state_dict(), ours)
         different = {k for k, v in ours.state_dict().items() if not torch.equal(v, expected[k])}
         assert {k.split('.se.')[-1] for k in different} <= (HIDDEN if keep else set())
@@ -128,6 +153,6 @@ def test_sorting_orders_a_resnet_as_the_original_code_does():
         for block in theirs.blocks:
             block.conv.re_organize_middle_weights(theirs_stage) if hasattr(block, 'conv') else (
                 block.re_organize_middle_weights(theirs_stage))
-        ours.sort_channels(keep)
+        ours.sort_channels([s.restrict(widths=1) for s in at_ratios(ours.space, keep)])
         expected = convert_upstream(theirs.state_dict(), ours)
         assert all(torch.equal(v, expected[k]) for k, v in ours.state_dict().items())

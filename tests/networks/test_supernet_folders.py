@@ -61,13 +61,13 @@ def test_a_space_of_a_config_is_a_name_or_its_content_never_a_path(tmp_path):
     own = own_space()
     (tmp_path / 'own.json').write_text(json.dumps(own.to_dict()))
     assert timm.create_model('ofa_supernet', space=own.to_dict(), device='meta').space == own
-    with pytest.raises(InputError, match='space: .* is not known'):
+    with pytest.raises(InputError, match=r'space: .* is not known'):
         timm.create_model('ofa_supernet', space=str(tmp_path / 'own.json'))
     save_supernet(randomize(new_supernet(own)), tmp_path, {})
     config = json.loads((tmp_path / 'config.json').read_text())
     config['model_args']['space'] = str(tmp_path / 'own.json')
     (tmp_path / 'config.json').write_text(json.dumps(config))
-    with pytest.raises(InputError, match='space: .* is not known'):
+    with pytest.raises(InputError, match=r'space: .* is not known'):
         timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
 
 

@@ -14,7 +14,7 @@ from timm.models._efficientnet_blocks import InvertedResidual, SqueezeExcite
 from timm.models.byobnet import BottleneckBlock, DownsampleAvg
 from torch import fx, nn
 
-from ..spaces import bottleneck_mid_chs, make_divisible
+from ..spaces import Stage, bottleneck_mid_chs, make_divisible
 from .depthwise import SmallerKernel, depthwise_conv
 from .layers import dense_conv, first_channels_conv_norm_act, first_channels_norm_act, squeeze_excite
 from .slices import first_channels
@@ -114,14 +114,14 @@ class ElasticInvertedResidual(nn.Module):
         return self.drop_path(x) + shortcut if self.has_skip else x
 
     @torch.no_grad()
-    def sort_channels(self, keep: Sequence[float] = ()) -> None:
+    def sort_channels(self, keep: Sequence[Stage] = ()) -> None:
         """Order the middle channels by importance, the most important first.
 
         Importance is the L1 norm of the projection's weights that read a channel. The function of the whole block
-        stays the same. `keep` holds expand ratios that are trained already: channels then move only between the
-        borders of these ratios, so that the narrower blocks stay the same as well.
+        stays the same. `keep` holds choices that are trained already: channels then move only between the borders of
+        their expand ratios, so that the narrower blocks stay the same as well.
         """
-        borders = [self.mid_chs(ratio) for ratio in keep]
+        borders = [self.mid_chs(ratio) for stage in keep for ratio in stage.expand_ratios]
         order = _descending(self.conv_pwl.weight.abs().sum((0, 2, 3)), borders)
         self.conv_pwl.weight.copy_(self.conv_pwl.weight[:, order])
         for layer in (self.bn2, self.conv_dw, self.bn1, self.conv_pw):
@@ -165,13 +165,14 @@ class ElasticBottleneck(nn.Module):
         return self.act(self.drop_path(y) + x)
 
     @torch.no_grad()
-    def sort_channels(self, keep: Sequence[float] = ()) -> None:
+    def sort_channels(self, keep: Sequence[Stage] = ()) -> None:
         """Order the channels between the convolutions by importance, the most important first.
 
         Importance is the L1 norm of the weights that read a channel. The function of the whole block stays the same;
-        with `keep`, that of the same block at these expand ratios as well.
+        with `keep`, that of the same block at these expand ratios and widths as well.
         """
-        borders = [bottleneck_mid_chs(self.conv3_1x1.conv.out_channels, ratio) for ratio in keep]
+        borders = [bottleneck_mid_chs(width, ratio) for stage in keep for width in stage.widths
+                   for ratio in stage.expand_ratios]
         for writer, reader in ((self.conv2_kxk, self.conv3_1x1), (self.conv1_1x1, self.conv2_kxk)):
             weight = reader.conv.weight
             order = _descending(weight.abs().sum((0, 2, 3)), borders)
@@ -182,7 +183,7 @@ class ElasticBottleneck(nn.Module):
 
 def _descending(importance: torch.Tensor, borders: Sequence[int]) -> torch.Tensor:
     """Indices (C,) that sort importance (C,) downwards within each group between the borders."""
-    edges = [0, *sorted(border for border in borders if border < len(importance)), len(importance)]
+    edges = [0, *sorted({border for border in borders if border < len(importance)}), len(importance)]
     return torch.cat([
         start + torch.argsort(importance[start:end], descending=True, stable=True)
         for start, end in pairwise(edges)])

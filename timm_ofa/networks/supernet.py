@@ -144,12 +144,12 @@ class Supernet(nn.Module):
         return {}
 
     @torch.no_grad()
-    def sort_channels(self, keep: Sequence[float] = ()) -> None:
-        """Order each block's middle channels by importance. Subnets at the expand ratios in `keep` stay the same."""
-        for stage in self.elastic_stages():
+    def sort_channels(self, keep: Sequence[SearchSpace] = ()) -> None:
+        """Order each block's middle channels by importance. The subnets of the spaces in `keep` stay the same."""
+        for i, stage in enumerate(self.elastic_stages()):
             for block in stage:
                 assert isinstance(block, (ElasticInvertedResidual, ElasticBottleneck))
-                block.sort_channels(keep)
+                block.sort_channels([space.stages[i] for space in keep])
 
 
 class _MobileSupernet(Supernet):

@@ -241,10 +241,9 @@ def differing(value: Any) -> dict[str, Any]:
     return found
 
 
-def kept_ratios(space: SearchSpace, phases: Sequence[Phase], i: int) -> tuple[float, ...]:
-    """The expand ratios that some subnet had before the i-th phase, so that sorting must not move their channels."""
-    earlier = [stage for phase in phases[:i] for stage in phase.subspace(space).stages]
-    return tuple(sorted({ratio for stage in earlier for ratio in stage.expand_ratios}))
+def trained_before(space: SearchSpace, phases: Sequence[Phase], i: int) -> list[SearchSpace]:
+    """The spaces of the phases before the i-th one. Sorting must not move the channels of their subnets."""
+    return [phase.subspace(space) for phase in phases[:i]]
 
 
 def scaled(config: TrainConfig, factor: float) -> TrainConfig:

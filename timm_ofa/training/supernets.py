@@ -21,7 +21,7 @@ from ..errors import InputError
 from ..images import Data, EpochBatches
 from ..networks import Supernet, initialize, new_supernet, synchronize_batch_norm
 from .checkpoints import Checkpoints, Interrupted, Progress, graceful_stop, newest_checkpoint
-from .config import TrainConfig, differing, kept_ratios, refuse_idle
+from .config import TrainConfig, differing, refuse_idle, trained_before
 from .loop import Loop, accelerated, keep_freed_memory, make_optimizer, placed
 from .recipes import RECIPES
 from .report import judge_ends
@@ -142,7 +142,7 @@ class _Run:
             for i, phase in enumerate(config.phases[start.phase:], start.phase):
                 subspace, recipe = phase.subspace(space), RECIPES[phase.recipe]
                 if phase.sort_channels and not (here.epoch or here.step):
-                    self.supernet.sort_channels(kept_ratios(space, config.phases, i))
+                    self.supernet.sort_channels(trained_before(space, config.phases, i))
                 began = time.perf_counter()
                 here = loop.run_phase(
                     phase, partial(recipe.draw, subspace, phase.subnets_per_step, whole=space), teacher, here,
