@@ -1,6 +1,7 @@
 """Small networks, records, folders and repositories for the tests of the Hub."""
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,7 +61,7 @@ def like(template: Path, folder: Path, name: str, measurements: tuple[Measuremen
     edit(folder / 'config.json', lambda d: d['timm_ofa'].update(name=name))
     edit(folder / PERF, lambda d: d.update(name=name))
     (folder / CARD).unlink()
-    update_folder(folder, measurements=measurements)
+    update_folder(folder, lambda record: replace(record, measurements=measurements))
     return folder
 
 
@@ -76,12 +77,14 @@ def make_front() -> list[Candidate]:
     return [Candidate(arch, 50.0 + i, float(i)) for i, arch in enumerate(archs, 1)]
 
 
-def save_made_front(path: Path) -> FrontFile:
+def save_made_front(path: Path, front: Sequence[Candidate] | None = None, limit_ms: float | None = 4.0,
+                    limits: Sequence[str] = ()) -> FrontFile:
     """The file of these networks, found on a phone under a limit of 4 ms."""
-    front = make_front()
+    front = make_front() if front is None else front
     result = SearchResult(best=front[3], front=tuple(front), history=(), evaluated=6)
     predictor = SimpleNamespace(check={'rmse_pct': 0.4})
-    return save_front(path, result, SPACE, predictor, toy_profile(SPACE, 'toy-phone'), 'toy.json', 4.0, 7)
+    return save_front(
+        path, result, SPACE, predictor, toy_profile(SPACE, 'toy-phone'), 'toy.json', limit_ms, 7, limits)
 
 
 def toy_profile(space: SearchSpace, device: str) -> DeviceProfile:

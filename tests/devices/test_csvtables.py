@@ -1,6 +1,7 @@
 """Latency tables as CSV: what is read, what is refused by its line."""
 import pytest
 
+from timm_ofa.devices.conditions import Conditions
 from timm_ofa.devices.csvtables import import_csv
 from timm_ofa.devices.profile import RowCost
 from timm_ofa.errors import InputError
@@ -29,6 +30,23 @@ def test_a_table_prices_the_resolutions_that_it_holds_whole(tmp_path, space, key
     assert profile.resolutions(space) == (20, 32)
     assert profile.latency_ms(space, [arch]) == pytest.approx([0.5 + 0.25 * len(space.rows(arch))])
     assert profile.protocol['statistic'] == 'median' and profile.device_name == 'My Phone' and profile.check is None
+
+
+def test_the_conditions_that_somebody_tells_are_kept_and_others_stay_unknown(tmp_path, space):
+    path = tmp_path / 'table.csv'
+    path.write_text('row,ms\n' + ''.join(f'{row.key},0.25\n' for row in space.all_rows(20, 100)))
+    profile = imported(path, space, num_classes=100, threads=4, batch_size=8, processor='GPU', precision='fp16')
+    assert profile.name == 'my-phone-tflite-ofa-mbv3-tiny-gpu-fp16-4t-b8-c100'
+    assert profile.conditions == Conditions(
+        device='my-phone', runtime='tflite', provider='GPU', precision='fp16', threads=4, batch_size=8, num_classes=100)
+    assert imported(path, space, num_classes=100).conditions.untold() == ['provider', 'precision', 'threads']
+    assert imported(path, space, num_classes=100, resolutions=[20]).resolutions(space) == (20,)
+    with pytest.raises(InputError, match='at 24 px .* rows are missing'):
+        imported(path, space, num_classes=100, resolutions=[20, 24])
+    with pytest.raises(InputError, match="precision: 'banana' is unknown; choose from fp32"):
+        imported(path, space, num_classes=100, precision='banana')
+    with pytest.raises(InputError, match='is no row of ofa_mbv3_tiny'):
+        imported(path, space)
 
 
 def test_median_count_and_a_price_at_one_resolution_are_kept(tmp_path, space, keys):

@@ -84,6 +84,19 @@ def test_slow_moments_pull_little(space, archs):
     assert profile.check['mape_pct'] > 3  # what was measured is said as it was
 
 
+@pytest.mark.parametrize('factor', [1e-3, 0.01, 0.2, 5.0, 1e3])
+@pytest.mark.parametrize('ms_per', [LAUNCH, STREAM], ids=['launch-bound', 'throughput-bound'])
+def test_a_latency_in_another_unit_is_named_and_does_no_harm(space, archs, ms_per, factor, caplog):
+    truth_ms, measured_ms = latencies(space, archs, ms_per), latencies(space, archs, ms_per, noise=0.02)
+    measured_ms[7] *= factor
+    profile = fitted(space, archs[:30], measured_ms[:30])
+    error = latency_error(truth_ms[30:], profile.latency_ms(space, archs[30:]))
+    assert error['mape_pct'] < 2 and profile.check['n'] == 29 and profile.check['mape_pct'] < 4
+    assert profile.protocol['left_out'] == 1 and f'of arch {archs[7]} is far from' in caplog.text
+    caplog.clear()
+    assert 'left_out' not in fitted(space, archs[:30], truth_ms[:30]).protocol and not caplog.text
+
+
 def test_the_check_tells_a_device_that_cannot_be_priced(space, archs):
     noise_ms = np.random.default_rng(3).uniform(1, 10, 40)
     assert fitted(space, archs[:40], noise_ms).check['mape_pct'] > 30
@@ -156,6 +169,13 @@ def test_a_fitted_profile_says_how_it_came_about(space, archs):
     assert profile.protocol['networks'] == 20 and profile.protocol['statistic'] == 'median'
     assert {f'ms per {unit}' for unit in UNITS} < set(profile.protocol)
     assert any(key.endswith('_10') for key in profile.table) and profile.source == 'a friend'
+    assert profile.name == 'my-phone-tflite-ofa-mbv3-w10-int8-4t-b8-c10-fitted'
+    small = fitted(space, archs[:20], latencies(space, archs[:20], STREAM), resolutions=[128], processor='NNAPI')
+    assert small.resolutions(space) == (128,) and small.conditions.provider == 'NNAPI'
+    with pytest.raises(InputError, match='resolution 129 is not searched'):
+        fitted(space, archs[:10], [1.0] * 10, resolutions=[129])
+    with pytest.raises(InputError, match="precision: 'banana' is unknown; choose from fp32"):
+        fitted(space, archs[:10], [1.0] * 10, precision='banana')
     with pytest.raises(InputError, match="device: 'My Phone' is not a slug"):
         DeviceProfile.fit(space, archs[:10], [1.0] * 10, device='My Phone', runtime='tflite')
 

@@ -99,6 +99,39 @@ def test_a_front_gives_the_same_values_back(saved, space, front):
     assert list(line) == ['resolution', 'kernel_size', 'expand_ratio', 'top1_pct', 'latency_ms']
 
 
+def test_latencies_are_kept_exactly_so_that_the_best_stays_within_its_limit(space, tmp_path):
+    front = [replace(c, latency_ms=c.latency_ms / 3) for c in make_front()]
+    file = save_made_front(tmp_path / 'front.jsonl', front, front[3].latency_ms)
+    assert load_front(tmp_path / 'front.jsonl', space) == file and file.best() == front[3]
+    assert meet_limit(file.front, file.bound_ms, Timer(front, 1.0))[-1].candidate == front[3]
+
+
+def test_what_only_rounding_puts_above_the_limit_is_within(space, front, tmp_path):
+    limit_ms = front[3].latency_ms * (1 - 1e-14)
+    assert front[3].latency_ms > limit_ms
+    file = save_made_front(tmp_path / 'front.jsonl', front, limit_ms)
+    assert load_front(tmp_path / 'front.jsonl', space).best() == file.within(front[3].latency_ms).best() == front[3]
+    attempts = meet_limit(file.front, limit_ms, Timer(front, 1.0))
+    assert [attempt.candidate for attempt in attempts] == [front[3]]
+
+
+def test_a_front_without_a_limit_invents_none(space, front, tmp_path):
+    found = save_made_front(tmp_path / 'front.jsonl', front, None, ['300 M MACs'])
+    assert load_front(tmp_path / 'front.jsonl', space) == found
+    assert (found.max_latency_ms, found.limit_words, found.best()) == (None, '300 M MACs', front[-1])
+    assert len(meet_limit(found.front, found.bound_ms, Timer(front, 7.0))) == 1
+    assert save_made_front(tmp_path / 'front.jsonl').limit_words == 'latency <= 4 ms'
+
+
+def test_a_limit_above_that_of_the_search_is_refused(saved, front):
+    _, found = saved
+    assert found.within(2.5).best() == front[1] and found.within(4.0) == found
+    with pytest.raises(InputError, match=r'5 ms is above the limit of the search, 4 ms; search again with --max-lat'):
+        found.within(5.0)
+    with pytest.raises(InputError, match=r'within 0\.5 ms; the least is 1 ms'):
+        found.within(0.5)
+
+
 @pytest.mark.parametrize('limit, match', [(1e-6, 'no network within its limit'), ('fast', 'cannot be read')])
 def test_a_front_without_a_network_under_its_limit_is_refused(saved, space, limit, match):
     path, _ = saved
