@@ -41,7 +41,7 @@ def test_the_conditions_that_somebody_tells_are_kept_and_others_stay_unknown(tmp
         device='my-phone', runtime='tflite', provider='GPU', precision='fp16', threads=4, batch_size=8, num_classes=100)
     assert imported(path, space, num_classes=100).conditions.untold() == ['provider', 'precision', 'threads']
     assert imported(path, space, num_classes=100, resolutions=[20]).resolutions(space) == (20,)
-    with pytest.raises(InputError, match='at 24 px .* rows are missing'):
+    with pytest.raises(InputError, match=r'at 24 px \d+ rows are missing'):
         imported(path, space, num_classes=100, resolutions=[20, 24])
     with pytest.raises(InputError, match="precision: 'banana' is unknown; choose from fp32"):
         imported(path, space, num_classes=100, precision='banana')
