@@ -1,5 +1,7 @@
 """The one error for wrong values that a user gave: one line that names the value and the cure."""
+from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 
@@ -15,7 +17,12 @@ def listed(values: Iterable[object], limit: int = 12) -> str:
     return ', '.join(texts)
 
 
+def without_password(text: str) -> str:
+    """The text, without the user and password that an address in it may hold."""
+    return re.sub(r'(?<=://)[^/@\s]+@', '', text)
+
+
 def one_line(error: BaseException) -> str:
     """The text of an error as one line. Its class is named first, unless it is an `InputError`."""
-    text = ' '.join(str(error).split())
+    text = without_password(' '.join(str(error).split()))
     return text if isinstance(error, InputError) else f'{type(error).__name__}: {text:.120}'

@@ -18,7 +18,7 @@ from torch import nn
 
 from ..errors import InputError, one_line
 from ..files import fetch, save_tensors, sha256_of
-from ..networks import convert_upstream, hub_weights
+from ..networks import convert_upstream, hub_address, hub_weights
 from .configs import HubConfig, Weights
 
 _logger = logging.getLogger(__name__)
@@ -43,11 +43,9 @@ def fetch_weights(config: HubConfig, cfg: PretrainedCfg, reference: Callable[[],
 
     `reference` gives the network of the checkpoint, which may be on the meta device.
     """
-    from huggingface_hub import constants
-
     sources: list[tuple[str, Callable[[], Path]]] = []
     if repo_id := cfg.hf_hub_id:
-        sources.append((f'{constants.ENDPOINT}/{repo_id}', lambda: hub_weights(repo_id, cache_dir)))
+        sources.append((f'{hub_address()}/{repo_id}', lambda: hub_weights(repo_id, cache_dir)))
     if url := str(cfg.url or ''):
         sources.append((url, lambda: _fetch_upstream(config.name, url, reference(), cache_dir)))
     failures = []

@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from huggingface_hub import HfApi, constants, errors
+from huggingface_hub import HfApi, errors
 from huggingface_hub.utils import validate_repo_id
 
-from ..errors import InputError, listed
-from ..networks import refuse_unreachable
+from ..errors import InputError, listed, one_line
+from ..networks import hub_address, refuse_unreachable
 
 CURES = {  # status of an answer -> what to do
     401: 'the token is not valid; run `hf auth login`, or set HF_TOKEN anew',
@@ -74,15 +74,17 @@ def hub_errors(what: str) -> Iterator[None]:
         raise InputError('no Hub token was found; run `hf auth login`, or set HF_TOKEN to one that may write') from None
     except errors.OfflineModeIsEnabled:
         raise InputError('HF_HUB_OFFLINE is set; unset it to reach the Hub') from None
+    except errors.GatedRepoError:
+        raise InputError(f'{what} is gated; ask for access on its page at {hub_address()}, then give a token of the '
+                         'account that has it') from None
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
-        raise InputError(f'{what} or its revision is not on {constants.ENDPOINT}; check name and token') from None
+        raise InputError(f'{what} or its revision is not on {hub_address()}; check name and token') from None
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         cure = CURES.get(status, 'try again later' if status >= 500 else 'see the status page of the Hub')
         raise InputError(f'the Hub answered {status} for {what}; {cure}') from None
     except errors.HTTPError as error:
         kind = type(error).__name__
-        raise InputError(f'the Hub at {constants.ENDPOINT} cannot be reached ({kind}); check the connection') from None
+        raise InputError(f'the Hub at {hub_address()} cannot be reached ({kind}); check the connection') from None
     except (RuntimeError, OSError, ValueError) as error:
-        line = ' '.join(str(error).split())
-        raise InputError(f'the transfer of {what} failed ({type(error).__name__}: {line:.160}); try again') from None
+        raise InputError(f'the transfer of {what} failed ({one_line(error):.200}); try again') from None

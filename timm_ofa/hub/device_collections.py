@@ -6,7 +6,7 @@ import logging
 
 from huggingface_hub import HfApi
 
-from ..errors import InputError
+from ..errors import InputError, without_password
 from .client import hub_errors
 from .metadata import evidence
 from .record import Record
@@ -60,4 +60,4 @@ def _list_in(api: HfApi, repo_id: str, title: str, note: str, private: bool) -> 
         api.add_collection_item(slug, repo_id, 'model', note=note, exists_ok=True)
     elif item.note != note:
         api.update_collection_item(slug, item.item_object_id, note=note)
-    return found.url
+    return without_password(found.url)

@@ -14,12 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import ModelInfo, constants, hf_hub_download
-from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub import ModelInfo, hf_hub_download
+from huggingface_hub.errors import HFValidationError, HTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError
 
 from ..errors import InputError
 from ..fields import check_slug
-from ..networks import CONFIG
+from ..networks import CONFIG, hub_address
+from ..searching import within
 from ..training import supernet_folder
 from .client import hub_api, hub_errors
 from .folder import PERF, load_record
@@ -52,7 +53,7 @@ class Found:
         """One latency of each device (or of the given one) on which it is at most `max_latency_ms`."""
         devices = [device] if device else sorted({m.device for m in self.record.measurements})
         known = [m for m in map(self.latency, devices) if m]
-        return [m for m in known if max_latency_ms is None or m.typical_ms <= max_latency_ms]
+        return [m for m in known if max_latency_ms is None or within(m.typical_ms, max_latency_ms)]
 
 
 def find(source: str, device: str | None = None, max_latency_ms: float | None = None) -> list[Found]:
@@ -179,7 +180,7 @@ def _on_hub(org: str, device: str | None, max_latency_ms: float | None) -> Itera
     infos = [info for info in _listed(org, wanted) if SUPERNET_TAG not in (info.tags or [])]
     with ThreadPoolExecutor(READERS) as pool:
         for info, path in zip(infos, pool.map(_fetch_record, infos)):
-            yield info.id, f'{constants.ENDPOINT}/{info.id}', path
+            yield info.id, f'{hub_address()}/{info.id}', path
 
 
 def _fetch_record(info: ModelInfo) -> Path | None:
@@ -189,4 +190,9 @@ def _fetch_record(info: ModelInfo) -> Path | None:
             paths = [Path(hf_hub_download(info.id, name, revision=info.sha)) for name in (CONFIG, PERF)]
         except (HFValidationError, RemoteEntryNotFoundError, RepositoryNotFoundError):
             return None
+        except (HTTPError, OSError) as error:
+            answer = getattr(error.__cause__ or error, 'response', None)
+            if answer is not None and answer.status_code == 403:  # disabled by the Hub, or not open to this token
+                return None
+            raise
     return paths[0].parent

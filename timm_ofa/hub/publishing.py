@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, ModelInfo, SpaceCardData, constants
+from huggingface_hub import HfApi, ModelInfo, SpaceCardData
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from ..errors import InputError, listed
 from ..files import write_text
-from ..networks import BLOCK, CONFIG, read_json
+from ..networks import BLOCK, CONFIG, hub_address, read_json
 from .card import OWNER, render_card
 from .client import check_repo_id, hub_api, hub_errors, writable_id
 from .device_collections import collect
@@ -66,7 +66,7 @@ def publish(folder: str | Path, repo_id: str | None = None, *, private: bool = F
             write_text(Path(stage) / CARD, render(repo_id))
             api.create_repo(repo_id, private=private, exist_ok=True)
             before = api.model_info(repo_id)
-            _check_ours(api, before, record.kind, private, force)
+            _check_ours(api, before, record, private, force)
             commit = before.sha
             if not _equals_remote(api, 'model', repo_id, stage):
                 if not force:
@@ -75,7 +75,7 @@ def publish(folder: str | Path, repo_id: str | None = None, *, private: bool = F
                 commit = _upload(api, 'model', repo_id, stage, before.sha, message)
             _check_tags(api, repo_id, found['tags'])
             version = _tag_version(api, repo_id, commit)
-    done: dict[str, Any] = {'repo_id': repo_id, **found, 'url': f'{constants.ENDPOINT}/{repo_id}', 'commit': commit,
+    done: dict[str, Any] = {'repo_id': repo_id, **found, 'url': f'{hub_address()}/{repo_id}', 'commit': commit,
             'version': version, 'changed': commit != before.sha}
     if collection and isinstance(record, Record):
         done['collections'] = collect(api, repo_id, record, private)
@@ -109,7 +109,7 @@ def publish_family(folders: Sequence[str | Path], owner: str | None = None, *, d
         for folder, record in zip(folders, records):
             linked = tuple(p if p.label else replace(p, id=ids.get(p.arch, p.id)) for p in record.front)
             if linked != record.front:
-                update_folder(folder, front=linked)
+                update_folder(folder, partial(replace, front=linked))
     return [publish(folder, repo_id, dry_run=dry_run, **options) for folder, repo_id in zip(folders, ids.values())]
 
 
@@ -155,7 +155,7 @@ def publish_page(page: str | Path, space_id: str, *, private: bool = False, forc
         before = api.space_info(space_id)
         if private and not before.private:
             raise InputError(f'{space_id} is public already; make it private in its settings, or leave out private')
-        if not (is_new or force or 'timm_ofa' in (before.tags or [])):
+        if not (is_new or force or 'timm_ofa' in (before.tags or []) or _is_unfinished(api, space_id)):
             raise InputError(f'{space_id} exists and was not written by timm_ofa; choose another name, or force it')
         title = space_id.split('/')[1]
         data = SpaceCardData(title=title, sdk='static', app_file='index.html', tags=['timm_ofa'], pinned=False)
@@ -164,30 +164,41 @@ def publish_page(page: str | Path, space_id: str, *, private: bool = False, forc
         shutil.copyfile(page, Path(stage) / 'index.html')
         if not _equals_remote(api, 'space', space_id, stage):
             _upload(api, 'space', space_id, stage, before.sha, 'Catalog')
-    return f'{constants.ENDPOINT}/spaces/{space_id}'
+    return f'{hub_address()}/spaces/{space_id}'
 
 
-def _check_ours(api: HfApi, info: ModelInfo, kind: str, private: bool, force: bool) -> None:
-    """Raise unless the repository may be written to: it is empty, unfinished, or ours and of the same kind."""
+def _is_unfinished(api: HfApi, space_id: str) -> bool:
+    """Whether a Space holds only what the Hub puts into a new one, as if publishing had broken off."""
+    commits = api.list_repo_commits(space_id, repo_type='space')
+    return len(commits) == 1 and commits[0].title == 'initial commit'
+
+
+def _check_ours(api: HfApi, info: ModelInfo, record: Record | SupernetRecord, private: bool, force: bool) -> None:
+    """Raise unless the repository may be written to: it is empty, unfinished, or ours and of the same kind and name."""
     if private and not info.private:
         raise InputError(f'{info.id} is public already; make it private in its settings, or leave out private')
     files = {s.rfilename for s in info.siblings or []} - {'.gitattributes', CARD}
     if not files or force:
         return
-    there = _kind_on_hub(api, info) if CONFIG in files else None
-    if there is None:
+    block = _block_on_hub(api, info) if CONFIG in files else None
+    if block is None:
         raise InputError(f'{info.id} exists and was not written by timm_ofa; choose another name, or force it')
-    if there != kind:
-        raise InputError(f'{info.id} holds a {there}, not a {kind}; choose another name, or force it')
+    there = block.get('kind', 'subnet')
+    if there != record.kind:
+        raise InputError(f'{info.id} holds a {there!s:.40}, not a {record.kind}; choose another name, or force it')
+    name = block.get('name', record.name)  # a supernet's has none
+    if name != record.name:
+        raise InputError(f'{info.id} holds the network {name!r:.100}, not {record.name!r}; choose another repository, '
+                         'or force it')
 
 
-def _kind_on_hub(api: HfApi, info: ModelInfo) -> str | None:
-    """'subnet' or 'supernet', as the repository's `config.json` says; None if timm_ofa did not write that file."""
+def _block_on_hub(api: HfApi, info: ModelInfo) -> dict[str, Any] | None:
+    """Our block in the repository's `config.json`; None if timm_ofa did not write that file."""
     try:
         block = read_json(Path(api.hf_hub_download(info.id, CONFIG, revision=info.sha))).get(BLOCK)
     except InputError:
         return None
-    return str(block.get('kind', 'subnet')) if isinstance(block, dict) else None
+    return block if isinstance(block, dict) else None
 
 
 def _refuse_changed(api: HfApi, repo_id: str) -> None:

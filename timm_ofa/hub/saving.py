@@ -8,10 +8,8 @@ from __future__ import annotations
 import copy
 import json
 import re
-import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from importlib.util import find_spec
 from itertools import zip_longest
 from pathlib import Path
@@ -23,7 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ..errors import InputError
-from ..files import replacing, save_tensors, sha256_of, write_text
+from ..files import locked, replacing, save_tensors, sha256_of, write_text
 from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, data_cfg, model_args, read_json, write_config
 from ..runtimes import Session, to_onnx
 from .card import render_card
@@ -42,8 +40,9 @@ from .folder import (
     is_ours,
     subset,
 )
+from .outgoing import PERF_KEYS, copy_files, public_config, refuse_links
 from .plots import plot_architecture, plot_front
-from .record import FrontPoint, Measurement, Record
+from .record import Record
 
 MAX_ONNX_ERROR = 1e-3  # of the largest logit: rounding stays below it, and any wrong weight is far above it
 
@@ -96,15 +95,16 @@ def _write_figures(folder: Path, record: Record, perf: dict) -> None:
     write_text(folder / CARD, render_card(record))
 
 
-def update_folder(folder: str | Path, *, measurements: Sequence[Measurement] | None = None,
-                  front: Sequence[FrontPoint] | None = None) -> Record:
-    """Write other latencies or another front into a folder, and give its new record. Weights and config stay."""
+def update_folder(folder: str | Path, change: Callable[[Record], Record]) -> Record:
+    """Write other latencies or another front into a folder, and give its new record. Weights and config stay.
+
+    Args:
+        change: Gives the new record from the one that the folder holds now. Other updates of the folder wait meanwhile.
+    """
     folder = Path(folder)
-    record = check_folder(folder)
-    record = replace(
-        record, measurements=record.measurements if measurements is None else tuple(measurements),
-        front=record.front if front is None else tuple(front)).check()
-    _write_figures(folder, record, read_json(folder / PERF))
+    with locked(folder):
+        record = change(check_folder(folder)).check()
+        _write_figures(folder, record, read_json(folder / PERF))
     return record
 
 
@@ -112,11 +112,14 @@ def stage_folder(folder: str | Path, stage: Path) -> Record:
     """Check a folder and copy its files, except the card, to the folder `stage`, which is then published; raises
     `InputError`."""
     folder = Path(folder)
+    refuse_links(folder, FILES)
     record = check_folder(folder)
     _check_card(folder, record)
-    for name in FILES:
-        if name != CARD and (folder / name).is_file():
-            shutil.copyfile(folder / name, stage / name)
+    copy_files(folder, stage, (name for name in FILES if name != CARD))
+    for name, kept in ((CONFIG, public_config(read_json(folder / CONFIG))),
+                       (PERF, subset(read_json(folder / PERF), PERF_KEYS))):
+        if kept != read_json(folder / name):
+            _write_json(stage / name, kept)
     return record
 
 

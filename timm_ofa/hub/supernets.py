@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +17,23 @@ import yaml
 from ..errors import InputError, listed, one_line
 from ..files import sha256_of, write_text
 from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, Supernet, check_shapes, read_json
-from ..training import LOG, RUN_FILES, TrainConfig, run_events
+from ..training import LOG, RUN_FILES, TIMES, TrainConfig, run_events
 from .cost import training_cost
+from .folder import subset
+from .outgoing import (
+    SUPERNET_KEYS,
+    copy_files,
+    public_config,
+    public_emissions,
+    public_event,
+    public_name,
+    public_training,
+    refuse_links,
+)
 from .plots import is_report, plot_training
 from .record import HUB_ID, NAME, SupernetRecord
 
-SPACE, TRAINING, CURVES = 'space.json', 'train.yaml', 'training.svg'
+SPACE, TRAINING, CURVES, EMISSIONS = 'space.json', 'train.yaml', 'training.svg', RUN_FILES[-1]
 FILES = (CONFIG, WEIGHTS, 'README.md', SPACE, TRAINING, CURVES, *RUN_FILES, 'LICENSE')  # that are published and fetched
 
 
@@ -73,7 +83,8 @@ def read_supernet(folder: Path) -> tuple[SupernetRecord, TrainConfig | None, Sup
         data=data, dataset_id=data if re.fullmatch(HUB_ID, str(data), re.ASCII) else None,
         judged=[{k: v for k, v in event.items() if k != 'event'} for event in run_events(folder, LOG)
                 if event.get('event') == 'subnet'],
-        source=block.get('source'), code_version=__version__))
+        source=public_name(source) if isinstance(source := block.get('source'), str) else source,
+        license=block.get('license', 'apache-2.0'), code_version=__version__))
     return replace(record, training=training_cost(folder)), training, network
 
 
@@ -81,38 +92,28 @@ def stage_supernet(folder: str | Path, stage: Path) -> tuple[SupernetRecord, Tra
     """Check a supernet's folder and write all its files, except the card, to the folder `stage`, which is then
     published."""
     folder = Path(folder)
+    refuse_links(folder, FILES)
     record, training = check_supernet(folder)
-    training = training and _without_places(training, record.data)
-    config = read_json(folder / CONFIG)
+    training = training and public_training(training, record.data)
+    config = public_config(read_json(folder / CONFIG))
+    config[BLOCK] = subset(config[BLOCK], SUPERNET_KEYS)
     if training:
         config[BLOCK]['training'] = training.to_dict()
         write_text(stage / TRAINING, yaml.safe_dump({'kind': 'supernet', **training.to_dict()}, sort_keys=False))
-    if '/' in str(config[BLOCK].get('source', '')) and '://' not in config[BLOCK]['source']:
-        config[BLOCK]['source'] = Path(config[BLOCK]['source']).name
+    if record.source:
+        config[BLOCK]['source'] = record.source
     write_text(stage / CONFIG, json.dumps(config, indent=2) + '\n')
     write_text(stage / SPACE, json.dumps(record.space.to_dict(), indent=2) + '\n')
-    shutil.copyfile(folder / WEIGHTS, stage / WEIGHTS)
-    for name in (*RUN_FILES, 'LICENSE'):
-        if name != LOG and (folder / name).is_file():
-            shutil.copyfile(folder / name, stage / name)
-    events = [{**event, 'config': training.to_dict()} if training and 'config' in event else event
-              for event in run_events(folder, LOG)]
-    if events:
-        write_text(stage / LOG, ''.join(json.dumps(event) + '\n' for event in events))
-    if any(map(is_report, events)):
-        plot_training(events, stage / CURVES)
+    copy_files(folder, stage, (WEIGHTS, 'LICENSE'))
+    for name in (LOG, TIMES):
+        events = [public_event(event, training) for event in run_events(folder, name)]
+        if events:
+            write_text(stage / name, ''.join(json.dumps(event) + '\n' for event in events))
+        if any(map(is_report, events)):
+            plot_training(events, stage / CURVES)
+    if (folder / EMISSIONS).is_file():
+        write_text(stage / EMISSIONS, public_emissions((folder / EMISSIONS).read_text(encoding='utf-8')))
     return record, training
-
-
-def _without_places(training: TrainConfig, data: str | None) -> TrainConfig:
-    """The same configuration, with names in place of paths on a disk."""
-    def name(source: str | None) -> str | None:
-        return source if not source or ':' in source else Path(source).name
-
-    return replace(
-        training, data=training.data if data and training.data.startswith(data) else data or 'unknown',
-        space=Path(training.space).stem, teacher=name(training.teacher),
-        initial_checkpoint=name(training.initial_checkpoint))
 
 
 def _network(config: Mapping[str, Any]) -> Supernet:
@@ -124,7 +125,8 @@ def _network(config: Mapping[str, Any]) -> Supernet:
     allowed = {'space', 'resolutions', 'num_classes', 'in_chans', 'global_pool', 'drop_rate', 'bn_eps', 'bn_momentum'}
     try:
         unknown = sorted(set(args) - allowed)
-        network = None if unknown else timm.create_model(name, device='meta', **args)
+        network = None if unknown else timm.create_model(
+            name, device='meta', **{'num_classes': config.get('num_classes'), **args})
     except InputError:
         raise
     except Exception as error:  # timm may raise anything for arguments of strangers

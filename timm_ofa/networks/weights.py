@@ -19,7 +19,7 @@ from timm.models import PretrainedCfg
 from timm.models._builder import resolve_pretrained_cfg
 from torch import nn
 
-from ..errors import InputError, one_line
+from ..errors import InputError, one_line, without_password
 from ..fields import MAX_ITEMS, read_value
 from ..files import sha256_of
 
@@ -175,8 +175,15 @@ def refuse_unreachable() -> None:
     try:
         get_session().head(constants.ENDPOINT, timeout=PROBE_S)
     except HTTPError as error:
-        raise InputError(f'the Hub at {constants.ENDPOINT} cannot be reached ({type(error).__name__}); '
+        raise InputError(f'the Hub at {hub_address()} cannot be reached ({type(error).__name__}); '
                          'check the connection') from None
+
+
+def hub_address() -> str:
+    """The address of the Hub (HF_ENDPOINT) for people to read: without the password that it may hold."""
+    from huggingface_hub import constants
+
+    return without_password(constants.ENDPOINT)
 
 
 def read_json(path: Path) -> dict:

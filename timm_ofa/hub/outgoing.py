@@ -1,0 +1,94 @@
+"""What may leave this computer with a published folder: the one list of files, keys and columns.
+
+All else stays: keys that somebody added, places on the disk, and codecarbon's coordinates and machine.
+"""
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..networks import BLOCK, DIGEST
+from ..training import TrainConfig
+from .folder import subset
+from .record import HUB_ID
+
+CONFIG_KEYS = (  # of config.json; those that timm reads, and our block
+    'architecture', 'num_classes', 'num_features', 'global_pool', 'label_names', 'label_descriptions', 'model_args',
+    'pretrained_cfg', BLOCK)
+PRETRAINED_KEYS = (  # of its pretrained_cfg: what the network is and how images go in, but not where it was read from
+    'tag', 'license', 'origin_url', 'paper_name', 'paper_ids', 'notes', 'num_classes', 'input_size', 'test_input_size',
+    'min_input_size', 'fixed_input_size', 'interpolation', 'crop_pct', 'test_crop_pct', 'crop_mode', 'mean', 'std',
+    'pool_size', 'test_pool_size', 'first_conv', 'classifier', 'custom_load')
+SUPERNET_KEYS = ('kind', DIGEST, 'space', 'data', 'class_names', 'training', 'source', 'license')  # of its block
+PERF_KEYS = ('format', 'name', DIGEST, 'onnx_sha256', 'measurements', 'front')
+EVENT_KEYS = (  # of log.jsonl and times.jsonl
+    'event', 'processes', 'data', 'images', 'steps', 'versions', 'phase', 'epoch', 'step', 'at_step', 'loss',
+    'lr', 'images_per_s', 'seconds', 'session_s', 'date', 'device', 'device_name', 'changed', 'largest_top1_pct',
+    'smallest_top1_pct', 'subnet', 'top1_pct', 'macs_m', 'params_k', 'arch')
+EMISSION_COLUMNS = (
+    'timestamp', 'run_id', 'duration', 'emissions', 'energy_consumed', 'cpu_energy', 'gpu_energy', 'ram_energy')
+
+
+def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What leaves of a `config.json`. Our block is checked by its own reader."""
+    found = subset(config, CONFIG_KEYS)
+    if isinstance(found.get('pretrained_cfg'), Mapping):
+        found['pretrained_cfg'] = subset(found['pretrained_cfg'], PRETRAINED_KEYS)
+    return found
+
+
+def public_event(event: Mapping[str, Any], training: TrainConfig | None) -> dict[str, Any]:
+    """What leaves of an event of a log; its configuration is `training`, which holds no paths."""
+    config = {'config': training.to_dict()} if training and 'config' in event else {}
+    return {**{key: event[key] for key in event if key in EVENT_KEYS}, **config}
+
+
+def public_training(training: TrainConfig, data: str | None) -> TrainConfig:
+    """The configuration of a training with names in place of paths. `data` is the name of its images."""
+    is_named = data and re.fullmatch(rf'(stream:)?{re.escape(data)}(\?[^/\\]*)?', training.data)
+    return replace(
+        training, data=training.data if is_named else data or 'unknown', teacher=public_name(training.teacher),
+        initial_checkpoint=public_name(training.initial_checkpoint))
+
+
+def public_name(source: str | None) -> str | None:
+    """A name of timm's, of ours or of the Hub as it is; of a path, the last part alone."""
+    if source is None or re.fullmatch(rf'hf[-_]hub:{HUB_ID}(@[\w.-]+)?|[\w.-]+|https?://[^\s@]+', source, re.ASCII):
+        return source
+    return re.split(r'[/\\]', source.partition('?')[0].rstrip('/\\'))[-1].rpartition(':')[2] or 'unknown'
+
+
+def public_emissions(text: str) -> str:
+    """What leaves of codecarbon's table: times and energy, neither place nor machine."""
+    rows = list(csv.DictReader(io.StringIO(text, newline='')))
+    columns = [name for name in EMISSION_COLUMNS if rows and name in rows[0]]
+    out = io.StringIO(newline='')
+    writer = csv.DictWriter(out, columns, extrasaction='ignore', lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def refuse_links(folder: Path, names: Iterable[str]) -> None:
+    """Raise if one of these files is a link to a file elsewhere. In the Hub client's cache, links lead to its blobs."""
+    cache = folder.resolve().parent.parent / 'blobs'
+    homes = (folder.resolve(), cache) if folder.resolve().parent.name == 'snapshots' else (folder.resolve(),)
+    for name in names:
+        path = folder / name
+        if path.is_symlink() and path.resolve().parent not in homes:
+            raise InputError(f'{name} in {str(folder)!r:.200} is a link to a file elsewhere, which would be published; '
+                             'put a copy in its place, or remove it')
+
+
+def copy_files(folder: Path, stage: Path, names: Iterable[str]) -> None:
+    """Copy those of these files that there are."""
+    for name in names:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, stage / name)
