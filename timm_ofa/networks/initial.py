@@ -36,8 +36,10 @@ def load_trained(source: str, what: str) -> nn.Module:
             'give a timm model with weights, or a folder that timm loads') from None
 
 
-def initialize(supernet: Supernet, source: str) -> None:
+def initialize(supernet: Supernet, source: str) -> bool:
     """Give a supernet the weights of a trained network. If the classes differ, the classifier stays as it is.
+
+    Returns whether that network is a supernet, so that all subnets are trained.
 
     Args:
         source: A supernet of this space at any resolutions, or a network of timm's that fits into the supernet. It is
@@ -64,6 +66,7 @@ def initialize(supernet: Supernet, source: str) -> None:
                 f'initial_checkpoint {source!r:.120} does not fit into {supernet.space.name}: {misfit}; '
                 'give a smaller network, or write a space that holds it')
     _grow(supernet, model)
+    return isinstance(model, Supernet)
 
 
 def _misfit(supernet: Supernet, model: nn.Module) -> str | None:
