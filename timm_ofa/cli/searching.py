@@ -10,7 +10,6 @@ from .shared import COMMON, check_files, options
 from .verbs import Answer, Option, Verb, positive, profile_limit
 
 if TYPE_CHECKING:
-    from ..devices import DeviceProfile
     from ..searching import Candidate, SearchResult
     from ..spaces import SearchSpace
 
@@ -79,7 +78,7 @@ def _search(space: str, predictor: str, profile: str | None, max_latency_ms: flo
     from ..accuracy import load_predictor, load_upstream_predictor
     from ..devices import load_profile
     from ..hub import check_picture, plot_search, save_front
-    from ..searching import search
+    from ..searching import search, searched_with
     from ..spaces import load_space
 
     check_files(out=out, plot=plot)
@@ -91,34 +90,33 @@ def _search(space: str, predictor: str, profile: str | None, max_latency_ms: flo
              else load_predictor(predictor, search_space))
     result = search(search_space, judge, device, max_latency_ms=max_latency_ms, limits=limits, resolutions=resolutions,
                     seed=seed)
+    num_classes, _ = searched_with(device, limits)
     if out and device and profile:
         save_front(out, result, search_space, judge, device, profile, max_latency_ms, seed,
                    [limit.text() for limit in limits])
         say(f'front of {len(result.front)} networks: {out}')
     if plot:
         cost = 'M MACs' if device is None else f'predicted latency on {device.device_name} (ms)'
-        plot_search([(_cost(c, search_space, device), c.top1_pct) for c in result.front], result.history, plot,
+        plot_search([(_cost(c, search_space, num_classes), c.top1_pct) for c in result.front], result.history, plot,
                     cost=cost, limit=shown_limit)
         say(f'picture: {plot}')
     if result.proven:
         say('proven: no network beats this front, as the predictor and the profile have it')
-    return _front_answer(result, search_space, device)
+    return _front_answer(result, search_space, num_classes)
 
 
-def _cost(candidate: Candidate, space: SearchSpace, device: DeviceProfile | None) -> float:
-    """Millions of MACs, or ms where there is a device."""
-    if device is None or candidate.latency_ms is None:
-        return space.macs(candidate.arch) / 1e6
-    return candidate.latency_ms
+def _cost(candidate: Candidate, space: SearchSpace, num_classes: int | None) -> float:
+    """The latency in ms, or millions of MACs if the search had no device."""
+    return space.macs(candidate.arch, num_classes) / 1e6 if candidate.latency_ms is None else candidate.latency_ms
 
 
-def _front_answer(result: SearchResult, space: SearchSpace, device: DeviceProfile | None) -> Answer:
+def _front_answer(result: SearchResult, space: SearchSpace, num_classes: int | None) -> Answer:
     """The front; the table shows about ten of its networks, the best one first."""
     from ..hub import candidate_dict
 
     shown = result.front[::-1]
-    text = table(['top-1 %', 'M MACs' if device is None else 'latency ms', 'arch'], [
-        [round(c.top1_pct, 2), round(_cost(c, space, device), 4), str(c.arch)]
+    text = table(['top-1 %', 'M MACs' if result.best.latency_ms is None else 'latency ms', 'arch'], [
+        [round(c.top1_pct, 2), round(_cost(c, space, num_classes), 4), str(c.arch)]
         for c in shown[::max(1, len(shown) // 10)]])
     return Answer(dict(
         best={**candidate_dict(result.best), 'text': str(result.best.arch)}, proven=result.proven,
