@@ -71,6 +71,13 @@ def test_an_interrupted_collection_goes_on_as_it_would_have(space):
     assert again(whole[:FIRST + BATCH], 2) == archs[FIRST + BATCH:FIRST + BATCH + 2]
 
 
+@pytest.mark.parametrize('seed', range(3))
+def test_a_small_space_is_collected_to_its_last_network(space, seed):
+    small = space.restrict(depths=[1], kernel_sizes=[3, 5], expand_ratios=[2, 3], resolutions=[24])
+    assert len({arch for arch, _ in collected(small, 64, seed)}) == small.size() == 64
+    assert Active(small, seed=seed)(collected(small, 64, seed), 5) == []
+
+
 def test_the_second_axis_may_be_the_latency_of_a_device(space):
     class Profile:
         name, num_classes, batch_size = 'toy', None, 1

@@ -38,6 +38,13 @@ def test_the_spread_is_small_where_networks_were_seen_and_covers_the_errors(spac
     assert (errors < 2 * np.hypot(new, 0.1)).mean() > 0.85  # 0.1: the noise of an evaluation
 
 
+@pytest.mark.parametrize('kind', [AccuracyPredictor, AdditivePredictor])
+def test_networks_that_are_judged_several_times_do_not_leak_into_the_check(space, archs, kind):
+    noise = np.repeat(np.random.default_rng(0).uniform(60, 80, 40), 4)  # says nothing about other networks
+    check = kind.fit(space, [arch for arch in archs[:40] for _ in range(4)], noise).check
+    assert check['kendall_tau'] < 0.3 and check['rmse_pct'] > 0.8 * noise.std()
+
+
 def test_held_out_predictions_are_kept_for_a_picture(space, archs, predictor):
     error = np.sqrt(np.mean((predictor.held_out_pct - top1_of(space, archs)[:80]) ** 2))
     assert predictor.check['rmse_pct'] == pytest.approx(error, abs=1e-4)
@@ -118,6 +125,8 @@ def test_accuracies_that_cannot_be_meant_are_refused(space, archs, change, messa
 def test_too_few_networks_are_refused(space, archs):
     with pytest.raises(InputError, match='9 evaluated networks are too few'):
         AccuracyPredictor.fit(space, archs[:9], [70.0] * 9)
+    with pytest.raises(InputError, match='9 evaluated networks are too few'):
+        AccuracyPredictor.fit(space, archs[:9] * 20, [70.0] * 180)
 
 
 def test_real_accuracies_are_predicted_from_a_hundred_of_them(shared):

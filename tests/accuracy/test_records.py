@@ -97,6 +97,12 @@ def test_records_of_another_supernet_data_or_seed_are_refused(judge, digits, tmp
         collect(judge, digits, 3, path, seed=1)
     with pytest.raises(InputError, match="data 'digits'"):
         collect(judge, replace(digits, name='numbers'), 3, path)
+    last, same = digits.holdout.subset(range(len(digits.holdout)), 'one pixel differs'), digits.holdout
+    last._pixels = digits.holdout.decode()._pixels.clone()
+    last._pixels[77, 0, 3, 3] += 1  # of the same name and size
+    assert last.digest() != same.digest() == digits.holdout.subset(range(len(same)), 'a copy').digest()
+    with pytest.raises(InputError, match='images_sha256'):
+        collect(SubnetJudge(judge.supernet, digits.train, last, calibration_images=64), digits, 3, path)
     (tmp_path / 'records.jsonl.meta.json').unlink()
     with pytest.raises(InputError, match='unknown supernet'):
         collect(judge, digits, 3, path)

@@ -134,6 +134,23 @@ def test_an_epoch_may_be_longer_than_the_stream(parquet):
     assert set(digests[:74]) == set(digests[74:])
 
 
+@pytest.mark.parametrize('known', [True, False])
+def test_an_epoch_goes_on_where_the_one_before_ended(parquet, known):
+    found = load_data(f'stream:{parquet}', 32, images_per_epoch=80).train
+    train = StreamSet(replace(found.stream, length=90 if known else None), 24, 32, found.held)
+    epochs = [[bytes(image['bytes']) for _, image, _ in train.order(0, epoch)] for epoch in range(12)]
+    assert [len(epoch) for epoch in epochs] == [24] * 12 and len(found.held) == 8
+    assert all(len(set(epoch)) >= 23 for epoch in epochs[:3])
+    seen = [image for epoch in epochs[:4] for image in epoch]  # 96 places, 82 images
+    times = np.bincount(np.unique(seen, return_inverse=True)[1])
+    assert len(times) >= (75 if known else 82) and times.max() <= (3 if known else 2)  # shards differ
+    again = [bytes(image['bytes']) for _, image, _ in train.order(0, 7)]
+    assert again == epochs[7] and [place for place, *_ in train.order(0, 7, 20)] == [20, 21, 22, 23]
+    assert [bytes(image['bytes']) for _, image, _ in train.order(0, 7, 20)] == epochs[7][20:]
+    many = np.unique([image for epoch in epochs for image in epoch], return_counts=True)[1]
+    assert len(many) == 82 and many.min() >= 2 and many.max() <= 5  # 3.5 times each
+
+
 def test_a_stream_is_calibrated_on_images_that_it_trains_on(parquet):
     data, space = data_of('stream', parquet), replace(load_space('ofa_mbv3_tiny'), resolutions=(20,))
     one, two = (

@@ -8,6 +8,8 @@ Legend: N candidates, E judged networks.
 """
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 
 from ..devices import DeviceProfile
@@ -110,6 +112,11 @@ class Active:
             found += [candidate.arch for candidate in front]
         known = set(archs)
         candidates = [arch for arch in dict.fromkeys(found) if arch not in known]
+        unseen = self.space.size() * len(self.space.resolutions) - len(known)
+        if len(candidates) < min(BATCH, unseen):  # near the end of a small space
+            known.update(candidates)
+            others = (arch for arch in subnets_to_judge(self.space, seed) if arch not in known)
+            candidates += islice(others, min(BATCH, unseen) - len(candidates))
         codes, cost = self.space.encode(candidates), self._cost()
         chosen = choose(
             cost(codes), predictor.predict_codes(codes, self.space), predictor.spread_codes(codes, self.space),

@@ -24,8 +24,9 @@ def checked_records(space: SearchSpace, archs: Iterable[Arch], top1_pct: ArrayLi
     codes, top1 = space.encode(archs), np.asarray(top1_pct, dtype=float)
     if top1.shape != (len(codes),):
         raise InputError(f'top1_pct has the shape {top1.shape}, archs are {len(codes)}; give one value an arch')
-    if len(codes) < MIN_SAMPLES:
-        raise InputError(f'{len(codes)} evaluated networks are too few; collect at least {MIN_SAMPLES}')
+    different = len(np.unique(codes, axis=0))
+    if different < MIN_SAMPLES:
+        raise InputError(f'{different} evaluated networks are too few; collect at least {MIN_SAMPLES}')
     if not np.isfinite(top1).all() or top1.min() < 0 or top1.max() > 100:
         raise InputError(f'top1_pct from {top1.min()} to {top1.max()} is not percent; give 0 to 100')
     if top1.max() <= 1:
@@ -34,11 +35,16 @@ def checked_records(space: SearchSpace, archs: Iterable[Arch], top1_pct: ArrayLi
 
 
 def held_out(learn: Learn, space: SearchSpace, codes: np.ndarray, top1: np.ndarray, seed: int) -> np.ndarray:
-    """Predictions (N,) for the networks of each fold, by a predictor that learned from the other folds."""
+    """Predictions (N,) for the networks of each fold, by a predictor that learned from the other folds.
+
+    All records of one network are in the same fold.
+    """
     predicted = np.empty_like(top1)
-    for test in np.array_split(np.random.default_rng(seed).permutation(len(top1)), FOLDS):
-        train = np.setdiff1d(np.arange(len(top1)), test)
-        predicted[test] = learn(space, codes[train], top1[train]).predict_codes(codes[test], space)
+    _, first, which = np.unique(codes, axis=0, return_index=True, return_inverse=True)
+    network = np.argsort(np.argsort(first))[which.ravel()]  # (N,) numbered in the order in which they appear
+    for fold in np.array_split(np.random.default_rng(seed).permutation(len(first)), FOLDS):
+        test = np.isin(network, fold)
+        predicted[test] = learn(space, codes[~test], top1[~test]).predict_codes(codes[test], space)
     return predicted
 
 

@@ -14,11 +14,9 @@ from torch import nn
 from ..console import progress_bar
 from ..errors import InputError
 from ..files import write_text
-from ..images import Data, ImageSet
+from ..images import Data
 from ..spaces import Arch, SearchSpace
 from .judge import SubnetJudge, judge_together, launched
-
-DIGEST_IMAGES = 8  # whose pixels tell apart two sets of images of one name
 
 Records = list[tuple[Arch, float]]  # networks and their top-1, percent
 Propose = Callable[[Records, int], list[Arch]]  # (records so far, n) -> up to n networks to judge next
@@ -61,7 +59,7 @@ def collect(judge: SubnetJudge, data: Data, num: int, path: str | Path, *, seed:
     meta_path = Path(f'{path}.meta.json')
     meta = dict(
         space=space.name, resolutions=list(space.resolutions), supernet_sha256=supernet_digest(judge.supernet),
-        data=data.name, images=len(judge.images), images_sha256=_images_digest(judge.images),
+        data=data.name, images=len(judge.images), images_sha256=judge.images.digest(),
         calibration_images=judge.calibration_images, seed=seed,
         **({'proposer': proposer} if propose else {}))
     _check_meta(path, meta_path, meta)
@@ -78,8 +76,7 @@ def collect(judge: SubnetJudge, data: Data, num: int, path: str | Path, *, seed:
     todo = (arch for arch in subnets_to_judge(space, seed) if arch not in done)
     propose = propose or (lambda _, n: list(islice(todo, n)))
     with progress_bar(num, 'collect', 'subnet', shown=state.is_main_process, initial=len(records)) as bar:
-        while len(records) < num:
-            archs = propose(records, min(state.num_processes, num - len(records)))
+        while len(records) < num and (archs := propose(records, min(state.num_processes, num - len(records)))):
             judged = [(arch, round(top1_pct, 4)) for arch, top1_pct in zip(archs, judge_together(judge, archs))]
             if state.is_main_process:
                 with path.open('a') as file:
@@ -87,13 +84,6 @@ def collect(judge: SubnetJudge, data: Data, num: int, path: str | Path, *, seed:
             records += judged
             bar.update(len(judged))
     return records[:num]
-
-
-def _images_digest(images: ImageSet) -> str:
-    """SHA-256 of the labels of all images and the pixels of a few, in hex: what two folders of one name differ in."""
-    digest = hashlib.sha256(json.dumps(images.labels.tolist()).encode())
-    digest.update(images.fetch(range(0, len(images), max(1, len(images) // DIGEST_IMAGES))).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def check_records(path: str | Path, space: SearchSpace) -> None:

@@ -49,7 +49,8 @@ def load_data(source: str, side: int, *, holdout: float = 0.1, limit: int | None
         limit: At most so many training images: random ones, each class with its share.
         seed: Draws these, and the held-out images.
         decode: When images are decoded, one of DECODE; not for streams.
-        images_per_epoch: Length of an epoch of a stream; default: the length that the data set says it has.
+        images_per_epoch: Length of an epoch of a stream; default: the length that the data set says it has. An epoch
+            goes on where the one before it ended.
     """
     opened = open_source(source)
     if isinstance(opened.train, Stream):

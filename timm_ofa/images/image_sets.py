@@ -1,6 +1,7 @@
 """Sets of images that training and judging read: `ImageSet` gives any image, `StreamSet` the next ones of a stream."""
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from torch.utils.data import get_worker_info
 
 from ..console import progress_bar
 from ..errors import InputError
-from .splits import Rows, Stream, decode_image, image_digest
+from .splits import Rows, Stream, decode_image, image_digest, mixed
 
 DECODE = ('auto', 'once', 'always')  # when images are decoded; auto: once if they fit into MEMORY_LIMIT
 MEMORY_LIMIT = 4 * 2**30  # bytes of decoded images
@@ -69,6 +70,13 @@ class ImageSet:
             for start in range(0, len(indices), 512):
                 yield from (pool.map if pool else map)(load, indices[start:start + 512])
 
+    def digest(self) -> str:
+        """SHA-256 of all pixels and labels, in hex: which images these are."""
+        found = hashlib.sha256(self.labels.numpy())
+        for chunk in torch.arange(len(self)).split(500):
+            found.update(self.fetch(chunk).contiguous().numpy())
+        return found.hexdigest()
+
     def order(self, seed: int, epoch: int, start: int = 0) -> Iterator[int]:
         """The items of an epoch from the `start`-th on, for `load`: a function of (seed, epoch)."""
         return iter(np.random.default_rng([seed, epoch]).permutation(len(self))[start:].tolist())
@@ -95,9 +103,10 @@ class ImageSet:
 
 
 class StreamSet:
-    """Training images of a stream, in another order each epoch. Nothing of a stream is kept in memory.
+    """Training images of a stream. Nothing of a stream is kept in memory.
 
-    If an epoch is longer than the stream, the stream begins again, in another order.
+    An epoch goes on where the epoch before it ended. After its end the stream begins again, in another order. If its
+    length is not known, an epoch has to read all that came before it.
     """
     in_memory = False
 
@@ -114,19 +123,25 @@ class StreamSet:
         return self
 
     def order(self, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[int, dict, int]]:
-        """(place, encoded image, label) of an epoch from the `start`-th place on, without end."""
-        items = itertools.chain.from_iterable(self._turn(seed, epoch, turn) for turn in itertools.count())
-        return ((i, *item) for i, item in itertools.islice(enumerate(items), start, None))
+        """(place, encoded image, label) of an epoch from the `start`-th place on."""
+        return ((i, *item) for i, item in itertools.islice(enumerate(self._epoch(seed, epoch)), start, None))
 
-    def _turn(self, seed: int, epoch: int, turn: int) -> Iterator[tuple[dict, int]]:
-        """The whole stream once, without the held-out images."""
-        rng, some = np.random.default_rng([seed, epoch, turn, 2]), False
-        for image, label in self.stream.items(int(rng.integers(2**31))):
-            if image_digest(image) not in self.held:
-                some = True
-                yield image, label
-        if not some:
-            raise InputError(f'{self.title} has no images besides the held-out ones; lower holdout')
+    def _epoch(self, seed: int, epoch: int) -> Iterator[tuple[dict, int]]:
+        """(encoded image, label): the part of the endless stream that belongs to an epoch, mixed turn by turn."""
+        turn, begin, skip, left = 0, 0.0, epoch * len(self), len(self)
+        if self.stream.length:
+            usable = max(1, self.stream.length - len(self.held))
+            turn, begin, skip = skip // usable, skip % usable / usable, 0
+        while left:
+            rows = self.stream.read(np.random.default_rng([seed, turn, 2]), begin)
+            free = (row for row in rows if image_digest(row[0]) not in self.held)
+            skipped, taken = sum(1 for _ in itertools.islice(free, skip)), 0
+            for item in mixed(itertools.islice(free, left), np.random.default_rng([seed, epoch, turn, 3])):
+                taken += 1
+                yield item
+            if not (skipped or taken or begin):
+                raise InputError(f'{self.title} has no images besides the held-out ones; lower holdout')
+            turn, begin, skip, left = turn + 1, 0.0, skip - skipped, left - taken
 
     def load(self, items: Sequence[tuple[int, dict, int]], crop: Crop | None = None,
              ) -> tuple[torch.Tensor, torch.Tensor]:

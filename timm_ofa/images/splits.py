@@ -2,9 +2,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -14,6 +14,7 @@ from ..errors import InputError
 UNLABELED = -1  # the label of an image whose class is not told
 MAX_SHARDS = 256  # a stream of more shards is read in so many groups of shards
 SHUFFLE_BUFFER = 2048  # encoded images that a stream keeps in order to mix them
+T = TypeVar('T')
 
 
 class Rows(Protocol):
@@ -40,28 +41,41 @@ class Stream:
     length: int | None  # images; None: not known
 
     def items(self, seed: int) -> Iterator[tuple[dict, int]]:
-        """Each (image, label) once. `seed` draws the order of the shards, and of the images within a buffer.
+        """Each (encoded image, label) once, see `decode_image`; `seed` draws the order."""
+        rng = np.random.default_rng(seed)
+        return mixed(self.read(rng), rng)
 
-        The image is encoded, see `decode_image`.
+    def read(self, rng: np.random.Generator, begin: float = 0.0) -> Iterator[tuple[dict, int]]:
+        """Each (encoded image, label) shard by shard, in an order of shards that `rng` draws.
+
+        `begin`: the share of the stream that is left out at the front, if its length is known.
         """
-        rng, shards = np.random.default_rng(seed), min(self.dataset.num_shards, MAX_SHARDS)
-        buffer: list[tuple[dict, int]] = []
-        for shard in rng.permutation(shards):
-            for row in self.dataset.shard(shards, int(shard), contiguous=False):
-                item = self._item(row)
-                if len(buffer) < SHUFFLE_BUFFER:
-                    buffer.append(item)
-                else:
-                    place = rng.integers(SHUFFLE_BUFFER)
-                    yield buffer[place]
-                    buffer[place] = item
-        yield from (buffer[i] for i in rng.permutation(len(buffer)))
+        shards = min(self.dataset.num_shards, MAX_SHARDS)
+        order, skipped = rng.permutation(shards).tolist(), int(begin * shards)
+        for i in range(skipped, shards):
+            part = self.dataset.shard(shards, order[i], contiguous=False)
+            if self.length and i == skipped:
+                part = part.skip(round((begin * shards - skipped) * self.length / shards))
+            yield from map(self._item, part)
 
     def _item(self, row: Mapping) -> tuple[dict, int]:
         image, label = (row[column] for column in self.columns)
         if label is None or label < 0:
             raise InputError(f'{self.title} holds an image without a label; choose another split')
         return image, label
+
+
+def mixed(items: Iterable[T], rng: np.random.Generator) -> Iterator[T]:
+    """The items in another order: each waits in a buffer until a random later one takes its place."""
+    buffer: list[T] = []
+    for item in items:
+        if len(buffer) < SHUFFLE_BUFFER:
+            buffer.append(item)
+        else:
+            place = rng.integers(SHUFFLE_BUFFER)
+            yield buffer[place]
+            buffer[place] = item
+    yield from (buffer[i] for i in rng.permutation(len(buffer)))
 
 
 @dataclass(frozen=True)
