@@ -108,6 +108,11 @@ def edit(path: Path, change) -> None:
     path.write_text(json.dumps(data))
 
 
+def read_lines(path: Path) -> list[dict]:
+    """The entries of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def put_on(server: HubServer, repo_id: str, files: dict[str, bytes]) -> Repo:
     """A repository with these files, as anybody may have published it."""
     repo = server.repos[repo_id] = Repo(private=False)
