@@ -17,7 +17,7 @@ import jinja2
 from ..spaces import Arch, space_names
 from ..training import Phase
 from .metadata import card_data, evidence, runtime, setting
-from .record import FrontPoint, Measurement, Record, SupernetRecord, Training
+from .record import FrontPoint, Measurement, Record, SessionCost, SupernetRecord, Training
 
 OWNER = 'OWNER'  # stands for the namespace in a card that is not published yet
 HUB = 'https://huggingface.co'
@@ -122,9 +122,7 @@ def _how(record: Record) -> list[str]:
 
 def _cost(training: Training) -> str:
     """The cost of a training, in words."""
-    hours = training.seconds / 3600
-    told = [f'{hours:.2g} hours' if hours >= 1 else f'{training.seconds:.0f} seconds']
-    told[0] += f' on {training.hardware}' + (f', {training.processes} processes' if training.processes > 1 else '')
+    told = [_session_cost(part) for part in training.sessions or (training,)]
     if training.gpu_hours is not None:
         told.append(f'{training.gpu_hours:.3g} GPU-hours')
     if training.co2_g is not None:
@@ -132,6 +130,12 @@ def _cost(training: Training) -> str:
     if training.images_seen is not None:
         told.append(f'{training.images_seen:,} images seen')
     return ', '.join(told)
+
+
+def _session_cost(part: Training | SessionCost) -> str:
+    hours = part.seconds / 3600
+    time = f'{hours:.2g} hours' if hours >= 1 else f'{part.seconds:.0f} seconds'
+    return f'{time} on {part.hardware}' + (f', {part.processes} processes' if part.processes > 1 else '')
 
 
 def _ms(value: float | None) -> str:

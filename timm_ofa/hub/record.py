@@ -105,11 +105,20 @@ class Calibration:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SessionCost:
+    """The time of all sessions of a training on the same hardware."""
+    seconds: float = number(0, 1e10)
+    hardware: str
+    processes: int = number(1, default=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """What the training of the supernet took."""
     seconds: float = number(0, 1e10)  # of work, without interruptions
-    hardware: str
+    hardware: str  # of the most of it
     processes: int = number(1, default=1)
+    sessions: tuple[SessionCost, ...] = ()  # where it ran on different hardware, or in different numbers of processes
     gpu_hours: float | None = number(0, 1e9, default=None)  # None: no GPU
     co2_g: float | None = number(0, 1e12, default=None)  # None: not measured
     co2_source: str | None = None  # what measured it
