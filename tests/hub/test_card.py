@@ -60,6 +60,17 @@ def test_hostile_text_stays_text_in_the_card():
     assert len(re.findall(r'(?<!\\)\|', row)) == header.count('|')
 
 
+@pytest.mark.parametrize('text', ['https://evil.example/a', 'HTTP://x.y', 'www.evil.example', 'WWW.x.y', 'me@x.example'])
+def test_an_address_in_a_record_is_no_link(text):
+    body = render_card(make_record(device_name=text)).split('\n---\n', 1)[1]
+    assert text not in body and text in body.replace('<!-- -->', '')
+
+
+def test_a_formula_in_a_record_is_text():
+    body = render_card(make_record(device_name='$$\\frac{a}{b}$$ $x$')).split('\n---\n', 1)[1]
+    assert '\\$\\$' in body and not re.search(r'(?<!\\)\$', body)
+
+
 def test_a_record_of_the_bare_minimum_has_a_card(tmp_path):
     arch = SPACE.min_arch()
     record = Record(name='tiny', space='ofa_mbv3_tiny', arch=arch, num_classes=3, code_version='0.1.0')

@@ -30,11 +30,12 @@ class _Verbatim(str):
 
 
 def _escape(value: Any) -> Any:
-    """Any text as one line of Markdown that shows exactly this text."""
+    """Any text as one line of Markdown that shows exactly this text: no formula, and no link, not even of an address."""
     if isinstance(value, _Verbatim) or not isinstance(value, str):
         return value
     text = ' '.join(value.split()).replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')
-    return re.sub(r'([\\`*_\[\]|~#!])', r'\\\1', text)
+    text = re.sub(r'([\\`*_\[\]|~#!$])', r'\\\1', text)
+    return re.sub(r'(?<=:)(?=//)|(?<=www)(?=\.)|(?<=\S)(?=@)', '<!-- -->', text, flags=re.IGNORECASE)
 
 
 def render_card(record: Record | SupernetRecord, repo_id: str | None = None, phases: Sequence[Phase] = (),

@@ -15,13 +15,12 @@ from ..images import Augment, Data, EpochBatches, ImageSet
 from ..networks import Supernet as TrainedSupernet
 from ..searching import Candidate
 from ..spaces import Arch, SearchSpace
-from ..training import FinetuneConfig, finetune, load_teacher, supernet_config, supernet_folder
+from ..training import FinetuneConfig, finetune, load_teacher
 from .configs import NamedSubnet
 from .fronts import FrontFile, predicted_ms
 from .measurements import measurement, prediction
 from .record import HUB_ID, Accuracy, Calibration, FrontPoint, Record, Search, Supernet, Training
-
-HASH = re.compile('[0-9a-f]{40}')  # of a commit
+from .supernets import supernet_origin
 
 
 def arch_name(space: SearchSpace, under: Conditions | None, limit_ms: float | None) -> str:
@@ -73,11 +72,13 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
     if training:
         model = _finetune(source, judge, arch, model, training)
     top1_pct = evaluate(model, data.test, space, arch.resolution)
+    supernet_id, revision, license = supernet_origin(source.supernet_id)
     record = Record(
         name=name or arch_name(space, found.under if found else None, found.max_latency_ms if found else None),
         space=space, arch=arch, num_classes=data.num_classes, class_names=data.class_names,
         device=found.device if found else None,
         device_name=found.device_name if found else None, limit_ms=found.max_latency_ms if found else None,
+        limit_batch_size=found.under.batch_size if found else 1,
         limit_conditions=_limit_conditions(found, measured, data.num_classes),
         predicted_ms=candidate.latency_ms if found else None,
         measurements=(
@@ -90,7 +91,8 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
                 f'top-1, {arch.resolution} px, center {100 * space.crop_pct:g} %, bilinear, fp32; weights of the '
                 f'supernet, {f"fine-tuned for {training.epochs} epochs" if training else "not fine-tuned"}')),
         front=(*(_front_point(c, c == candidate) for c in (found.front if found else ())), *references),
-        supernet=_origin(source), dataset_id=data.name if re.fullmatch(HUB_ID, data.name, re.ASCII) else None,
+        supernet=Supernet(id=supernet_id, revision=revision, sha256=supernet_digest(source.supernet)), license=license,
+        dataset_id=data.name if re.fullmatch(HUB_ID, data.name, re.ASCII) else None,
         search=None if found is None else Search(
             limit=found.limit_words, seed=found.seed, profile=Path(found.profile).name,
             profile_error_pct=found.profile_error_pct, predictor_error_pct=found.predictor_error_pct),
@@ -104,17 +106,6 @@ def _limit_conditions(found: FrontFile | None, measured: Sequence[dict], num_cla
     if found is None or found.conditions is None or not measured:
         return found.conditions if found else None
     return replace(found.conditions, num_classes=num_classes)
-
-
-def _origin(source: Source) -> Supernet:
-    """The supernet by its name on the Hub, or by the name of its training, never by its place on a disk."""
-    repo_id, _, revision = source.supernet_id.removeprefix('hf-hub:').partition('@')
-    if source.supernet_id.startswith('hf-hub:'):
-        folder = supernet_folder(source.supernet_id)
-        return Supernet(id=repo_id, revision=folder.name if HASH.fullmatch(folder.name) else revision or None,
-                        sha256=supernet_digest(source.supernet))
-    config = supernet_config(source.supernet_id)
-    return Supernet(id=config.name if config else Path(repo_id).name, sha256=supernet_digest(source.supernet))
 
 
 def _finetune(source: Source, judge: SubnetJudge, arch: Arch, model: nn.Module, config: FinetuneConfig) -> nn.Module:
@@ -143,7 +134,8 @@ def finish_named(source: Source, name: str, subnet: NamedSubnet, *, training: Fi
     profile = subnet.search.profile if subnet.search else None
     if profile in profile_names() and subnet.predicted_ms is not None:
         record = replace(record, measurements=(prediction(candidate, load_profile(profile), record.num_classes),))
-    return model, replace(record, **subnet.known())
+    known = {**subnet.known(), 'dataset_id': record.dataset_id}  # that it was judged on, whatever it was found with
+    return model, replace(record, **known)
 
 
 def _front_point(candidate: Candidate, chosen: bool) -> FrontPoint:

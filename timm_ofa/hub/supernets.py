@@ -17,7 +17,8 @@ import yaml
 from ..errors import InputError, listed, one_line
 from ..files import sha256_of, write_text
 from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, Supernet, check_shapes, read_json
-from ..training import LOG, RUN_FILES, TIMES, TrainConfig, run_events
+from ..training import LOG, RUN_FILES, TIMES, TrainConfig, run_events, supernet_config, supernet_folder
+from .configs import hub_configs
 from .cost import training_cost
 from .folder import subset
 from .outgoing import (
@@ -33,6 +34,7 @@ from .outgoing import (
 from .plots import is_report, plot_training
 from .record import HUB_ID, NAME, SupernetRecord
 
+COMMIT = re.compile('[0-9a-f]{40}')  # hash
 SPACE, TRAINING, CURVES, EMISSIONS = 'space.json', 'train.yaml', 'training.svg', RUN_FILES[-1]
 FILES = (CONFIG, WEIGHTS, 'README.md', SPACE, TRAINING, CURVES, *RUN_FILES, 'LICENSE')  # that are published and fetched
 
@@ -84,8 +86,37 @@ def read_supernet(folder: Path) -> tuple[SupernetRecord, TrainConfig | None, Sup
         judged=[{k: v for k, v in event.items() if k != 'event'} for event in run_events(folder, LOG)
                 if event.get('event') == 'subnet'],
         source=public_name(source) if isinstance(source := block.get('source'), str) else source,
-        license=block.get('license', 'apache-2.0'), code_version=__version__))
+        license=_license(block, training), code_version=__version__))
     return replace(record, training=training_cost(folder)), training, network
+
+
+def supernet_origin(source: str) -> tuple[str, str | None, str]:
+    """Id, commit and license of a supernet. The id is its repository on the Hub, where it has one; else the name of its
+    training, never its place on a disk.
+
+    Args:
+        source: As in `load_supernet`: the name of a released supernet, 'hf-hub:ORG/NAME', or a folder.
+    """
+    released = hub_configs().get(source)
+    if released and released.weights:
+        return released.weights.hub_id, None, released.weights.license
+    folder = supernet_folder(source)
+    training = supernet_config(folder)
+    block = read_json(folder / CONFIG).get(BLOCK) if (folder / CONFIG).is_file() else {}
+    license = _license(block if isinstance(block, Mapping) else {}, training)
+    repo_id, _, revision = source.removeprefix('hf-hub:').partition('@')
+    if source.startswith('hf-hub:'):
+        return repo_id, folder.name if COMMIT.fullmatch(folder.name) else revision or None, license
+    imported = block.get('imported') if isinstance(block, Mapping) else None
+    if imported in hub_configs():
+        return supernet_origin(imported)
+    return training.name if training else Path(repo_id).name, None, license
+
+
+def _license(block: Mapping[str, Any], training: TrainConfig | None) -> str:
+    """The license that a supernet's folder states, else that of the released weights that its training began with."""
+    begun = hub_configs().get(training.initial_checkpoint or '') if training else None
+    return block.get('license') or (begun.weights.license if begun and begun.weights else 'apache-2.0')
 
 
 def stage_supernet(folder: str | Path, stage: Path) -> tuple[SupernetRecord, TrainConfig | None]:

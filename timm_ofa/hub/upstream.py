@@ -22,7 +22,7 @@ from ..training import save_supernet
 from .checkpoints import read_upstream, weights_cure
 from .configs import IMAGENET, HubConfig, NamedSubnet, hub_configs
 from .record import Accuracy, Record
-from .saving import save_folder
+from .saving import check_target, save_folder
 
 PREDICTORS = {f'{space}_predictor': space for space in RELEASED}
 TABLES = 'note10'
@@ -66,12 +66,11 @@ def _import_weights(name: str, config: HubConfig | None, source: str | Path | No
                          'give the checkpoint of this very architecture') from None
     if config and config.subnet:
         return save_folder(out, model, subnet_record(name, config.subnet))
-    out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f'{str(out)!r:.200} is a file; give a folder')
+    out = check_target(out)
     out.mkdir(parents=True, exist_ok=True)
     assert isinstance(model, Supernet)
-    save_supernet(model, out, {'source': str(source)})
+    about = dict(license=config.weights.license, imported=name) if config and config.weights else {}
+    save_supernet(model, out, {'source': str(source), **about})
     return out
 
 
