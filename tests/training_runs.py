@@ -1,12 +1,17 @@
 """A small training run, and what tests ask of its folder."""
 import json
+import os
 import resource
+import signal
 from contextlib import contextmanager
 
 import torch
 
+from timm_ofa.fields import plain
 from timm_ofa.images import Augment
 from timm_ofa.training import Phase, TrainConfig
+from timm_ofa.training.config import differing
+from timm_ofa.training.loop import Loop
 
 CONFIG = TrainConfig(
     'test', 'ofa_mbv3_tiny', 'digits', resolutions=(20, 24), batch_size=32, limit=112, drop_rate=0.1, clip_grad=10.0,
@@ -35,3 +40,19 @@ def limited(what, value):
         yield
     finally:
         resource.setrlimit(what, before)
+
+
+def stop_at(monkeypatch, step):
+    """Send SIGTERM to this process once, when so many steps are done."""
+    original, sent = Loop._step, []
+
+    def step_and_stop(self, *args):
+        original(self, *args)
+        if args[-2].total_steps + 1 == step and not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(Loop, '_step', step_and_stop)
+
+
+def as_written(config):
+    """The keys of a configuration that somebody would write."""
+    return plain(differing(config))

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from timm_ofa import load_space
+from timm_ofa.spaces import space_names
 from timm_ofa.training.recipes import RECIPES, Targets, coupled
 
 SPACES = ['ofa_mbv3_tiny', 'ofa_resnet_tiny', 'ofa_proxyless_w13']
@@ -53,6 +54,20 @@ def test_coupled_subnets_are_as_wide_as_they_are_deep(rng):
     pairs = {(d, e) for arch in archs for d, ratios in zip(arch.depth, arch.expand_ratio) for e in ratios}
     assert pairs == {(2, 3), (3, 4), (4, 6)}
     assert {space.max_arch(), space.min_arch()} <= archs
+
+
+@pytest.mark.parametrize('name', space_names())
+def test_coupled_subnets_include_the_largest_and_the_smallest_of_every_space(name):
+    space = load_space(name)
+    for arch in (space.max_arch(), space.min_arch()):
+        assert coupled(space, arch) == arch
+
+
+def test_a_phase_of_some_depths_couples_over_the_whole_space(rng):
+    whole = load_space('ofa_mbv3_w12')
+    archs = RECIPES['coupled'].draw(whole.restrict(depths=[3, 4]), 200, rng, 0.0, whole)
+    pairs = {(d, e) for arch in archs for d, ratios in zip(arch.depth, arch.expand_ratio) for e in ratios}
+    assert pairs == {(3, 4), (4, 6)}
 
 
 def test_the_loss_of_progressive_shrinking_is_the_published_one(batch):

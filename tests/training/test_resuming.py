@@ -9,24 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
-from training_runs import CONFIG, STEPS, events, limited, same_weights
+from training_runs import CONFIG, STEPS, events, limited, same_weights, stop_at
 
 from timm_ofa import InputError
 from timm_ofa.images import Augment
-from timm_ofa.training import train_supernet
-from timm_ofa.training.checkpoints import Interrupted, graceful_stop
+from timm_ofa.training import Phase, train_supernet
+from timm_ofa.training.checkpoints import Interrupted, flush, graceful_stop
 from timm_ofa.training.loop import Loop
-
-
-def stop_at(monkeypatch, step):
-    """Send SIGTERM to this process once, when so many steps are done."""
-    original, sent = Loop._step, []
-
-    def step_and_stop(self, *args):
-        original(self, *args)
-        if args[-2].total_steps + 1 == step and not sent:
-            sent.append(os.kill(os.getpid(), signal.SIGTERM))
-    monkeypatch.setattr(Loop, '_step', step_and_stop)
 
 
 @pytest.mark.parametrize('step', [2, 6, 8, 11])
@@ -130,3 +119,41 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on_from_it(run,
     assert '\n' not in str(error.value)
     assert [p.name for p in (folder / 'checkpoints').iterdir()] == ['step-00000006-phase-01']
     assert same_weights(train_supernet(CONFIG, digits, folder, resume=True), run[1])
+
+
+def test_a_resumed_run_needs_no_initial_checkpoint(run, digits, monkeypatch, tmp_path):
+    initial = shutil.copytree(run[0], tmp_path / 'initial')
+    config = replace(CONFIG, initial_checkpoint=str(initial), phases=(Phase('all', 1, 0.01, kd_weight=0),))
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        with pytest.raises(Interrupted):
+            train_supernet(config, digits, tmp_path / 'run')
+    shutil.rmtree(initial)
+    train_supernet(config, digits, tmp_path / 'run', resume=True)
+
+
+def test_a_session_of_another_precision_is_not_remembered(digits, tmp_path):
+    config = replace(CONFIG, phases=(Phase('all', 1, 0.01, kd_weight=0),))
+    one, half, again = (
+        train_supernet(replace(config, precision=precision), digits, tmp_path / name)
+        for name, precision in (('one', 'no'), ('half', 'bf16'), ('again', 'no')))
+    assert same_weights(one, again) and not same_weights(one, half)
+    x = torch.zeros(2, 3, 24, 24)
+    assert half(x).dtype == torch.float32 and '_original_forward' not in vars(half)
+    assert Accelerator().mixed_precision == 'no'
+
+
+def test_a_folder_that_cannot_be_opened_is_not_flushed(tmp_path, monkeypatch):
+    """As on Windows, where a folder has no handle."""
+    original, flushed = os.open, []
+
+    def windows(path, flags, *args, **kwargs):
+        if os.path.isdir(path):
+            raise PermissionError(13, 'Permission denied')
+        flushed.append(flags & os.O_RDWR)
+        return original(path, flags, *args, **kwargs)
+    monkeypatch.setattr(os, 'open', windows)
+    (tmp_path / 'file').write_text('x')
+    for path in (tmp_path, tmp_path / 'file'):
+        flush(path)
+    assert flushed == [os.O_RDWR]  # fsync on Windows needs a handle that may write
