@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import InputError
-from ..searching import fit_additive
+from ..searching import UNKNOWN_PCT, fit_additive
 from ..spaces import Arch, CostTable, SearchSpace
 from .checking import checked_records, held_out, held_out_error
 from .gaussian import RIDGES
@@ -21,7 +21,10 @@ from .predictor_files import reading, write_predictor
 
 
 class AdditivePredictor(Predictor):
-    """Top-1 as a sum over resolution, widths and blocks. It is less exact than `AccuracyPredictor`."""
+    """Top-1 as a sum over resolution, widths and blocks. It is less exact than `AccuracyPredictor`.
+
+    It does not know choices that no record has: no search takes such a network, and `predict` refuses it.
+    """
 
     def __init__(self, space: SearchSpace, frames: np.ndarray, blocks: np.ndarray, seen: Sequence[int], check: dict):
         """`fit` or `from_file` call this: percent of each frame (F,), points of each choice (P, C), resolutions."""
@@ -33,14 +36,15 @@ class AdditivePredictor(Predictor):
         codes, top1 = checked_records(space, archs, top1_pct)
         tried = {ridge: held_out(partial(cls._learn, ridge=ridge), space, codes, top1, seed) for ridge in RIDGES}
         ridge = min(tried, key=lambda ridge: np.mean((tried[ridge] - top1) ** 2))
-        best = cls._learn(space, codes, top1, ridge)
+        best = cls._learn(space, codes, top1, ridge, UNKNOWN_PCT)
         predictor = cls(space, best.frames, best.blocks, best.seen, held_out_error(tried[ridge], top1))
         predictor.held_out_pct = tried[ridge]
         return predictor
 
     @classmethod
-    def _learn(cls, space: SearchSpace, codes: np.ndarray, top1: np.ndarray, ridge: float) -> AdditivePredictor:
-        table = fit_additive(space, codes, top1, ridge)
+    def _learn(cls, space: SearchSpace, codes: np.ndarray, top1: np.ndarray, ridge: float, unknown_pct: float = 0.0,
+               ) -> AdditivePredictor:
+        table = fit_additive(space, codes, top1, ridge, unknown_pct)
         seen = [space.resolutions[i] for i in np.unique(space.frames[codes[:, 0], 0])]
         return cls(space, table.const, table.table[0].copy(), seen, {})
 
@@ -56,6 +60,19 @@ class AdditivePredictor(Predictor):
             table[p, 1:1 + len(codes)] = self._sum_blocks(self.own_codes(codes, space))
         const = self.frames[self.own_codes(frames, space)[:, 0]]
         return CostTable(const, np.broadcast_to(table, (len(const), *table.shape)))
+
+    def block_slopes(self, codes: np.ndarray, space: SearchSpace) -> np.ndarray:
+        """What each choice of each block adds (N, P, C), the same for all networks."""
+        return np.repeat(self.accuracy_table(space).table[:1], len(codes), 0)
+
+    def predict(self, archs: Iterable[Arch]) -> np.ndarray:
+        """Top-1 (N,) in percent; raises `InputError` for a network with a choice that no record has."""
+        archs = list(archs)
+        top1 = super().predict(archs)
+        if len(top1) and top1.min() <= UNKNOWN_PCT / 2:
+            raise InputError(f'arch {archs[int(top1.argmin())]} has choices that no record of the predictor has; '
+                             'collect more records, and fit it again')
+        return top1
 
     def _sum_blocks(self, codes: np.ndarray) -> np.ndarray:
         return self.blocks[np.arange(len(self.blocks)), codes[:, 1:]].sum(1)
