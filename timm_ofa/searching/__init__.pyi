@@ -1,3 +1,4 @@
+from .additive import UNKNOWN_PCT as UNKNOWN_PCT
 from .additive import fit_additive as fit_additive
 from .limits import Limit as Limit
 from .limits import MaxMacs as MaxMacs

@@ -24,6 +24,7 @@ import numpy as np
 
 from ..errors import InputError, listed
 from ..spaces import Arch, SearchSpace
+from .additive import UNKNOWN_PCT
 from .anneal import COLD, anneal
 from .exact import FEW, best_sums, count, every_network
 from .limits import TOLERANCE, AnyLimit, Limit, Profile
@@ -174,6 +175,10 @@ def _starts(pool: Pool, first: np.ndarray, steps: int, rng: np.random.Generator)
 def _result(pool: Pool, proven: bool) -> SearchResult:
     """The front of the pool as archs."""
     problem, leading = pool.problem, pool.front()
+    leading = leading[pool.top1[leading] > UNKNOWN_PCT / 2]
+    if not leading.size:
+        raise InputError('the predictor knows no network within the limits: each has a choice that no record has; '
+                         'collect more records, and fit it again')
     front = tuple(
         Candidate(arch, float(top1), float(cost) if problem.spans_latency else None)
         for arch, top1, cost in zip(problem.space.decode(pool.codes[leading]), pool.top1[leading], pool.cost[leading]))
