@@ -83,8 +83,9 @@ class HubServer:
 
     `hub.repos` (the key of a Space is 'spaces/' and its id) and `hub.collections` are the state. `hub.requests` lists
     the requests, `hub.lose_answers` counts the commits that are to get no answer, `hub.forbid` is a pattern of paths
-    that get a 403. `hub.fault` is what happens to request number `hub.fault_at` (from 0): a status, 'drop' (nothing is
-    done, no answer), 'lose' (it is done, no answer), or the process id of the client, which is then killed meanwhile.
+    that get a 403, `hub.gated` one of paths of gated repositories. `hub.fault` is what happens to request number
+    `hub.fault_at` (from 0): a status, 'drop' (nothing is done, no answer), 'lose' (it is done, no answer), or the
+    process id of the client, which is then killed meanwhile.
     """
 
     def __init__(self) -> None:
@@ -95,6 +96,7 @@ class HubServer:
         self.requests: list[str] = []
         self.authorized: list[str] = []  # paths of requests that came with a token
         self.forbid: str
+        self.gated: str
         self.lose_answers: int
         self.tamper: Callable[[str, bytes], bytes]  # of a file's path and content, on its way out
         self.reset()
@@ -124,7 +126,7 @@ class HubServer:
         self.collections.clear()
         self.requests.clear()
         self.authorized.clear()
-        self.lose_answers, self.tamper, self.forbid = 0, lambda path, data: data, '(?!)'
+        self.lose_answers, self.tamper, self.forbid, self.gated = 0, lambda path, data: data, '(?!)', '(?!)'
         self.fault, self.fault_at = None, -1
 
     def blob(self, oid: str) -> bytes:
@@ -191,6 +193,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.authorized.append(path)
         if re.match(self.hub.forbid, path):
             return self.reply({'error': 'forbidden'}, 403)
+        if re.match(self.hub.gated, path):
+            return self.reply({'error': 'gated'}, 403, {'X-Error-Code': 'GatedRepo', 'X-Error-Message': 'gated'})
         if fault == 'drop':
             return self.hang_up()
         if fault in (429, 500, 503):
@@ -419,7 +423,7 @@ ROUTES = [
     ('GET', f'/api/{KIND}/{REPO}', _Handler.model),
     ('GET', f'/api/{KIND}/{REPO}/revision/(?P<revision>[^/]+)', _Handler.model),
     ('GET', f'/api/{KIND}/{REPO}/tree/(?P<revision>[^/]+)', _Handler.tree),
-    ('GET', f'/api/models/{REPO}/commits/(?P<revision>[^/]+)', _Handler.commits),
+    ('GET', f'/api/{KIND}/{REPO}/commits/(?P<revision>[^/]+)', _Handler.commits),
     ('GET', f'/api/models/{REPO}/refs', _Handler.refs),
     ('POST', f'/api/models/{REPO}/tag/(?P<revision>[^/]+)', _Handler.tag),
     ('GET', f'/{MAYBE}{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)', _Handler.resolve),

@@ -85,9 +85,10 @@ def records(tmp_path_factory) -> tuple[Path, list[Record]]:
 
 
 @pytest.fixture
-def offline(monkeypatch, tmp_path):
-    """No Hub, and an empty cache."""
-    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+def no_hub(monkeypatch, tmp_path):
+    """A Hub that does not answer, and an empty cache."""
+    monkeypatch.setattr('huggingface_hub.constants.ENDPOINT', 'http://127.0.0.1:9')
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path / 'hub'))
     monkeypatch.setattr('timm.models._hub.get_cache_dir', lambda: str(tmp_path / 'cache'))
     return tmp_path
 

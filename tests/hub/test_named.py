@@ -136,7 +136,7 @@ def test_the_50_released_networks_are_40_that_share_their_weights():
             assert {f'{name}.{tag}' for tag in named_tags()[name]} <= listed
 
 
-def test_a_shared_tag_brings_the_weights_and_the_resolution_of_the_other(authors, offline):
+def test_a_shared_tag_brings_the_weights_and_the_resolution_of_the_other(authors, no_hub):
     name, tag, other = 'ofa_mbv3_lg_g8_lat24ms', 'mit_ft25_in1k_pixel2_lat62ms', 'ofa_mbv3_pixel2_lat62ms'
     folder, address = authors
     checkpoint = upstream_checkpoint(other, 5)

@@ -1,10 +1,12 @@
 """Where the weights of named models come from: the Hub, the authors, a file."""
+import io
 import json
 import os
 import pickle
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from hub_server import Repo
 from named_models import NAME, SECOND, SUBNETS, SUPERNETS, TWINS, upstream_checkpoint
 
 import timm_ofa
@@ -32,8 +35,8 @@ def test_two_released_networks_in_one_process_get_their_own_weights(authors, tmp
         (folder / name).mkdir()
         torch.save(upstream_checkpoint(name, seed), folder / name / 'init')
     environment = {
-        **os.environ, 'HF_HUB_OFFLINE': '1', 'TORCH_HOME': str(tmp_path / 'torch'), 'HF_HOME': str(tmp_path / 'hf'),
-        'NO_PROXY': '127.0.0.1', 'PYTHONPATH': str(Path(timm_ofa.__file__).parents[1])}
+        **os.environ, 'HF_ENDPOINT': 'http://127.0.0.1:9', 'TORCH_HOME': str(tmp_path / 'torch'),
+        'HF_HOME': str(tmp_path / 'hf'), 'NO_PROXY': '127.0.0.1', 'PYTHONPATH': str(Path(timm_ofa.__file__).parents[1])}
     command = [sys.executable, '-c', SCRIPT, address, *TWINS]
     subprocess.run(command, env=environment, cwd=tmp_path, check=True, timeout=120)
     for name in TWINS:
@@ -45,7 +48,7 @@ def test_two_released_networks_in_one_process_get_their_own_weights(authors, tmp
     assert len(cached) == 2 and all(c.endswith('.safetensors') for c in cached)
 
 
-def test_the_second_load_needs_no_network(authors, offline):
+def test_the_second_load_needs_no_network(authors, no_hub):
     folder, address = authors
     torch.save(upstream_checkpoint(NAME, 0), folder / 'init')
     load = partial(timm.create_model, NAME, pretrained=True, pretrained_cfg_overlay=dict(url=f'{address}/init'))
@@ -70,17 +73,88 @@ def test_the_hub_comes_first(monkeypatch, tmp_path):
     assert asked == [f'timm-ofa/{NAME}']
 
 
-def test_without_a_hub_its_client_does_not_try_for_long(authors, offline, monkeypatch):
-    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', False)
-    monkeypatch.setattr('huggingface_hub.constants.ENDPOINT', 'http://127.0.0.1:9')
+def test_without_a_hub_its_client_does_not_try_for_long(authors, no_hub):
     torch.save(upstream_checkpoint(NAME, 0), authors[0] / 'init')
     started = time.monotonic()
-    timm.create_model(NAME, pretrained=True, cache_dir=offline / 'cache', pretrained_cfg_overlay=dict(
+    timm.create_model(NAME, pretrained=True, cache_dir=no_hub / 'cache', pretrained_cfg_overlay=dict(
         url=f'{authors[1]}/init'))
     assert time.monotonic() - started < 10  # 23 s of retries otherwise
 
 
-def test_no_source_is_one_line_with_both_addresses_and_the_cure(authors, offline):
+def test_offline_nobody_is_asked_and_what_is_in_the_cache_is_used(authors, no_hub, monkeypatch):
+    """As with the Hub's own client."""
+    folder, address = authors
+    torch.save(upstream_checkpoint(NAME, 0), folder / 'init')
+    load = partial(timm.create_model, NAME, pretrained=True, pretrained_cfg_overlay=dict(url=f'{address}/init'))
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    with pytest.raises(InputError, match=r'HF_HUB_OFFLINE is set and .* is not in the cache; unset it') as error:
+        load()
+    assert '\n' not in str(error.value)
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', False)
+    first = load().state_dict()
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    monkeypatch.setattr('socket.socket.connect', None)
+    assert all(torch.equal(v, first[k]) for k, v in load().state_dict().items())
+
+
+def test_weights_of_the_authors_on_the_hub_come_through_its_client(server, client):
+    """From the HF_ENDPOINT, and from its cache when offline."""
+    name = 'ofa_resnet50d_supernet'
+    repo, path = re.fullmatch(
+        'https://huggingface.co/(.+)/resolve/main/(.+)', timm.get_pretrained_cfg(name).url).groups()
+    server.repos[repo] = Repo(private=False)
+    buffer = io.BytesIO()
+    torch.save(upstream_checkpoint(name, 0), buffer)
+    server.repos[repo].commit({path: buffer.getvalue()}, 'released')
+    code = """
+from huggingface_hub import constants
+from timm_ofa.hub.checkpoints import read_upstream
+model = timm.create_model('{name}', device='meta')
+print(float(read_upstream(timm.get_pretrained_cfg('{name}').url, model)['head.fc.weight'].sum()))"""
+    expected = str(float(torch.load(io.BytesIO(buffer.getvalue()))['state_dict']['classifier.linear.weight'].sum()))
+    assert client(code.format(name=name)) == expected
+    asked = len(server.requests)
+    offline = code.format(name=name).replace('model =', 'constants.HF_HUB_OFFLINE = True\nmodel =')
+    assert client(f'{offline}\nconstants.HF_HUB_OFFLINE = False') == expected
+    assert len(server.requests) == asked > 0
+
+
+LOAD = f"""
+model = timm.create_model('{NAME}', pretrained=True)
+print(float(model.classifier.weight.detach().double().sum()))"""
+
+
+def network_files(seed):
+    """A repository's files with the weights of a named network, and the sum of a tensor that tells them apart."""
+    torch.manual_seed(seed)
+    model = timm.create_model(NAME)
+    with tempfile.TemporaryDirectory() as folder:
+        timm.models.save_for_hf(model, folder, safe_serialization=True)
+        files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    return files, str(float(model.classifier.weight.detach().double().sum()))
+
+
+def test_a_network_that_is_published_again_is_loaded_anew(server, client):
+    repo = server.repos[f'timm-ofa/{NAME}'] = Repo(private=False)
+    for seed in (1, 2):
+        files, expected = network_files(seed)
+        repo.commit(files, 'published')
+        assert client(LOAD) == expected
+    server.forbid, asked = '.*', len(server.requests)
+    line = client(f'from huggingface_hub import constants\nconstants.HF_HUB_OFFLINE = True{LOAD}\n'
+                  'constants.HF_HUB_OFFLINE = False')
+    assert line == expected and len(server.requests) == asked  # from the cache
+
+
+def test_a_gated_repository_says_that_it_is_one(server, client):
+    repo = server.repos['acme/gated'] = Repo(private=False)
+    repo.commit(network_files(1)[0], 'published')
+    server.gated = '/acme/gated/'
+    line = client("from timm_ofa.networks import hub_weights; hub_weights('acme/gated')")
+    assert "'acme/gated' is gated; ask for access on its page" in line and '\n' not in line
+
+
+def test_no_source_is_one_line_with_both_addresses_and_the_cure(authors, no_hub):
     url = f'{authors[1]}/nothing/init'
     with pytest.raises(InputError) as error:
         timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay=dict(url=url))
@@ -91,7 +165,7 @@ def test_no_source_is_one_line_with_both_addresses_and_the_cure(authors, offline
 
 
 @pytest.mark.parametrize('name', ['ofa_mbv3_note10_lat25ms', SECOND, 'ofa_resnet50d_flops600m'])
-def test_weights_that_nobody_released_come_with_the_command_that_makes_them(offline, name):
+def test_weights_that_nobody_released_come_with_the_command_that_makes_them(no_hub, name):
     with pytest.raises(InputError) as error:
         timm.create_model(name, pretrained=True)
     text = str(error.value)
@@ -104,7 +178,7 @@ def test_weights_that_nobody_released_come_with_the_command_that_makes_them(offl
 
 
 @pytest.mark.parametrize('name', SUPERNETS)
-def test_a_released_supernet_comes_from_its_authors_once(authors, offline, name):
+def test_a_released_supernet_comes_from_its_authors_once(authors, no_hub, name):
     folder, address = authors
     cfg = timm.get_pretrained_cfg(name)
     assert cfg.hf_hub_id == f'timm-ofa/{name}' and f'{name}.mit_in1k' in timm.list_pretrained('ofa_*')
@@ -114,14 +188,14 @@ def test_a_released_supernet_comes_from_its_authors_once(authors, offline, name)
     load = partial(timm.create_model, name, pretrained=True, pretrained_cfg_overlay=dict(url=f'{address}/init'))
     ours = {k: v for k, v in load().state_dict().items() if v.ndim == 2}
     (folder / 'init').unlink()
-    assert len([*(offline / 'cache').glob(f'{name}-*.safetensors')]) == 1
+    assert len([*(no_hub / 'cache').glob(f'{name}-*.safetensors')]) == 1
     classifier = load(num_classes=7).get_classifier()
     assert classifier.weight.shape == (7, classifier.in_features)
     theirs = {k: v for k, v in checkpoint['state_dict'].items() if v.ndim == 2}
     assert len(ours) == len(theirs) and all(torch.equal(a, b) for a, b in zip(ours.values(), theirs.values()))
 
 
-def test_a_supernet_of_another_width_is_refused_and_named(authors, offline):
+def test_a_supernet_of_another_width_is_refused_and_named(authors, no_hub):
     folder, address = authors
     torch.save(upstream_checkpoint(SUPERNETS[0], 0), folder / 'init')
     with pytest.raises(InputError, match=f'import-upstream --name {SUPERNETS[1]} --from FILE'):
@@ -130,15 +204,15 @@ def test_a_supernet_of_another_width_is_refused_and_named(authors, offline):
 
 @pytest.mark.parametrize(
     'content', [b'', b'<html>', pickle.dumps(print), pickle.dumps([1])], ids=['empty', 'html', 'code', 'list'])
-def test_what_is_no_checkpoint_is_refused_and_not_kept(authors, offline, content):
+def test_what_is_no_checkpoint_is_refused_and_not_kept(authors, no_hub, content):
     folder, address = authors
     (folder / 'init').write_bytes(content)
     with pytest.raises(InputError, match='is not a checkpoint of tensors'):
         timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay=dict(url=f'{address}/init'))
-    assert not list((offline / 'cache').rglob('*.safetensors'))
+    assert not list((no_hub / 'cache').rglob('*.safetensors'))
 
 
-def test_weights_of_another_network_are_refused(authors, offline):
+def test_weights_of_another_network_are_refused(authors, no_hub):
     folder, address = authors
     torch.save(upstream_checkpoint('ofa_mbv3_note10_lat22ms', 0), folder / 'init')
     with pytest.raises(InputError, match='upstream tensor'):

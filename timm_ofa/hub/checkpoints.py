@@ -7,21 +7,25 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from huggingface_hub import constants, errors, hf_hub_download
 from timm.models import PretrainedCfg
 from timm.models import load_state_dict as load_checkpoint_file
 from torch import nn
 
 from ..errors import InputError, one_line
 from ..files import fetch, save_tensors, sha256_of
-from ..networks import convert_upstream, hub_address, hub_weights
+from ..networks import convert_upstream, hub_address, hub_weights, refuse_unreachable
 from .configs import HubConfig, Weights
 
 _logger = logging.getLogger(__name__)
+
+HUB_FILE = re.compile(r'https://huggingface\.co/([\w.-]+/[\w.-]+)/resolve/([\w.-]+)/(.+)')  # repository, revision, file
 
 
 def packaged_weights(config: HubConfig, weights: Weights) -> Path:
@@ -74,6 +78,8 @@ def _fetch_upstream(name: str, url: str, model: nn.Module, cache_dir: str | Path
 
     path = Path(cache_dir or get_cache_dir()) / f'{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}.safetensors'
     if not path.is_file():
+        if constants.HF_HUB_OFFLINE:
+            raise InputError(f'HF_HUB_OFFLINE is set and {url!r:.200} is not in the cache; unset it to reach it')
         save_tensors(path, read_upstream(url, model))
     return path
 
@@ -85,8 +91,20 @@ def read_upstream(source: str | Path, model: nn.Module) -> dict[str, torch.Tenso
     """
     if '://' not in str(source):
         return _read_checkpoint(Path(source), str(source), model)
+    if match := HUB_FILE.fullmatch(str(source)):
+        return _read_checkpoint(_fetch_from_hub(*match.groups()), str(source), model)
     with tempfile.TemporaryDirectory() as folder:
         return _read_checkpoint(fetch(str(source), Path(folder) / 'checkpoint'), str(source), model)
+
+
+def _fetch_from_hub(repo_id: str, revision: str, name: str) -> Path:
+    """A file of a repository, through the Hub's own client: with its HF_ENDPOINT, HF_HUB_OFFLINE, token and cache."""
+    refuse_unreachable()
+    try:
+        return Path(hf_hub_download(repo_id, name, revision=revision, library_name='timm_ofa'))
+    except (errors.HTTPError, OSError, ValueError) as error:
+        raise InputError(f'{name!r:.120} of {repo_id} cannot be fetched from {hub_address()} ({one_line(error)}); get '
+                         'the file elsewhere and give its path') from None
 
 
 def _read_checkpoint(path: Path, source: str, model: nn.Module) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -22,6 +23,8 @@ from torch import nn
 from ..errors import InputError, one_line, without_password
 from ..fields import MAX_ITEMS, read_value
 from ..files import sha256_of
+
+_logger = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
 BLOCK = 'timm_ofa'  # our key in config.json
@@ -44,7 +47,8 @@ def checked(entry_point: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         where = str(cfg['hf_hub_id'] if source == 'hf-hub' else cfg['file'])
         args = kwargs.get('pretrained_model_args') or {}
         cfg = _check_cfg(where, entry_point.__name__, dict(cfg), kwargs.pop('pretrained_cfg_overlay', None), args, own)
-        path = hub_weights(where, kwargs.get('cache_dir')) if source == 'hf-hub' else folder_weights(where)
+        path = (hub_weights(where, kwargs.get('cache_dir'), asked=True) if source == 'hf-hub' else
+                folder_weights(where))  # timm has just asked the Hub for `config.json`
         _check_network(path, where, functools.partial(entry_point, False, **{
             **args, 'num_classes': cfg.num_classes, 'in_chans': cfg.input_size[0], 'device': 'meta',
             'pretrained_cfg': replace(cfg, source='')}))
@@ -57,24 +61,36 @@ def checked(entry_point: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     return create
 
 
-def hub_weights(repo_id: str, cache_dir: str | Path | None = None) -> Path:
+def hub_weights(repo_id: str, cache_dir: str | Path | None = None, *, asked: bool = False) -> Path:
     """The weights of a repository, 'ORG/NAME' or 'ORG/NAME@REVISION', checked, in the cache of the Hub's client.
 
-    They are of the commit whose `config.json` was fetched last. They have the hashes that the Hub and that file list.
+    They are of the commit that the Hub has now. As with its client, what is in the cache counts where HF_HUB_OFFLINE is
+    set or the Hub does not answer. They have the hashes that the Hub and `config.json` list.
+
+    Args:
+        asked: The `config.json` in the cache was fetched just now, so the Hub need not be asked again.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HTTPError, RemoteEntryNotFoundError
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import GatedRepoError, HTTPError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 
     name, _, revision = repo_id.partition('@')
     fetch = functools.partial(hf_hub_download, name, cache_dir=cache_dir, library_name='timm_ofa')
+    known = known_config(repo_id, cache_dir)
     try:
-        config = known_config(repo_id, cache_dir) or fetch(CONFIG, revision=revision or None)
-        path = Path(fetch(WEIGHTS, revision=Path(config).parent.name))
-    except InputError:
-        raise
+        if known is None or not (asked or constants.HF_HUB_OFFLINE or _unreachable()):
+            known = Path(fetch(CONFIG, revision=revision or None))
+        path = Path(fetch(WEIGHTS, revision=known.parent.name))
     except RemoteEntryNotFoundError as error:
         missing = CONFIG if CONFIG in str(error) else WEIGHTS
         raise InputError(f'{repo_id!r:.120} holds no {missing}, and nothing else is read; publish it again') from None
+    except GatedRepoError:
+        raise InputError(f'{repo_id!r:.120} is gated; ask for access on its page at {hub_address()}, then give a token '
+                         'of the account that has it') from None
+    except LocalEntryNotFoundError as error:
+        if constants.HF_HUB_OFFLINE:
+            raise InputError(f'HF_HUB_OFFLINE is set and {WEIGHTS} of {repo_id!r:.120} is not in the cache; unset it '
+                             'to reach the Hub') from None
+        raise InputError(f'{WEIGHTS} of {repo_id!r:.120} cannot be fetched ({one_line(error)}); try again') from None
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
         raise InputError(f'{WEIGHTS} of {repo_id!r:.120} cannot be fetched ({one_line(error)}); try again') from None
     blob = path.resolve()
@@ -82,7 +98,7 @@ def hub_weights(repo_id: str, cache_dir: str | Path | None = None) -> Path:
     if re.fullmatch('[0-9a-f]{64}', blob.name) and blob.name != digest:  # the client's name for a large file
         raise InputError(
             f'{WEIGHTS} of {repo_id!r:.120} has not the hash that the Hub lists; delete {str(blob)!r} and try again')
-    _check_recorded(Path(config), digest, repo_id)
+    _check_recorded(known, digest, repo_id)
     return path
 
 
@@ -152,16 +168,25 @@ def check_shapes(path: Path, network: nn.Module, where: str) -> None:
             f'{expected.get(wrong[0])}; save it again')
 
 
-def known_config(repo_id: str, cache_dir: str | Path | None = None) -> str | None:
+def known_config(repo_id: str, cache_dir: str | Path | None = None) -> Path | None:
     """The `config.json` of a repository in the cache of the Hub's client. Without one, the Hub must answer."""
     from huggingface_hub import try_to_load_from_cache
 
     name, _, revision = repo_id.partition('@')
     config = try_to_load_from_cache(name, CONFIG, cache_dir=cache_dir, revision=revision or 'main')
     if isinstance(config, str):
-        return config
+        return Path(config)
     refuse_unreachable()
     return None
+
+
+def _unreachable() -> bool:
+    try:
+        refuse_unreachable()
+    except InputError as error:
+        _logger.warning('%s; what is in the cache is used', error)
+        return True
+    return False
 
 
 def refuse_unreachable() -> None:
