@@ -1,13 +1,16 @@
 """The kit: made here, run where there is neither torch nor timm, and brought back."""
+import importlib
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from timm_ofa.cli.command import main
+from timm_ofa.devices import measuring
 from timm_ofa.devices.kit import export_kit, export_network_kit, import_kit, import_network_kit
 from timm_ofa.devices.plan import make_plan
 from timm_ofa.devices.profile import load_profile
@@ -27,11 +30,12 @@ runpy.run_path(sys.argv[0], run_name='__main__')
 """
 
 
-def run_kit(folder, *options):
-    """The script of a kit, in an interpreter that lacks what a device lacks."""
+def run_kit(folder, *options, without=''):
+    """The script of a kit, in an interpreter that lacks what a device lacks, and one package more."""
     env = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
     return subprocess.run(
-        [sys.executable, '-W', 'error', '-c', BARE, str(folder / 'run_kit.py'), '--seconds', '0.5', *options],
+        [sys.executable, '-W', 'error', '-c', f'import sys; sys.modules[{without!r}] = None\n{BARE}',
+         str(folder / 'run_kit.py'), '--seconds', '0.5', *options],
         env=env, cwd=folder, capture_output=True, text=True)
 
 
@@ -96,10 +100,60 @@ def test_an_interrupted_run_goes_on_and_an_incomplete_file_is_refused(folder, re
 
 @pytest.mark.parametrize('options, message', [
     (['--threads', '2'], 'another task (threads differs)'), (['--threads', '0'], '--threads 0 is too small'),
-    (['--provider', 'Abacus'], "provider 'Abacus' is not in this onnxruntime")])
+    (['--provider', 'Abacus'], "provider 'Abacus' is not in this onnxruntime"),
+    (['--provider', 'AzureExecutionProvider'], "provider 'AzureExecutionProvider' runs no node of the network"),
+    (['--out', 'missing/results.json'], "--out 'missing/results.json' cannot be written"),
+    (['--out', 'networks'], "--out 'networks' cannot be written"),
+    (['--runtime', 'openvino'], "runtime 'openvino' is not installed; run: pip install openvino")])
 def test_the_script_says_in_one_line_what_is_wrong(folder, results, options, message):
-    done = run_kit(folder, *options)
+    import onnxruntime
+
+    if options[-1].startswith('Azure') and options[-1] not in onnxruntime.get_available_providers():
+        pytest.skip('this onnxruntime has no provider that leaves all nodes to the CPU')
+    before = results.stat().st_mtime_ns
+    done = run_kit(folder, *options, without='openvino')
     assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1
+    assert results.stat().st_mtime_ns == before and not (folder / 'missing').exists()
+
+
+@pytest.mark.parametrize('found, recorded', [
+    ({'Xnnpack'}, 'Xnnpack'), ({'CPU', 'Xnnpack'}, 'Xnnpack+CPU'), ({'CPU'}, None)])
+def test_the_providers_of_the_nodes_are_recorded(monkeypatch, found, recorded):
+    monkeypatch.syspath_prepend(Path(measuring.__file__).parent)
+    own_providers = importlib.import_module('run_kit').own_providers
+    events = [{'cat': 'Session', 'args': {}}, *({'cat': 'Node', 'args': {'provider': name}} for name in found)]
+    if recorded:
+        assert own_providers(events, 'Xnnpack') == recorded
+    else:
+        with pytest.raises(SystemExit, match="'Xnnpack' runs no node of the network, CPU does; leave --provider out"):
+            own_providers(events, 'Xnnpack')
+
+
+def test_figures_of_two_providers_keep_apart(results, changed):
+    usual = import_kit(results, device='my-phone')
+    other = import_kit(changed(lambda data: data['task'].update(processor='XnnpackExecutionProvider', wall=True)),
+                       device='my-phone')
+    assert usual.conditions.differences(other.conditions) == ['provider cpu, not XnnpackExecutionProvider']
+    assert other.name == usual.name.replace('-tiny', '-tiny-xnnpackexecutionprovider') != usual.name
+
+
+def test_the_date_is_that_of_the_measurement(network, results, changed, tmp_path):
+    assert import_kit(changed(lambda d: d.update(measured_on='2024-05-31')), device='x').measured_on == '2024-05-31'
+    rows, file = network
+    data = {**json.loads(file.read_text()), 'measured_on': '2024-05-30'}
+    (tmp_path / 'network.json').write_text(json.dumps(data))
+    assert import_network_kit(tmp_path / 'network.json', rows)['date'] == '2024-05-30'
+
+
+def test_openvino_measures_a_kit_too(tmp_path):
+    pytest.importorskip('openvino')
+    rows = SPACE.rows(SPACE.min_arch(20))
+    folder = export_network_kit(tmp_path / 'kit', rows)
+    done = run_kit(folder, '--runtime', 'openvino', '--provider', 'Abacus')
+    assert done.returncode == 1 and "'Abacus' is not in this openvino; choose from CPU" in done.stderr
+    assert run_kit(folder, '--runtime', 'openvino').returncode == 0
+    found = import_network_kit(folder / 'results.json', rows)
+    assert (found['runtime'], found['provider']) == ('openvino', 'cpu') and found['runtime_version'][:2] == '20'
 
 
 def test_an_int8_kit_measures_another_profile(tmp_path):
@@ -114,7 +168,16 @@ def test_an_int8_kit_measures_another_profile(tmp_path):
     (lambda d: d['groups']['20']['low_ms'].__setitem__(3, -1.0), 'low_ms: -1.0 is not a number'),
     (lambda d: d['groups']['32']['p50_ms'].__setitem__(0, float('nan')), 'p50_ms: nan is not a number'),
     (lambda d: d['groups']['32'].update(low_ms=[0.0] * len(d['groups']['32']['low_ms'])), 'takes no time'),
+    (lambda d: d['groups']['32']['low_ms'].__setitem__(0, 0.0), 'group 32: graph 0 takes no time'),
+    (lambda d: d['groups']['32'].update(p50_ms=[1e-9] * len(d['groups']['32']['p50_ms'])), 'low_ms is above p50_ms'),
     (lambda d: d['groups']['32'].update(reference_ms=[1.0]), 'needs 2 entries'),
+    (lambda d: d['groups']['32'].update(n=1), 'n: 1 is not a whole number from 20'),
+    (lambda d: d['task'].update(threads=8), 'threads 8 on cpu are not timed by CPU time'),
+    (lambda d: d['task'].update(processor='XnnpackExecutionProvider'), 'on XnnpackExecutionProvider are not timed'),
+    (lambda d: d['task'].update(processor='</table>'), 'processor: .* does not match'),
+    (lambda d: d['task'].update(precision='</table>'), 'precision: .* choose from fp32, int8'),
+    (lambda d: d['task'].update(precision='fp16'), 'precision: .* choose from fp32, int8'),
+    (lambda d: d['task'].update(runtime='<b>'), 'runtime: .* choose from onnxruntime, openvino'),
     (lambda d: d['task'].update(space='ofa_resnet_tiny'), 'resolution 20|graphs|is not that of the kit'),
     (lambda d: d['task'].update(space='ofa_mbv3_none'), 'ofa_mbv3_none'),
     (lambda d: d['task'].update(seed=5), 'graphs .* is not that of the kit'),

@@ -21,7 +21,7 @@ from ..files import write_text
 from ..runtimes import BN_EPS, input_shape, load_runtime, quantize_on_noise, to_onnx
 from ..spaces import Row, SearchSpace, load_space
 from . import measuring
-from .plan import Graph, Plan, graphs_digest, is_warm, make_plan, network_graphs
+from .plan import Graph, graphs_digest, is_warm, make_plan, network_graphs
 from .profile import MAX_COUNT, MAX_MS, DeviceProfile
 from .profiler import positive
 from .rowprices import make_profile, statistic
@@ -111,14 +111,14 @@ def _light_model(model: bytes) -> tuple[bytes, int]:
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """What was measured, and how. The first fields come from the kit, the others from the device."""
-    precision: str
+    precision: str = choice('fp32', 'int8')
     batch_size: int = number(1, MAX_COUNT)
     seed: int = number(0)
     warm: bool
     graphs: str = text('[0-9a-f]{64}')
-    runtime: str = text(r'.*\S.*')
-    runtime_version: str = text(r'.*\S.*')
-    processor: str
+    runtime: str = choice('onnxruntime', 'openvino')
+    runtime_version: str = text(r'[\w.+-]+')
+    processor: str = text(r'[\w.+]+')  # 'cpu', or the providers that the runtime had
     threads: int = number(1, 4096)
     wall: bool
     host: str = text(limit=MAX_LONG_TEXT)
@@ -138,7 +138,7 @@ class Group:
     """The times of the graphs of one group."""
     low_ms: tuple[float, ...] = number(0, MAX_MS)
     p50_ms: tuple[float, ...] = number(0, MAX_MS)
-    n: int = number(1, MAX_COUNT)
+    n: int = number(measuring.MIN_SWEEPS, MAX_COUNT)
     noise_pct: float = number(0, 1e9)
     reference_ms: tuple[float, float] = number(1e-6, MAX_MS)
 
@@ -178,9 +178,7 @@ def import_network_kit(path: str | Path, rows: Sequence[Row]) -> dict:
     if NETWORK not in results.groups:
         raise InputError(f'{where}: the network is not measured; run run_kit.py again, it goes on')
     group = results.groups[NETWORK]
-    _refuse_other_lengths(NETWORK, group, graphs, where)
-    if not group.low_ms[-1] > 0:
-        raise InputError(f'{where}: the network takes no time; measure again')
+    _check_times(NETWORK, results, graphs, where)
     return {
         'latency_ms': group.low_ms[-1], 'p50_ms': group.p50_ms[-1], 'n': group.n,
         'statistic': statistic(task.wall, task.warm), 'runtime': task.runtime, 'runtime_version': task.runtime_version,
@@ -188,9 +186,18 @@ def import_network_kit(path: str | Path, rows: Sequence[Row]) -> dict:
         'batch_size': task.batch_size, 'date': results.measured_on, 'host': task.host}
 
 
-def _refuse_other_lengths(name: str, group: Group, graphs: Sequence, where: str) -> None:
+def _check_times(name: str, results: Results, graphs: Sequence, where: str) -> None:
+    """Refuse times of a group that no kit writes."""
+    task, group = results.task, results.groups[name]
     if not len(group.low_ms) == len(group.p50_ms) == len(graphs):
         raise InputError(f'{where}: group {name} has {len(group.low_ms)} times for {len(graphs)} graphs; '
+                         'give the file as run_kit.py wrote it')
+    if not min(group.low_ms) > 0:
+        raise InputError(f'{where}: group {name}: graph {group.low_ms.index(0)} takes no time; measure again')
+    if any(low > median for low, median in zip(group.low_ms, group.p50_ms)):
+        raise InputError(f'{where}: group {name}: low_ms is above p50_ms; give the file as run_kit.py wrote it')
+    if not task.wall and (task.threads > 1 or task.processor != 'cpu'):
+        raise InputError(f'{where}: threads {task.threads} on {task.processor} are not timed by CPU time; '
                          'give the file as run_kit.py wrote it')
 
 
@@ -213,9 +220,7 @@ def import_kit(path: str | Path, *, device: str, device_name: str | None = None,
     if missing:
         raise InputError(f'{where}: resolution {listed(missing)} is not measured; run run_kit.py again, it goes on')
     for name, graphs in plan.groups.items():
-        group = results.groups[name]
-        _refuse_other_lengths(name, group, graphs, where)
-        _refuse_zero(plan, name, group, where)
+        _check_times(name, results, graphs, where)
     return make_profile(
         plan, asdict(results), device=device, device_name=device_name or device,
         source='measured with a kit of timm-ofa profile')
@@ -226,10 +231,3 @@ def _refuse_other_task(task: Task, wanted: Mapping, where: str, whose: str, cure
     for name, value in wanted.items():
         if given[name] != value:
             raise InputError(f'{where}: {name} {given[name]!r:.60} is not that of {whose}, {value!r:.60}; {cure}')
-
-
-def _refuse_zero(plan: Plan, name: str, group: Group, where: str) -> None:
-    for net in itertools.chain(*plan.nets.values()):
-        graph = plan.rows_of(net)
-        if graph in plan.groups[name] and not group.low_ms[plan.groups[name].index(graph)] > 0:
-            raise InputError(f'{where}: group {name}: network {net} takes no time; measure again')

@@ -23,6 +23,7 @@ import numpy as np
 FORMAT = 1  # of a file of results
 MIN_SWEEPS = 20
 LOW_PERCENT = 5
+COARSE_MS = 0.5  # a clock of CPU time with larger steps is not read
 LOADING = 0.5  # share of a group in the progress; the rest is measuring
 
 
@@ -145,6 +146,18 @@ def measure_groups(groups: Mapping[str, Sequence], load: Callable[..., Callable[
         results['measured_on'] = date.today().isoformat()
         save_results(path, results)
     return results
+
+
+def needs_wall_clock(threads: int, processor: str) -> bool:
+    """Whether runs are timed by the wall clock instead of CPU time, whose clock has steps of 16 ms on Windows."""
+    return threads > 1 or processor != 'cpu' or min(_cpu_clock_step_ms() for _ in range(3)) > COARSE_MS
+
+
+def _cpu_clock_step_ms() -> float:
+    start = time.process_time()
+    while (end := time.process_time()) == start:
+        pass
+    return 1e3 * (end - start)
 
 
 def summary(timing: Timing) -> dict:

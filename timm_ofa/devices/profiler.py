@@ -20,7 +20,7 @@ from ..spaces import Row, SearchSpace, load_space
 from .energy import energy_mj
 from .fewshot import MIN_NETWORKS
 from .heldout import FITTED, check_networks
-from .measuring import Progress, cpu_host, cpu_name, measure, measure_groups
+from .measuring import Progress, cpu_host, cpu_name, measure, measure_groups, needs_wall_clock
 from .plan import at_resolutions, is_warm, make_plan, network_graphs, times_warm
 from .profile import DeviceProfile
 from .rowprices import checked, make_profile, statistic, steadiness
@@ -62,7 +62,8 @@ def profile_space(space: str | SearchSpace, runtime: str = DEFAULT, *, precision
         kit.load, precision=precision, processor=processor, threads=threads, batch_size=batch_size, seed=seed)
     task = {
         **plan.task(precision, batch_size), 'runtime': kit.NAME, 'runtime_version': kit.version(),
-        'processor': processor, 'threads': threads, 'wall': threads > 1 or processor != 'cpu', 'host': host(processor)}
+        'processor': processor, 'threads': threads, 'wall': needs_wall_clock(threads, processor),
+        'host': host(processor)}
     try:
         results = measure_groups(
             plan.groups, load, task, partial_results, sweeps=sweeps, seconds=seconds, progress=progress)
@@ -97,7 +98,7 @@ def profile_by_networks(space: str | SearchSpace, fitted_nets: int, runtime: str
     space = replace(at_resolutions(load_space(space), resolutions), extra_resolutions=())
     nets = check_networks(space, check_nets, random_nets, seed, fitted_nets)
     order = sorted(itertools.chain(*nets.values()), key=space.params, reverse=True)
-    wall, warm = threads > 1 or processor != 'cpu', times_warm(space, num_classes)
+    wall, warm = needs_wall_clock(threads, processor), times_warm(space, num_classes)
     load = partial(
         kit.load, precision=precision, processor=processor, threads=threads, batch_size=batch_size, seed=seed)
     found = measure_groups(
@@ -142,7 +143,7 @@ def measure_network(rows: Sequence[Row], runtime: str = DEFAULT, *, weights: Map
     Returns the fields of a `Measurement` that the measuring knows, and 'host'.
     """
     positive(threads=threads, batch_size=batch_size, sweeps=sweeps)
-    kit, wall = load_runtime(runtime, precision, processor), threads > 1 or processor != 'cpu'
+    kit, wall = load_runtime(runtime, precision, processor), needs_wall_clock(threads, processor)
     warm = is_warm(rows) if warm is None else warm
     load = partial(
         kit.load, precision=precision, processor=processor, threads=threads, batch_size=batch_size, seed=seed)
