@@ -1,4 +1,6 @@
 """Annealing: moves that are networks within the limits, and better with more steps."""
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 from toy_search import ToyPredictor, pool_of
@@ -9,6 +11,15 @@ from timm_ofa.searching.anneal import anneal, changes
 from timm_ofa.searching.limits import MaxMacs, MaxMemory, MaxParams
 from timm_ofa.searching.problem import Problem
 from timm_ofa.spaces.shelf import load_space
+
+
+@dataclass
+class MoreIsBetter(ToyPredictor):
+    """Each active block is worth a point, or costs one."""
+    sign: int = 1
+
+    def predict_codes(self, codes, space):
+        return 50 + self.sign * (codes[:, 1:] > 0).sum(1).astype(float)
 
 
 @pytest.mark.parametrize('name', ['space', 'resnet'])
@@ -39,6 +50,30 @@ def test_a_space_with_fewer_changes_than_are_judged_is_annealed(rng):
     pool.record()
     ends, top1 = anneal(pool, codes, caps, 3, rng, judged=200)
     assert len(ends) == len(top1) == 20 and (pool.problem.excess(ends, caps) == 0).all()
+
+
+@pytest.mark.parametrize('name', ['space', 'resnet'])
+def test_annealing_changes_depths_that_have_a_gap_between_them(request, name, rng):
+    whole = request.getfixturevalue(name)
+    if name == 'resnet':
+        whole = replace(whole, stages=tuple(replace(s, depths=(1, 4)) for s in whole.stages))
+    gapped = whole.restrict(depths=[1, 3]) if name == 'space' else whole
+    deepest = tuple(s.depths[-1] for s in gapped.stages)
+    pool = pool_of(gapped, [], MoreIsBetter(known=gapped.resolutions))
+    shallow = gapped.restrict(depths=[1])
+    codes = gapped.encode(shallow.sample(rng, 30))
+    pool.judge(codes)
+    pool.record()
+    ends, _ = anneal(pool, codes, np.full(30, 1e9), 40, rng)
+    assert gapped.encode(gapped.decode(ends)).tolist() == ends.tolist()
+    assert {arch.depth for arch in gapped.decode(ends)} == {deepest}
+    back = MoreIsBetter(known=gapped.resolutions, sign=-1)
+    pool = pool_of(gapped, [], back)
+    codes = gapped.encode(gapped.restrict(deepest=1).sample(rng, 30))
+    pool.judge(codes)
+    pool.record()
+    ends, _ = anneal(pool, codes, np.full(30, 1e9), 40, rng)
+    assert {arch.depth for arch in gapped.decode(ends)} == {(1,) * len(deepest)}
 
 
 def test_annealing_longer_ends_on_a_better_network(space, rng):

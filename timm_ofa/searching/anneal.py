@@ -19,7 +19,7 @@ from .limits import bound
 from .pool import Pool
 
 JUDGED = 4  # changes that are judged for each network and step: one of up to four blocks, the others of one or two
-JUDGED_MOVED = 3  # if widths vary: more changes, together with a change of one part of the frame
+JUDGED_MOVED = 3  # if widths vary or depths have gaps: more changes, together with one of that kind
 PROMISING = 16  # changes of one block that are combined to pairs
 PAIRED = 12  # moves of one or two blocks that are combined to pairs
 HOT, COLD = 0.2, 0.03  # temperature at the beginning and at the end, in points of accuracy
@@ -75,18 +75,44 @@ def anneal(pool: Pool, codes: np.ndarray, caps: np.ndarray, steps: int, rng: np.
 
 def _candidates(pool: Pool, codes: np.ndarray, caps: np.ndarray, slopes: np.ndarray, judged: int, temperature: float,
                 rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """What networks may become, as by `changes`; if widths vary, also with one part of the frame changed."""
+    """What networks may become, as by `changes`; also with one change that `changes` cannot make, if there are such."""
     changed, fits = changes(pool, codes, caps, slopes, judged, temperature, rng)
-    if len(pool.problem.parts) == 1:
+    kinds = ([_moved_frames] if len(pool.problem.parts) > 1 else []) + ([_moved_depths] if pool.problem.gaps else [])
+    if not kinds:
         return changed, fits
+    moved = kinds[0](pool, codes, rng)
+    if len(kinds) > 1:
+        moved = np.where(rng.random((len(codes), 1)) < 0.5, moved, kinds[1](pool, codes, rng))
+    also, fit = changes(pool, moved, caps, pool.slopes(moved), JUDGED_MOVED, temperature, rng)
+    alone = pool.problem.excess(moved, caps) <= 0
+    return np.concatenate([changed, also, moved[:, None]], 1), np.concatenate([fits, fit, alone[:, None]], 1)
+
+
+def _moved_frames(pool: Pool, codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Networks (N, 1 + P) with another choice of one part of the frame."""
     part = rng.choice(pool.problem.parts, len(codes))
     sizes = np.array(pool.problem.space.frame_sizes)[part]
     place = pool.problem.space.frames[codes[:, 0], part]
     moved = codes.copy()
     moved[:, 0] += ((place + rng.integers(1, np.maximum(sizes, 2))) % sizes - place) * pool.problem.strides[part]
-    also, fit = changes(pool, moved, caps, pool.slopes(moved), JUDGED_MOVED, temperature, rng)
-    alone = pool.problem.excess(moved, caps) <= 0
-    return np.concatenate([changed, also, moved[:, None]], 1), np.concatenate([fits, fit, alone[:, None]], 1)
+    return moved
+
+
+def _moved_depths(pool: Pool, codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Networks (N, 1 + P) with the next depth of one stage whose depths have a gap; new blocks are random."""
+    problem, moved = pool.problem, codes.copy()
+    stage = rng.choice(problem.gaps, len(codes))
+    for s in problem.gaps:
+        rows, positions = np.flatnonzero(stage == s), 1 + np.flatnonzero(problem.stage == s)
+        depths = np.array(problem.space.stages[s].depths)
+        place = np.searchsorted(depths, (codes[rows][:, positions] > 0).sum(1))
+        step = np.where(rng.random(len(rows)) < 0.5, 1, -1)
+        step = np.where((place + step < 0) | (place + step >= len(depths)), -step, step)
+        blocks = rng.integers(1, 1 + len(problem.space.choices(s)), (len(rows), len(positions)))
+        blocks = np.where(codes[rows][:, positions] > 0, codes[rows][:, positions], blocks)
+        active = np.arange(len(positions)) < depths[place + step][:, None]
+        moved[np.ix_(rows, positions)] = np.where(active, blocks, 0)
+    return moved
 
 
 class _Moves(NamedTuple):

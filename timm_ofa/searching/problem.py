@@ -57,6 +57,7 @@ class Problem:
         self.sizes = np.array([  # choices of each gene
             *(space.frame_sizes[part] for part in self.parts), *(len(s.depths) for s in space.stages),
             *(len(space.choices(stage)) for stage, _ in space.positions)])
+        self.gaps = [i for i, s in enumerate(space.stages) if s.depths != tuple(range(s.depths[0], s.depths[-1] + 1))]
         self.allowed = self._allowed_choices()
         self.resolutions = self._feasible_resolutions()
 
