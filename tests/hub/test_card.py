@@ -9,7 +9,7 @@ from hub_makers import REPO, SPACE, like, make_model, make_record, measured
 from timm_ofa.errors import InputError
 from timm_ofa.hub.card import render_card
 from timm_ofa.hub.folder import CARD
-from timm_ofa.hub.metadata import tags
+from timm_ofa.hub.metadata import card_data, tags
 from timm_ofa.hub.publishing import publish
 from timm_ofa.hub.record import Accuracy, Record
 from timm_ofa.hub.saving import save_folder
@@ -48,6 +48,13 @@ def test_the_card_opens_with_the_import_and_carries_both_results():
     assert 'my-cpu' in metrics[1]['name'] and (data['library_name'], data['license']) == ('timm', 'apache-2.0')
 
 
+def test_a_record_without_accuracy_names_no_data_set():
+    known = card_data(make_record(accuracy=None, top1_pct=None, dataset_id=None))
+    assert not known.eval_results and known.datasets is None
+    judged = card_data(make_record(accuracy=None, top1_pct=None, dataset_id='acme/flowers'))
+    assert {r.dataset_name for r in judged.eval_results} == {'acme/flowers'}
+
+
 def test_hostile_text_stays_text_in_the_card():
     measurement = replace(make_record().measurements[0], device_name=HOSTILE, runtime_version='x: {[')
     card = render_card(make_record(
@@ -60,7 +67,7 @@ def test_hostile_text_stays_text_in_the_card():
     assert len(re.findall(r'(?<!\\)\|', row)) == header.count('|')
 
 
-@pytest.mark.parametrize('text', ['https://evil.example/a', 'HTTP://x.y', 'www.evil.example', 'WWW.x.y', 'me@x.example'])
+@pytest.mark.parametrize('text', ['https://evil.example/a', 'HTTP://x.y', 'www.evil.example', 'WWW.x.y', 'me@x.org'])
 def test_an_address_in_a_record_is_no_link(text):
     body = render_card(make_record(device_name=text)).split('\n---\n', 1)[1]
     assert text not in body and text in body.replace('<!-- -->', '')
@@ -92,3 +99,13 @@ def test_a_card_that_was_edited_by_hand_is_one_line(template, tmp_path, change):
     assert '\n' not in str(error.value)
     card.unlink()
     publish(folder, 'acme/net', dry_run=True)
+
+
+@pytest.mark.parametrize('runtime, precision, said', [
+    ('tflite', 'unknown', ''), ('openvino', 'unknown', ' --runtime openvino --threads 4'),
+    ('onnxruntime', 'int8', ' --runtime onnxruntime --precision int8 --threads 4')])
+def test_the_card_repeats_a_latency_only_with_a_runtime_that_this_package_has(runtime, precision, said):
+    first = make_record().measurements[0]
+    record = replace(make_record(), measurements=(replace(
+        first, runtime=runtime, precision=precision, threads=4),))
+    assert f'\ntimm-ofa measure hf-hub:acme/net{said}\n' in render_card(record, 'acme/net')

@@ -14,6 +14,8 @@ from typing import Any
 
 import jinja2
 
+from ..devices import UNKNOWN
+from ..runtimes import runtime_names
 from ..spaces import Arch, space_names
 from ..training import Phase
 from .metadata import card_data, evidence, runtime, setting
@@ -71,9 +73,18 @@ def headline(record: Record) -> Measurement | None:
     return next((found[0] for device in devices if (found := evidence(record, device))), None)
 
 
+def _repeat(m: Measurement | None) -> str:
+    """The options of `timm-ofa measure` that repeat a latency; none for a runtime that this package does not have."""
+    if m is None or m.runtime not in runtime_names():
+        return ''
+    precision = '' if m.precision == UNKNOWN else f' --precision {m.precision}'
+    return f' --runtime {m.runtime}{precision} --threads {m.threads or 1}'
+
+
 def _subnet_words(record: Record) -> dict[str, Any]:
     return dict(
-        headline=headline(record), setting=setting, runtime=runtime, neighbors=_neighbors(record),
+        headline=headline(record), repeat=_repeat(headline(record)),
+        setting=setting, runtime=runtime, neighbors=_neighbors(record),
         how=lambda m: ', '.join(m.conditions.setting()[1:]),
         measured_how=_how(record),
         has_peak=any(m.peak_memory_mb is not None for m in record.measurements),
