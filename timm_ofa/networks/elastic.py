@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from timm.layers import BatchNormAct2d, ConvNormAct
@@ -29,14 +30,15 @@ class ElasticInvertedResidual(nn.Module):
     It takes over the layers of the block that it is given. It adds one square matrix for each pair of consecutive
     kernel sizes (7 to 5, 5 to 3), which all channels of the layer share and which is the identity at first.
     """
-    conv_pw: nn.Conv2d
-    bn1: BatchNormAct2d
-    conv_dw: nn.Conv2d
-    bn2: BatchNormAct2d
-    se: SqueezeExcite
-    conv_pwl: nn.Conv2d
-    bn3: BatchNormAct2d
-    drop_path: nn.Module
+    if TYPE_CHECKING:  # TorchScript reads the annotations that are there when it runs
+        conv_pw: nn.Conv2d
+        bn1: BatchNormAct2d
+        conv_dw: nn.Conv2d
+        bn2: BatchNormAct2d
+        se: SqueezeExcite
+        conv_pwl: nn.Conv2d
+        bn3: BatchNormAct2d
+        drop_path: nn.Module
     feature_info = InvertedResidual.feature_info  # timm's feature extraction asks a block for it
 
     def __init__(self, block: InvertedResidual, kernel_sizes: Sequence[int], se_ratio: float):
@@ -140,12 +142,13 @@ class ElasticBottleneck(nn.Module):
 
     It takes over the layers of the block that it is given. Its input has the width of the stage before.
     """
-    shortcut: DownsampleAvg | nn.Identity
-    conv1_1x1: ConvNormAct
-    conv2_kxk: ConvNormAct
-    conv3_1x1: ConvNormAct
-    drop_path: nn.Module
-    act: nn.Module
+    if TYPE_CHECKING:
+        shortcut: DownsampleAvg | nn.Identity
+        conv1_1x1: ConvNormAct
+        conv2_kxk: ConvNormAct
+        conv3_1x1: ConvNormAct
+        drop_path: nn.Module
+        act: nn.Module
 
     def __init__(self, block: BottleneckBlock):
         super().__init__()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
@@ -52,11 +52,12 @@ class Supernet(nn.Module):
     It is mixed into timm's class. The subclass of a family says which stages are elastic, what is before them and what
     is after them.
     """
-    num_classes: int  # these are of timm's class
-    in_chans: int
-    drop_rate: float
-    grad_checkpointing: bool
-    forward_head: Callable[..., torch.Tensor]
+    if TYPE_CHECKING:  # of timm's class
+        num_classes: int
+        in_chans: int
+        drop_rate: float
+        grad_checkpointing: bool
+        forward_head: Callable[..., torch.Tensor]
 
     def __init__(self, space: SearchSpace, **kwargs):
         super().__init__(**kwargs)
@@ -155,10 +156,11 @@ class Supernet(nn.Module):
 class _MobileSupernet(Supernet):
     """What MobileNetV3 and EfficientNet share: a fixed first block, then inverted residuals."""
     first_stage = 1  # index in `blocks` of the first elastic stage
-    conv_stem: nn.Conv2d
-    bn1: nn.Module
-    blocks: nn.Sequential
-    feature_info: list[dict]
+    if TYPE_CHECKING:
+        conv_stem: nn.Conv2d
+        bn1: nn.Module
+        blocks: nn.Sequential
+        feature_info: list[dict]
 
     def make_elastic(self) -> None:
         set_stem_stride(self, self.space.stem_stride)
