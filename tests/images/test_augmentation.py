@@ -77,6 +77,22 @@ def test_without_any_augmentation_a_batch_is_the_evaluation_batch(space):
             rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize('resolution', [224, 160, 128])
+@pytest.mark.parametrize('crop', ['shift', 'none'])
+def test_training_sees_objects_as_large_as_evaluation_does(space, crop, resolution):
+    """A ramp tells by its slope how large a pixel of the stored image becomes."""
+    large = replace(space, crop_pct=0.875, mean=(0.0,) * 3, std=(1 / 255,) * 3)
+    ramp = torch.arange(256, dtype=torch.uint8).expand(4, 3, 256, 256).contiguous()
+    judged = eval_batch(ramp, large, resolution)
+    trained = Augment(crop=crop, shift=0.05, flip=False)(ramp, large, resolution, np.random.default_rng(0))
+    slopes = [(x[:, 0, 64, 100] - x[:, 0, 64, 20]) / 80 for x in (judged, trained)]
+    torch.testing.assert_close(slopes[0], slopes[1], rtol=0.01, atol=0)
+    if crop == 'none':
+        torch.testing.assert_close(judged, trained, rtol=0, atol=2.0)  # of 255, which is about a pixel
+    whole = Augment(crop='done', flip=False)(ramp, large, resolution, np.random.default_rng(0))
+    assert whole[0, 0, 0, -1] - whole[0, 0, 0, 0] > 250  # what a loader worker cut out is seen whole
+
+
 def test_flipping_mirrors_about_half_of_the_images_and_nothing_else(space):
     pixels = noise(64, 32)
     plain, x = eval_batch(pixels, space, 32), Augment(shift=0)(pixels, space, 32, np.random.default_rng(0))

@@ -105,7 +105,7 @@ def test_crops_of_images_on_disk_see_the_borders_that_the_stored_square_lost():
     images = ImageSet([Image.fromarray(picture)] * 64, [0] * 64, 20, 'wide', 'always')
     batches = EpochBatches(images, 64, 0, 0, accelerator(), replace(AREA, scale=(0.1, 0.2)))
     (pixels, _), = batches(0, 0)
-    assert batches.augment.crop == 'none' and batches.augment.scale == (0.1, 0.2)
+    assert batches.augment.crop == 'done' and batches.augment.scale == (0.1, 0.2)
     assert images.fetch([0]).max() == 100 and (pixels.amax((1, 2, 3)) == 200).float().mean() > 0.5
     assert len({image.numpy().tobytes() for image in pixels}) > 20  # a box of its own for each
 

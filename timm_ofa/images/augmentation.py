@@ -41,9 +41,14 @@ def resize(x: torch.Tensor, side: int) -> torch.Tensor:
     return F.interpolate(x, (side, side), mode='bilinear', align_corners=False, antialias=True)
 
 
+def _scaled_side(resolution: int, space: SearchSpace) -> int:
+    """The side (px) to which evaluation scales an image before it cuts the center out."""
+    return int(np.ceil(resolution / space.crop_pct))
+
+
 def eval_batch(pixels: torch.Tensor, space: SearchSpace, resolution: int) -> torch.Tensor:
     """Bytes (B, 3, S, S) -> floats (B, 3, resolution, resolution): scaled, then cut to the center."""
-    side = int(np.ceil(resolution / space.crop_pct))
+    side = _scaled_side(resolution, space)
     margin = (side - resolution) // 2
     x = resize(normalize(pixels, space), side)
     return x[..., margin:margin + resolution, margin:margin + resolution].contiguous(memory_format=torch.channels_last)
@@ -62,8 +67,8 @@ def places_of(part: Share, batch_size: int) -> np.ndarray:
 @dataclass(frozen=True)
 class Augment:
     """What training does to images at random."""
-    crop: str = choice('shift', 'area', 'none', default='shift')  # move by up to `shift`, or a random-resized crop
-    shift: float = number(0, 1, default=0.125)  # share of the side
+    crop: str = choice('shift', 'area', 'none', default='shift')  # center moved by `shift`; random-resized; center
+    shift: float = number(0, 1, default=0.125)  # at most, share of the side
     scale: tuple[float, float] = number(1e-6, 1, default=(0.08, 1.0))  # 'area': share of the image that is seen
     flip: bool = True
     brightness: float = number(default=0.0)  # the factor is drawn from 1 - b to 1 + b; the original: 32 / 255
@@ -84,15 +89,22 @@ class Augment:
         if self.brightness or self.saturation:
             x = _recolor(x, drawn['brightness'], drawn['saturation'])
         x = _standardize(x, space)
+        window = self._window(side, space, resolution)
         theta = np.zeros((batch, 2, 3), dtype=np.float32)
-        theta[:, 0, 0], theta[:, 1, 1] = drawn['width'], drawn['height']
+        theta[:, 0, 0], theta[:, 1, 1] = (drawn[name] * window / side for name in ('width', 'height'))
         theta[:, 0, 2], theta[:, 1, 2] = drawn['center_x'], drawn['center_y']
-        grid = F.affine_grid(torch.from_numpy(theta).to(x.device), [batch, 3, side, side], align_corners=False)
+        grid = F.affine_grid(torch.from_numpy(theta).to(x.device), [batch, 3, window, window], align_corners=False)
         padding = 'border' if self.crop == 'area' else 'zeros'  # zero is the mean color
         x = resize(F.grid_sample(x, grid, padding_mode=padding, align_corners=False), resolution)
         if self.erase:
             self._erase(x, drawn)
         return x.contiguous(memory_format=torch.channels_last)
+
+    def _window(self, side: int, space: SearchSpace, resolution: int) -> int:
+        """The side (px) of what is seen of stored squares: as much as evaluation sees, so that objects have the same
+        size; all of them if the part is drawn ('area') or a loader worker has cut it out ('done')."""
+        seen = resolution / _scaled_side(resolution, space) if self.crop in ('shift', 'none') else 1
+        return side - 2 * round(side * (1 - seen) / 2)
 
     def box(self, width: int, height: int, rng: np.random.Generator) -> Box:
         """A random-resized crop of an image, drawn as torchvision draws it."""

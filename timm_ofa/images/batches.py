@@ -44,7 +44,7 @@ class EpochBatches:
             raise InputError(f'batch_size {batch_size} is more than the {len(images)} training images; lower it')
         self.images, self.batch_size, self.device = images, batch_size, accelerator.device
         crops = augment if augment is not None and augment.crop == 'area' and not images.in_memory else None
-        self.augment = replace(crops, crop='none') if crops else augment
+        self.augment = replace(crops, crop='done') if crops else augment
         self._plan = _Plan(images, batch_size, seed, (accelerator.process_index, accelerator.num_processes, pieces))
         self._loader: DataLoader = DataLoader(
             _Decoder(images.decode(), crops, seed), batch_sampler=self._plan, collate_fn=_as_is, num_workers=workers,
