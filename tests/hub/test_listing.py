@@ -135,9 +135,31 @@ def test_a_hub_that_breaks_off_is_one_line_and_not_a_shorter_list(server, client
     for record in known[:3]:
         files = {name: (folder / record.name / name).read_bytes() for name in (CONFIG, PERF)}
         put_on(server, f'broken/{record.name}', {**files, 'README.md': render_card(record).encode()})
-    server.forbid = f'/broken/{known[1].name}/resolve'
+    server.fault, server.fault_at = 'drop', len(server.requests) + 4
     line = client('print(len(find("broken")))')
-    assert line.startswith(f'InputError: the transfer of broken/{known[1].name} failed') and '\n' not in line
+    assert line.startswith('InputError: ') and ('cannot be reached' in line or 'failed' in line) and '\n' not in line
+
+
+def test_a_repository_that_is_disabled_or_closed_is_left_out_and_the_others_are_listed(server, client, records):
+    folder, known = records
+    for record in known[:4]:
+        files = {name: (folder / record.name / name).read_bytes() for name in (CONFIG, PERF)}
+        put_on(server, f'closed/{record.name}', {**files, 'README.md': render_card(record).encode()})
+    server.forbid, server.gated = f'/closed/{known[1].name}/resolve', f'/closed/{known[3].name}/resolve'
+    assert client('print([f.id for f in find("closed")])') == str(sorted(
+        f'closed/{record.name}' for record in (known[0], known[2])))
+
+
+def test_a_space_that_broke_off_may_be_published_again_but_not_the_work_of_others(server, client, tmp_path):
+    (tmp_path / 'index.html').write_text('a page')
+    publish = f"print(hub.publish_page({str(tmp_path / 'index.html')!r}, 'acme/{{}}'))"
+    server.forbid = '/api/spaces/acme/half/commit'
+    assert 'the Hub answered 403' in client(publish.format('half'))
+    server.forbid = '(?!)'
+    assert client(publish.format('half')) == f'{server.url}/spaces/acme/half'
+    assert server.repos['spaces/acme/half'].files('main')['index.html'] == b'a page'
+    put_on(server, 'spaces/acme/copy', {}).commits[0] = ('f' * 40, {'index.html': b'x'}, 'Duplicate from other/game')
+    assert 'was not written by timm_ofa' in client(publish.format('copy'))
 
 
 def test_the_page_becomes_a_static_space_once(server, client, records, tmp_path):

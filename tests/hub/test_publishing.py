@@ -140,6 +140,60 @@ def test_a_pulled_network_may_be_published_by_somebody_else(server, client, temp
     assert b'hf-hub:acme-lab/copy' in server.repos['acme-lab/copy'].files('main')[CARD]
 
 
+def test_a_network_does_not_overwrite_another_one(server, client, template, tmp_path):
+    for name in ('first', 'second'):
+        like(template, tmp_path / name, name, (measured('amd-epyc', 3),))
+    client(f'hub.publish({str(tmp_path / "first")!r}, "acme/net")')
+    line = client(f'hub.publish({str(tmp_path / "second")!r}, "acme/net")')
+    assert line.startswith("InputError: acme/net holds the network 'first', not 'second'; choose another repository")
+    assert len(server.repos['acme/net'].commits) == 2
+    assert client(f'print(hub.publish({str(tmp_path / "second")!r}, "acme/net", force=True)["version"])') == 'v2'
+
+
+def test_a_gated_repository_is_said_to_be_gated(server, client, template):
+    client(f'hub.publish({str(template)!r}, "acme/gated")')
+    server.gated = '/(api/models/)?acme/gated'
+    line = client('hub.pull("acme/gated")')
+    assert line.startswith('InputError: acme/gated is gated; ask for access on its page at http') and '\n' not in line
+
+
+def test_what_is_in_the_cache_is_used_without_the_hub(server, client, template):
+    client(f'hub.publish({str(template)!r}, "acme/kept")')
+    path = client('print(hub.pull("acme/kept"))')
+    offline = '''
+from unittest import mock
+with mock.patch('huggingface_hub.constants.HF_HUB_OFFLINE', {}), mock.patch('huggingface_hub.constants.ENDPOINT', {!r}):
+    print(hub.pull({!r}))'''
+    server.requests.clear()
+    assert client(offline.format(True, server.url, 'acme/kept')) == path and not server.requests
+    assert client(offline.format(False, 'http://127.0.0.1:9', 'acme/kept')) == path
+    line = client(offline.format(True, server.url, 'acme/absent'))
+    assert line == 'InputError: HF_HUB_OFFLINE is set and acme/absent is not in the cache; unset it to reach the Hub'
+    assert 'cannot be reached' in client(offline.format(False, 'http://127.0.0.1:9', 'acme/absent'))
+
+
+def test_the_password_of_an_endpoint_is_shown_nowhere(server, client, template, tmp_path):
+    secret = server.url.replace('://', '://me:sesame@')
+    folder = like(template, tmp_path / 'net', 'net', (measured('amd-epyc', 3),))
+    client(f'hub.publish({str(folder)!r})')
+    said = client(f'''
+from unittest import mock
+with mock.patch('huggingface_hub.constants.ENDPOINT', {secret!r}):
+    print(hub.catalog('acme', {str(tmp_path / 'index.html')!r}).read_text())
+    for run in (lambda: hub.pull('acme/none'), lambda: hub.publish({str(folder)!r})):
+        try:
+            print(run())
+        except timm_ofa.InputError as error:
+            print(error)
+with mock.patch('huggingface_hub.constants.ENDPOINT', 'http://me:sesame@127.0.0.1:9'):
+    for run in (lambda: hub.pull('acme/none'), lambda: timm.create_model('hf-hub:acme/none', pretrained=True)):
+        try:
+            run()
+        except Exception as error:
+            print(error)''')
+    assert 'sesame' not in said and server.url in said and '127.0.0.1:9' in said
+
+
 # ---- collections ----------------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from .folder import FILES, check_folder, refuse_pickles
 from .supernets import FILES as SUPERNET_FILES
 from .supernets import check_supernet, is_supernet
 
+PATTERNS = [*FILES, *SUPERNET_FILES]
 _logger = logging.getLogger(__name__)
 
 
@@ -49,7 +50,7 @@ def _fetched(api: HfApi, repo_id: str, revision: str | None) -> Path:
         refuse_pickles(names, repo_id)
         if CONFIG not in names:
             raise InputError(f'{repo_id} is not complete, it holds no {CONFIG}; publish it again')
-        path = Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*FILES, *SUPERNET_FILES]))
+        path = Path(snapshot_download(repo_id, revision=revision, allow_patterns=PATTERNS))
         wrong = api.verify_repo_checksums(repo_id, revision=path.name, local_dir=path).mismatches
     if wrong:
         raise InputError(
@@ -59,6 +60,6 @@ def _fetched(api: HfApi, repo_id: str, revision: str | None) -> Path:
 
 def _cached(repo_id: str, revision: str | None) -> Path | None:
     try:
-        return Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=PATTERNS, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
