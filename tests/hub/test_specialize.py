@@ -1,4 +1,6 @@
 """From a candidate to a network: weights of its own, fine-tuning, its name, and all that is known of it."""
+from dataclasses import replace
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -9,7 +11,9 @@ import timm_ofa
 from timm_ofa import InputError, load_space
 from timm_ofa.accuracy import evaluate, recalibrate_bn, supernet_digest
 from timm_ofa.devices import Conditions
-from timm_ofa.hub.finishing import Source, arch_name, finish
+from timm_ofa.hub.card import render_card
+from timm_ofa.hub.configs import named_subnets
+from timm_ofa.hub.finishing import Source, arch_name, finish, finish_named
 from timm_ofa.images import Augment, load_data
 from timm_ofa.networks.supernet import new_supernet
 from timm_ofa.training.config import FinetuneConfig
@@ -90,12 +94,31 @@ def test_a_finished_network_says_all_that_is_known_of_it(supernet, space, tmp_pa
     assert type(model) is MobileNetV3 and not model.training
     assert record.name == 'ofa_mbv3_toy_phone_pytorch_lat4ms' and record.arch == front[3].arch
     assert (record.limit_ms, record.predicted_ms, record.predicted_top1_pct) == (4.0, 4.0, 54.0)
+    assert record.limit_conditions == found.conditions and 'RMSE of the predictor 0.40 points' in render_card(record)
     assert record.accuracy.n == 360 and record.accuracy.split == 'test' and record.accuracy.dataset == 'digits'
     assert record.supernet.sha256 == supernet_digest(supernet) and record.calibration.images == 180
     assert [p.chosen for p in record.front].count(True) == 1 and len(record.front) == 6
     assert record.top1_pct == round(evaluate(model, data.test, space, 20), 3)
     _, alone = finish(source, found.front[0], name='ofa_mbv3_mine')
     assert alone.name == 'ofa_mbv3_mine' and alone.device is None and alone.front == () and alone.predicted_ms is None
+
+
+def test_a_named_network_is_told_under_the_images_that_judged_it(supernet, space):
+    cifar = replace(named_subnets()['ofa_mbv3_cifar10_epyc_lat0p6ms'], space=space, arch=space.min_arch(20))
+    source = Source(supernet, 'test/supernet', load_data('digits', 20, limit=200), Augment(flip=False))
+    _, record = finish_named(source, 'ofa_mbv3_mine', cifar)
+    assert (record.accuracy.dataset, record.dataset_id, record.device) == ('digits', None, 'amd-epyc')
+    card = render_card(record)
+    assert 'cifar' not in card.split('## Architecture')[0] and 'top-1** on digits' in card
+
+
+def test_a_front_without_a_limit_makes_a_network_without_one(supernet, space, tmp_path):
+    source = Source(supernet, 'test/supernet', load_data('digits', 20, limit=200), Augment(flip=False))
+    found = save_made_front(tmp_path / 'front.jsonl', limit_ms=None, limits=['300 M MACs'])
+    _, record = finish(source, found.best(), found=found)
+    assert record.name == 'ofa_mbv3_toy_phone_pytorch_subnet'
+    assert (record.limit_ms, record.search.limit) == (None, '300 M MACs')
+    assert 'under' not in render_card(record).split('## Load it')[0].split('searched for')[1].split(':')[0]
 
 
 def test_a_finished_network_can_learn_from_the_largest_one(supernet, space):

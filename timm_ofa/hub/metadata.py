@@ -61,9 +61,13 @@ def card_data(record: Record | SupernetRecord) -> ModelCardData:
 
 
 def _results(record: Record) -> list[EvalResult]:
-    """Accuracy and latencies for the model index. The name of a latency holds its whole setting, so that no two of
-    them collide."""
-    dataset = record.accuracy.dataset if record.accuracy else record.space.name
+    """Accuracy and latencies for the model index, which wants a data set: nothing where none is known.
+
+    The name of a latency holds its whole setting, so that no two of them collide.
+    """
+    dataset = record.accuracy.dataset if record.accuracy else record.dataset_id
+    if dataset is None:
+        return []
     result = partial(
         EvalResult, task_type='image-classification', dataset_type=record.dataset_id or slug(dataset),
         dataset_name=dataset, dataset_split=record.accuracy.split if record.accuracy else None)

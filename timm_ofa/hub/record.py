@@ -94,7 +94,7 @@ class Search:
     predictor: str | None = None  # its name, and the scale that it predicts on
     profile: str | None = None
     profile_error_pct: float | None = number(0, 1e4, default=None)  # percent of the latency
-    predictor_error_pct: float | None = _pct(default=None)  # points of top-1
+    predictor_error_pct: float | None = _pct(default=None)  # root of the mean squared error, points of top-1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +170,8 @@ class Record:
         """The conditions of the limit. Older records have those of their only latency on the device instead."""
         if self.limit_conditions or not self.device:
             return self.limit_conditions
-        known = {self.conditions_of(m) for m in self.measurements if m.device == self.device}
+        known = {self.conditions_of(m) for m in self.measurements
+                 if (m.device, m.batch_size) == (self.device, self.limit_batch_size)}
         return known.pop() if len(known) == 1 else None
 
     def conditions_of(self, m: Measurement) -> Conditions:
