@@ -1,6 +1,7 @@
 """What `import-upstream` makes of the authors' checkpoints, predictors and latency tables."""
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import timm
@@ -12,7 +13,11 @@ from timm_ofa import InputError
 from timm_ofa.accuracy import load_predictor
 from timm_ofa.hub import checkpoints, hub_configs, upstream
 from timm_ofa.hub.card import render_card
+from timm_ofa.hub.record import Supernet
+from timm_ofa.hub.supernets import check_supernet, stage_supernet, supernet_origin
 from timm_ofa.hub.upstream import import_upstream, subnet_record
+from timm_ofa.networks import new_supernet
+from timm_ofa.training import save_supernet
 
 
 def test_an_imported_file_is_a_publishable_folder(checkpoint, tmp_path):
@@ -55,6 +60,59 @@ def test_a_supernet_is_imported_for_load_supernet(tmp_path, name):
     loaded = load_supernet(str(folder)).state_dict()
     assert torch.equal(loaded['classifier.weight'], checkpoint['state_dict']['classifier.linear.weight'])
     assert len(loaded) == len(checkpoint['state_dict'])
+
+
+def test_the_supernet_of_the_authors_keeps_their_license_and_networks_found_in_it_name_it(tmp_path):
+    name = 'ofa_mbv3_w10_supernet'
+    torch.save(upstream_checkpoint(name, 0), tmp_path / 'checkpoint.pth')
+    folder = import_upstream(name, tmp_path / 'checkpoint.pth', tmp_path / 'out')
+    record, _ = check_supernet(folder)
+    assert record.license == 'mit' and 'license: mit' in render_card(record)
+    hub_id = hub_configs()[name].weights.hub_id
+    assert supernet_origin(str(folder)) == supernet_origin(name) == (hub_id, None, 'mit')
+    (tmp_path / 'stage').mkdir()
+    stage_supernet(folder, tmp_path / 'stage')
+    assert supernet_origin(str(tmp_path / 'stage')) == (hub_id, None, 'mit')
+    found = replace(subnet_record(NAME, SUBNETS[NAME]), supernet=Supernet(id=hub_id))
+    assert f'base_model: {hub_id}\n' in render_card(found)
+
+
+def test_a_supernet_of_ones_own_is_not_taken_for_that_of_the_authors(tmp_path):
+    space = timm_ofa.load_space('ofa_mbv3_tiny')
+    training = dict(
+        name='ofa_mbv3_w12_supernet', space='ofa_mbv3_tiny', data='digits', phases=[dict(name='a', epochs=1, lr=0.1)])
+    save_supernet(new_supernet(space, num_classes=3), tmp_path / 'own', dict(training=training))
+    assert supernet_origin(str(tmp_path / 'own')) == ('ofa_mbv3_w12_supernet', None, 'apache-2.0')
+    training['initial_checkpoint'] = 'ofa_mbv3_w12_supernet'
+    save_supernet(new_supernet(space, num_classes=3), tmp_path / 'own', dict(training=training))
+    assert supernet_origin(str(tmp_path / 'own'))[2] == 'mit'
+
+
+@pytest.mark.parametrize('name', ['ofa_mbv3_tiny_supernet', NAME])
+def test_an_import_replaces_no_folder_that_it_did_not_write(tmp_path, checkpoint, name):
+    out = tmp_path / 'out'
+    out.mkdir()
+    for file in ('config.json', 'model.safetensors'):
+        (out / file).write_text('{"thesis": 1}')
+    source = checkpoint
+    if name != NAME:
+        source = tmp_path / 'checkpoint.pth'
+        torch.save(upstream_checkpoint(name, 0), source)
+    with pytest.raises(InputError, match='holds something else'):
+        import_upstream(name, source, out)
+    assert {path.read_text() for path in out.iterdir()} == {'{"thesis": 1}'}
+    import_upstream(name, source, tmp_path / 'new')
+    assert import_upstream(name, source, tmp_path / 'new') == tmp_path / 'new'
+
+
+def test_an_import_replaces_no_file_of_another_kind(shared, tmp_path):
+    (tmp_path / 'acc.safetensors').write_text('years of work')
+    with pytest.raises(InputError, match='holds something else'):
+        import_upstream('ofa_mbv3_w12_predictor', shared / 'upstream/acc_predictor.pth', tmp_path / 'acc')
+    (tmp_path / 'note10.json').write_text('[1]')
+    with pytest.raises(InputError, match='holds something else'):
+        import_upstream('note10', shared, tmp_path / 'note10')
+    assert (tmp_path / 'note10.json').read_text() == '[1]'
 
 
 @pytest.mark.parametrize('name', [NAME, 'ofa_mbv3_w12_supernet'])

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import difflib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import timm
 
-from ..accuracy import RELEASED, load_upstream_predictor
-from ..devices import import_note10_tables
+from ..accuracy import RELEASED, load_predictor, load_upstream_predictor
+from ..devices import import_note10_tables, load_profile
 from ..errors import InputError, listed, one_line
 from ..files import fetch
 from ..networks import Supernet
@@ -75,13 +75,16 @@ def _import_weights(name: str, config: HubConfig | None, source: str | Path | No
 
 
 def _import_predictor(space: str, source: str | Path | None, out: str | Path) -> Path:
+    written = Path(f'{str(out).removesuffix(".safetensors")}.safetensors')
+    _refuse_foreign(written, load_predictor)
     with _as_file(source) as path:
         load_upstream_predictor(path, space).save(out)
-    return Path(f'{str(out).removesuffix(".safetensors")}.safetensors')
+    return written
 
 
 def _import_tables(source: str | Path | None, out: str | Path) -> Path:
     out = Path(f'{str(out).removesuffix(".json")}.json')  # the suffix that `load_profile` asks for
+    _refuse_foreign(out, load_profile)
     with tempfile.TemporaryDirectory() as folder:
         if source is None:
             for resolution in TABLE_RESOLUTIONS:
@@ -89,6 +92,15 @@ def _import_tables(source: str | Path | None, out: str | Path) -> Path:
                 fetch(url, Path(folder) / url.rpartition('/')[2])
         import_note10_tables(source or folder).save(out)
     return out
+
+
+def _refuse_foreign(path: Path, load: Callable[[Path], object]) -> None:
+    """Raise if there is a file that is not of the kind that `load` reads."""
+    try:
+        if path.exists():
+            load(path)
+    except InputError:
+        raise InputError(f'file {str(path)!r:.200} holds something else; choose another, or remove it') from None
 
 
 @contextmanager
