@@ -1,4 +1,7 @@
 """Published folders: a saved one loads bit for bit, and a changed or hostile one is refused."""
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -10,7 +13,7 @@ from timm_ofa.errors import InputError
 from timm_ofa.hub.folder import FILES, check_folder, load_record
 from timm_ofa.hub.publishing import publish
 from timm_ofa.hub.record import Record
-from timm_ofa.hub.saving import save_folder
+from timm_ofa.hub.saving import put_in_place, save_folder
 
 
 def test_a_saved_folder_loads_through_timm_bit_for_bit(folder):
@@ -40,6 +43,21 @@ def test_a_folder_is_replaced_whole_and_leaves_no_rubbish(tmp_path):
     loaded = timm.create_model(f'local-dir:{tmp_path / NAME}', pretrained=True).eval()
     assert torch.equal(loaded(x), make_model(record, 1)(x))
     assert [p.name for p in tmp_path.iterdir()] == [NAME]
+
+
+def test_two_who_write_one_folder_at_once_leave_a_whole_one(tmp_path):
+    def write(who):
+        for turn in range(30):
+            new = tmp_path / f'{who}-{turn}' / 'new'
+            new.mkdir(parents=True)
+            for part in 'ab':
+                (new / part).write_text(str(who))
+            put_in_place(new, tmp_path / 'net')
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    a, b = sorted((tmp_path / 'net').iterdir())
+    assert (a.name, b.name) == ('a', 'b') and a.read_text() == b.read_text()
 
 
 def test_a_foreign_folder_is_not_replaced(tmp_path):
@@ -121,3 +139,25 @@ def test_broken_weights_are_refused(copied):
     (copied / 'model.safetensors').write_bytes(b'\xff' * 100)
     with pytest.raises(InputError, match='cannot be read'):
         check_folder(copied)
+
+
+def test_two_that_save_a_latency_at_once_both_keep_it(copied):
+    """As two `measure --save`: each reads the folder, waits for the other, and writes."""
+    waiting = threading.Barrier(4)
+
+    def add(ms: float) -> None:
+        waiting.wait(30)
+        update_folder(copied, lambda record: slowly(record, ms))
+
+    def slowly(record: Record, ms: float) -> Record:
+        time.sleep(0.05)
+        new = replace(record.measurements[0], device=f'device-{ms:g}', latency_ms=ms, p50_ms=ms)
+        return replace(record, measurements=(*record.measurements, new))
+
+    threads = [threading.Thread(target=add, args=(ms,)) for ms in (3.0, 4.0, 5.0, 6.0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert {m.device for m in check_folder(copied).measurements} == {'my-cpu', *(f'device-{ms}' for ms in (3, 4, 5, 6))}
+    assert not [path for path in copied.iterdir() if path.name.startswith('.')]

@@ -97,6 +97,9 @@ def profile_by_networks(space: str | SearchSpace, fitted_nets: int, runtime: str
     check_slug(device or own_device, 'device')
     space = replace(at_resolutions(load_space(space), resolutions), extra_resolutions=())
     nets = check_networks(space, check_nets, random_nets, seed, fitted_nets)
+    if len(nets[FITTED]) < MIN_NETWORKS:
+        raise InputError(
+            f'{space.name} has too few networks to fit prices on {MIN_NETWORKS} of them; measure every row')
     order = sorted(itertools.chain(*nets.values()), key=space.params, reverse=True)
     wall, warm = needs_wall_clock(threads, processor), times_warm(space, num_classes)
     load = partial(

@@ -6,6 +6,7 @@ change or copy one that was checked first.
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import re
 import tempfile
@@ -44,6 +45,8 @@ from .outgoing import PERF_KEYS, copy_files, public_config, refuse_links
 from .plots import plot_architecture, plot_front
 from .record import Record
 
+MAX_ATTEMPTS = 100  # to replace a folder that others replace as well
+MOVED_MEANWHILE = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)  # what the system says then
 MAX_ONNX_ERROR = 1e-3  # of the largest logit: rounding stays below it, and any wrong weight is far above it
 
 
@@ -69,10 +72,22 @@ def save_folder(folder: str | Path, model: nn.Module, record: Record) -> Path:
         plot_architecture(record, partial / DRAWING)
         check_folder(partial)
         _check_same_logits(partial, model, record.arch.resolution)
-        if folder.exists():
-            folder.rename(Path(around) / 'old')
-        partial.rename(folder)
+        put_in_place(partial, folder)
     return folder
+
+
+def put_in_place(new: Path, folder: Path) -> None:
+    """Move a new folder to its place. The one that is there goes, also if others put theirs there at the same time."""
+    for attempt in range(MAX_ATTEMPTS):
+        try:
+            if folder.exists():
+                folder.rename(new.with_name(f'old{attempt}'))
+            new.rename(folder)
+            return
+        except OSError as error:
+            if error.errno not in MOVED_MEANWHILE:
+                raise
+    raise InputError(f'folder {str(folder)!r:.200} is written by others all the time; try again')
 
 
 def check_target(folder: str | Path) -> Path:
