@@ -38,6 +38,8 @@ def read_yaml(text: str) -> Any:
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a new temporary path in the same folder; it replaces `path` if the block ends without an error."""
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f'{str(path)!r:.160} is a folder; give a file')
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.urandom(6).hex()}.part')
     try:

@@ -54,8 +54,7 @@ def collect(judge: SubnetJudge, data: Data, num: int, path: str | Path, *, seed:
     `propose` gives the next subnets to judge instead of `subnets_to_judge`; `proposer` names it in the meta file.
     """
     path, space, state = Path(path), judge.supernet.space, launched()
-    if num < 2 or num > space.size() * len(space.resolutions):
-        raise InputError(f'--num {num} is out of range; give 2 to {min(10**6, space.size() * len(space.resolutions))}')
+    check_num(num, space)
     meta_path = Path(f'{path}.meta.json')
     meta = dict(
         space=space.name, resolutions=list(space.resolutions), supernet_sha256=supernet_digest(judge.supernet),
@@ -84,6 +83,13 @@ def collect(judge: SubnetJudge, data: Data, num: int, path: str | Path, *, seed:
             records += judged
             bar.update(len(judged))
     return records[:num]
+
+
+def check_num(num: int, space: SearchSpace) -> None:
+    """Raise `InputError` unless a space has so many networks to judge, or for fewer than two."""
+    most = space.size() * len(space.resolutions)
+    if not 2 <= num <= most:
+        raise InputError(f'--num {num} is out of range; give 2 to {min(10**6, most)}')
 
 
 def check_records(path: str | Path, space: SearchSpace) -> None:

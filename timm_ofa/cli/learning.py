@@ -96,8 +96,7 @@ def train(*, config: str, data: str | None = None, output: str | None = None, re
 
     def judge_some(supernet: Supernet) -> None:
         judge = SubnetJudge(supernet, images.train, images.test, augment=settings.augment, seed=settings.seed)
-        with stopped(f'stopped; the supernet in {folder} is finished, add --resume to evaluate its subnets'):
-            rows.extend(subnet_table(judge, folder / 'log.jsonl'))
+        rows.extend(subnet_table(judge, folder / 'log.jsonl'))
 
     train_supernet(settings, images, folder, resume=resume, tensorboard=tensorboard, at_end=judge_some)
     if not launched().is_main_process:
@@ -121,12 +120,13 @@ def collect_actively(*, supernet: str, data: str, num: int, out: str, seed: int 
 
 def _collect(active: bool, profile: str | None, supernet: str, data: str, num: int, out: str, seed: int,
              num_images: int | None, num_calibration: int) -> Answer | None:
-    from ..accuracy import Active, collect, launched, leave
+    from ..accuracy import Active, check_num, collect, launched, leave
     from ..devices import load_profile
 
     check_files(out=out)
     prices = load_profile(profile) if profile else None
     opened = open_supernet(supernet)
+    check_num(num, opened.space)
     propose = Active(opened.space, prices, seed) if active else None
     source, state = opened.with_images(data, seed=seed, num_calibration=num_calibration), launched()
     source.supernet.to(state.device)

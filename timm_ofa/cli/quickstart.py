@@ -38,9 +38,11 @@ from ..hub import (
 )
 from ..images import Data, load_data, stored_side
 from ..networks import Supernet, load_supernet, read_json
+from ..runtimes import load_runtime
 from ..searching import Candidate, Limit, refuse_infeasible, search
 from ..spaces import Arch, SearchSpace
 from ..training import FinetuneConfig, TrainConfig, load_config, scaled, train_supernet
+from .shared import check_room
 
 CONFIG = 'ofa_mbv3_fashion_supernet.yaml'
 SUBNETS = 60  # judged for the predictor
@@ -64,10 +66,14 @@ def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_m
     began = time.perf_counter()
     config = scaled(load_config(hub_configs_dir() / CONFIG, data=data_source, seed=seed), budget)
     space = config.load_space()
+    settings = dict(data=config.data, budget=budget, seed=seed, runtime=runtime)
+    load_runtime(runtime)
+    _check_settings(out, settings)
+    check_room(out, 4e-6 * 9 * space.params(space.max_arch()))  # of the supernet and of the chosen network
 
     say(f'1/6 images: {config.data}')
     data = load_data(config.data, stored_side(space), holdout=config.holdout, seed=seed)
-    _same_settings(out, dict(data=config.data, budget=budget, seed=seed, runtime=runtime))
+    write_text(out / SETTINGS, json.dumps(settings, indent=1))
     say(f'2/6 latency of this machine ({runtime}, 1 thread)')
     profile = _profile(out / 'profile.json', space, data, runtime, seed)
     error_pct = (profile.check or {})['mape_pct']
@@ -98,15 +104,13 @@ def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_m
     return rows
 
 
-def _same_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Note what decides the finished steps in a folder; raises `InputError` if they were done with other settings."""
-    file = out / SETTINGS
-    before = read_json(file) if file.exists() else settings
+def _check_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Raise `InputError` if the finished steps in a folder were done with other settings."""
+    before = read_json(out / SETTINGS) if (out / SETTINGS).exists() else settings
     for name, value in settings.items():
         if before.get(name) != value:
             raise InputError(f'--{name} is {value!r:.80}, the steps in {str(out)!r:.120} were done with '
                              f'{before.get(name)!r:.80}; give that, or another --out')
-    write_text(file, json.dumps(settings, indent=1))
 
 
 def _references(space: SearchSpace, predictor: AccuracyPredictor, profile: DeviceProfile) -> dict[str, Candidate]:

@@ -37,6 +37,8 @@ def check_run(config: TrainConfig, output: Path, resume: bool) -> dict[str, Any]
     changed ones by their keys.
     """
     file = output / SETTINGS
+    if output.exists() and not output.is_dir():
+        raise InputError(f'output {str(output)!r:.120} is a file; give a folder')
     if not resume:
         if file.exists():
             raise InputError(f'output {str(output)!r:.120} already holds a run; add --resume, or choose another folder')

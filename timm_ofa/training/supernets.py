@@ -81,15 +81,15 @@ class _Run:
         if accelerator.device.type == 'cpu':
             keep_freed_memory()
         n = accelerator.num_processes
-        logger.info(
-            f'{n} {"process" if n == 1 else "processes"} on {accelerator.device.type}, {config.batch_size // n} '
-            'images each')
         self.batches = EpochBatches(
             data.train, config.batch_size, config.seed, config.workers, accelerator, config.augment, config.accumulate)
         if config.sync_bn and n > 1:
             synchronize_batch_norm(supernet)
         self.supernet = placed(supernet, accelerator.device)
         self.total = sum(len(self.batches) * (p.warmup_epochs + p.epochs) for p in config.phases)
+        logger.info(
+            f'{n} {"process" if n == 1 else "processes"} on {accelerator.device.type}, {config.batch_size // n} '
+            'images each')
 
     def train(self, changed: dict[str, Any]) -> Supernet:
         """Train what is left of the run, and save the supernet; `changed`: settings that are new from here on."""
