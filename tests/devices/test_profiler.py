@@ -1,5 +1,6 @@
 """Measuring: the arithmetic with a fake runtime and clock, then one small real profile."""
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -34,6 +35,7 @@ def fake(monkeypatch):
 
     kit = SimpleNamespace(NAME='fake', version=lambda: '1', load=load)
     monkeypatch.setattr(profiler, 'load_runtime', lambda name, precision, processor: kit)
+    monkeypatch.setattr(profiler, 'needs_wall_clock', lambda threads, processor: threads > 1 or processor != 'cpu')
     monkeypatch.setattr(
         measuring, 'time', SimpleNamespace(process_time=lambda: now_s[0], perf_counter=lambda: now_s[0]))
     return SimpleNamespace(kit=kit, network_ms=lambda rows: START_MS + sum(map(row_ms, rows)))
@@ -52,6 +54,18 @@ def test_on_an_additive_device_the_profile_is_exact(fake, name, rng):
     assert profile.check['mape_pct'] < 0.1
     assert profile.check['n'] == sum(e['n'] for group, e in profile.errors(space).items() if group != 'fitted') >= 30
     assert profile.resolutions(load_space(name)) == space.resolutions
+
+
+@pytest.mark.parametrize('choices', [1, 2])
+def test_a_space_of_one_network_or_two_has_a_profile_and_claims_no_held_out_error(fake, choices):
+    space = SPACE.restrict(depths=[1], kernel_sizes=[3], expand_ratios=[2, 4][:choices], resolutions=[24])
+    space = replace(space, stages=(space.stages[0], *(replace(s, expand_ratios=(2,)) for s in space.stages[1:])))
+    assert space.size() == choices
+    profile = profile_space(space, 'fake', device='toy', sweeps=2, progress=False)
+    archs = [space.min_arch(), space.max_arch()]
+    assert profile.check is None and len([*profile.networks['fitted']]) == choices
+    np.testing.assert_allclose(
+        profile.latency_ms(space, archs), [fake.network_ms(space.rows(arch)) for arch in archs], rtol=1e-2)
 
 
 def test_a_resolution_that_was_measured_too_slow_is_corrected_by_networks(fake):
@@ -93,6 +107,9 @@ def test_twenty_whole_networks_make_a_profile_that_prices_others(fake):
     assert profile.protocol['sweeps'] == 2 and 'ms per operator' in profile.protocol
     with pytest.raises(InputError, match='fitted_nets 9 is too small; give 10 or more'):
         profile_by_networks(space, 9, 'fake')
+    small = SPACE.restrict(depths=[1], kernel_sizes=[3], expand_ratios=[2], resolutions=[24])
+    with pytest.raises(InputError, match='has too few networks to fit prices on 10 of them; measure every row'):
+        profile_by_networks(small, 20, 'fake')
 
 
 class Stopped(Exception):

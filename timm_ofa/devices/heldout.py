@@ -74,10 +74,12 @@ def skewed(space: SearchSpace, n: int, rng: np.random.Generator) -> list[Arch]:
     ends = space.max_arch(space.resolutions[0]), space.min_arch(space.resolutions[-1])
     wanted = np.prod([space.macs(arch) for arch in ends], dtype=float) ** 0.5
     codes = np.unique(codes[np.abs(macs / wanted - 1) < NEAR], axis=0)
+    if not len(codes):  # a space of few networks
+        return []
     besides = [space.cost_table(cost)(codes) for cost in (_moved, _fetched, _started)]
     place = sum((values - values.mean()) / max(values.std(), 1e-9) for values in besides)
     chosen: list[int] = []
-    for at in np.linspace(place.min(), place.max(), n) if len(place) else ():
+    for at in np.linspace(place.min(), place.max(), n):
         distance = np.abs(place - at)
         distance[chosen] = np.inf
         chosen.append(int(distance.argmin()))

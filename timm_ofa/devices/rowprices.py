@@ -76,9 +76,10 @@ def steadiness(groups: Mapping) -> dict:
 
 def checked(profile: DeviceProfile, space: SearchSpace, nets: Mapping[str, Sequence[Arch]],
             nets_ms: Mapping[Arch, float]) -> DeviceProfile:
-    """The profile with all whole networks, and with its error on those that it was not fitted on."""
+    """The profile with all whole networks, and with its error on those that it was not fitted on, if there are any."""
     held_out = [net for name, group in nets.items() if name != FITTED for net in group]
-    check = latency_error(np.array([nets_ms[net] for net in held_out]), profile.latency_ms(space, held_out))
+    check = latency_error(
+        np.array([nets_ms[net] for net in held_out]), profile.latency_ms(space, held_out)) if held_out else None
     networks = {name: {str(net): nets_ms[net] for net in group} for name, group in nets.items()}
     return DeviceProfile.from_dict(replace(profile, check=check, networks=networks).to_dict(), 'profile')
 
