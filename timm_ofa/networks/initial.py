@@ -2,7 +2,7 @@
 
 A pretrained network of timm's becomes the largest subnet of a supernet that has room for it. The subnet then computes
 what that network does: narrower layers get channels that nothing reads yet, smaller kernels get a border of zeros,
-and blocks that the network lacks add nothing. (Function-preserving growth: Chen, Goodfellow and Shlens, Net2Net,
+and blocks that the network lacks add nothing. What cannot be computed is refused. (Function-preserving growth: Chen, Goodfellow and Shlens, Net2Net,
 arXiv:1511.05641.)
 """
 from __future__ import annotations
@@ -22,7 +22,10 @@ from .supernet import EfficientNetSupernet, MobileNetV3Supernet, Supernet
 
 HOLDS: dict[type[Supernet], type[nn.Module]] = {  # a supernet -> the networks that may grow into it
     MobileNetV3Supernet: MobileNetV3, EfficientNetSupernet: EfficientNet}
-LEFT_OUT = ('conv_head.bias',)  # timm's MobileNetV3 has it, a supernet does not
+HEAD, HEAD_BIAS = 'conv_head.weight', 'conv_head.bias'  # timm's MobileNetV3 has the bias, a supernet does not
+ACTS = {'act', 'act1', 'act2', 'gate'}  # names of layers that have no weights and decide what is computed
+ALWAYS = 3.0  # what a channel gives that is always on; ReLU, ReLU6 and hard swish leave it as it is
+TOLERANCE = 1e-2  # of the largest value: rounding stays below it, another layer does not
 
 
 def load_trained(source: str, what: str) -> nn.Module:
@@ -59,13 +62,15 @@ def initialize(supernet: Supernet, source: str) -> bool:
         raise InputError(
             f'initial_checkpoint {source!r:.120}: {"an" if kind[0] in "AEIO" else "a"} {kind} does not grow into '
             f'{supernet.space.name}; give a supernet of it, or begin at random')
-    else:
-        misfit = _misfit(supernet, model)
-        if misfit:
-            raise InputError(
-                f'initial_checkpoint {source!r:.120} does not fit into {supernet.space.name}: {misfit}; '
-                'give a smaller network, or write a space that holds it')
+    elif misfit := _misfit(supernet, model):
+        raise InputError(
+            f'initial_checkpoint {source!r:.120} does not fit into {supernet.space.name}: {misfit}; '
+            'give another network, or write a space that holds it')
     _grow(supernet, model)
+    if not isinstance(model, Supernet) and (place := _first_difference(supernet, model)):
+        raise InputError(
+            f'initial_checkpoint {source!r:.120} does not fit into {supernet.space.name}: there, {place} computes '
+            'something else; give another network')
     return isinstance(model, Supernet)
 
 
@@ -77,22 +82,26 @@ def _misfit(supernet: Supernet, model: nn.Module) -> str | None:
         return f'{stages} stages, the space has {room}'
     for name, tensor in state.items():
         place = name.rpartition('.')[0]
-        if name not in own and name not in LEFT_OUT:
+        if name == HEAD_BIAS and tensor.any() and own[HEAD].shape[1] == state[HEAD].shape[1]:
+            return f'{place} has a bias, for which the space has no channel to spare'
+        if name not in own and name != HEAD_BIAS:
             return f'{place} is not there'
         if name in own and any(a > b for a, b in zip(tensor.shape, own[name].shape)):
             return f'{name} is {tuple(tensor.shape)}, the space has {tuple(own[name].shape)}'
     theirs = dict(model.named_modules())
     for place, layer in supernet.named_modules():
         other = theirs.get(place)
-        stride, act = (getattr(layer, name, None) for name in ('stride', 'act'))
         if other is None:
             continue  # the network lacks this block
         if place.endswith('.se') and isinstance(layer, nn.Identity) != isinstance(other, nn.Identity):
             return f'{place} is there in one of them only'
-        if stride is not None and stride != getattr(other, 'stride', None):
-            return f'{place} has stride {getattr(other, "stride", None)}, in the space {stride}'
-        if act is not None and type(act) is not type(getattr(other, 'act', None)):
-            return f'{place} has {type(getattr(other, "act", None)).__name__}, in the space {type(act).__name__}'
+        if place.rpartition('.')[2] in ACTS and type(layer) is not type(other):
+            return f'{place} is {type(other).__name__}, in the space {type(layer).__name__}'
+        if isinstance(layer, nn.Conv2d) and isinstance(other, nn.Conv2d):
+            if layer.stride != other.stride:
+                return f'{place} has stride {other.stride}, in the space {layer.stride}'
+            if other.padding != tuple(side // 2 for side in other.kernel_size):  # TensorFlow's depends on the image
+                return f'{place} does not pad by half a kernel on each side'
     return None
 
 
@@ -106,10 +115,9 @@ def _without_classifier(model: nn.Module, supernet: Supernet) -> dict[str, torch
 @torch.no_grad()
 def _grow(supernet: Supernet, model: nn.Module) -> None:
     """Copy each tensor into the first channels and the kernel center of the supernet's. What it lacks becomes 0."""
-    own = supernet.state_dict()
-    for name, tensor in _without_classifier(model, supernet).items():
-        if name in LEFT_OUT:
-            continue
+    own, state = supernet.state_dict(), _without_classifier(model, supernet)
+    bias = state.pop(HEAD_BIAS, None)
+    for name, tensor in state.items():
         rows = own[name][:len(tensor)] if tensor.ndim else own[name]
         rows.zero_()
         border = [(a - b) // 2 for a, b in zip(rows.shape[2:], tensor.shape[2:])]
@@ -122,5 +130,38 @@ def _grow(supernet: Supernet, model: nn.Module) -> None:
             layer.bn3.weight.zero_()
             layer.bn3.bias.zero_()
         elif isinstance(layer, nn.BatchNorm2d) and isinstance(other := theirs.get(place), nn.BatchNorm2d):
-            assert layer.running_var is not None
-            layer.running_var[:other.num_features].add_(other.eps - layer.eps).clamp_(min=0)
+            assert layer.running_var is not None and other.running_var is not None
+            var = other.running_var + other.eps
+            layer.running_var[:other.num_features] = (var - layer.eps).clamp(min=0)
+            layer.weight[:other.num_features] *= (layer.eps / var).clamp(min=1).sqrt()  # where it was clamped
+    if bias is not None and bias.any():  # the first spare channel before the head is always on
+        channel, before = state[HEAD].shape[1], f'blocks.{len(supernet.elastic_stages()) + 1}.0.bn1'
+        own[f'{before}.weight'][channel], own[f'{before}.bias'][channel] = 0, ALWAYS
+        own[HEAD][:len(bias), channel] = bias[:, None, None] / ALWAYS
+
+
+@torch.no_grad()
+def _first_difference(supernet: Supernet, model: nn.Module) -> str | None:
+    """The first stage, or the head, that gives other values in the largest subnet than in the network; None if none."""
+    x = torch.randn(2, supernet.in_chans, 64, 64, generator=torch.Generator().manual_seed(0))
+    for own, (place, other) in zip(_stage_outputs(supernet, x).values(), _stage_outputs(model, x).items()):
+        error = (own[:, :other.shape[1]] - other).abs().max()
+        if not error <= TOLERANCE * other.abs().max():
+            return place
+    return None
+
+
+def _stage_outputs(network: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What each stage gives for x (N, channels, H, W), and what the classifier gets, in evaluation mode."""
+    training = network.training
+    outputs: dict[str, torch.Tensor] = {}
+    hooks = [
+        stage.register_forward_hook(lambda _, __, output, place=f'blocks.{i}': outputs.update({place: output}))
+        for i, stage in enumerate(network.get_submodule('blocks').children())]
+    hooks.append(network.get_submodule('classifier').register_forward_pre_hook(
+        lambda _, inputs: outputs.update({'the head': inputs[0]})))
+    network.eval()(x[:, :network.state_dict()['conv_stem.weight'].shape[1]])
+    for hook in hooks:
+        hook.remove()
+    network.train(training)
+    return outputs
