@@ -55,4 +55,4 @@ def stop_at(monkeypatch, step):
 
 def as_written(config):
     """The keys of a configuration that somebody would write."""
-    return plain(differing(config))
+    return plain({**differing(config), 'space': config.space.name})

@@ -10,6 +10,7 @@ from accelerate import PartialState
 from training_runs import as_written, events
 
 from timm_ofa import InputError
+from timm_ofa.fields import plain
 from timm_ofa.hub.finishing import Source, _finetune
 from timm_ofa.images import Augment, EpochBatches, load_data, stored_side
 from timm_ofa.networks import new_supernet
@@ -167,8 +168,15 @@ def test_a_configuration_made_in_python_is_held_to_the_same(change, naming, digi
 
 def test_a_finished_folder_with_such_keys_still_is_read():
     written = replace(BASE, phases=(Phase('one', 1, 0.1, recipe='sandwich', subnets_per_step=1),)).to_dict()
-    assert written['phases'][0]['kd_weight'] == 1.0
+    assert TrainConfig.from_dict(plain(BASE) | {'space': 'ofa_mbv3_tiny'}) == BASE and 'scale' in plain(BASE)['augment']
     assert TrainConfig.from_dict(written).phases[0].recipe == 'sandwich'
+
+
+def test_what_a_run_writes_of_its_settings_is_a_configuration(tmp_path):
+    more = Phase('three', 1, 0.1, recipe='sandwich', subnets_per_step=3), Phase('four', 1, 0.1, recipe='coupled')
+    config = replace(BASE, phases=(*BASE.phases, *more))
+    (tmp_path / 'own.yaml').write_text(yaml.safe_dump({'kind': 'supernet', **config.to_dict()}))
+    assert load_config(tmp_path / 'own.yaml') == config
 
 
 def test_yaml_no_is_a_precision(tmp_path):

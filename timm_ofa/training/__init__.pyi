@@ -1,6 +1,7 @@
 from .config import FinetuneConfig as FinetuneConfig
 from .config import Phase as Phase
 from .config import TrainConfig as TrainConfig
+from .config import differing as differing
 from .config import load_config as load_config
 from .config import load_finetune as load_finetune
 from .config import scaled as scaled

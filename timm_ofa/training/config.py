@@ -84,8 +84,15 @@ class TrainConfig:
         return self.space.restrict(resolutions=self.resolutions)
 
     def to_dict(self) -> dict:
-        """YAML-ready; the inverse of `from_dict`. A space that is not on the shelf is written in full."""
-        return {**plain(self), 'space': space_data(self.space)}
+        """YAML-ready; the inverse of `from_dict`. A space that is not on the shelf is written in full.
+
+        Keys that do nothing here are left out.
+        """
+        data = {**plain(self), 'space': space_data(self.space)}
+        for place, key, idle, _ in _uses(self, data):
+            if idle:
+                del _inside(data, place)[key]
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping, where: str = 'config') -> TrainConfig:
@@ -178,8 +185,7 @@ def _override(data: dict, text: str) -> None:
     try:
         if not equals:
             raise KeyError
-        for part in path[:-1]:
-            target = target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
+        target = _inside(target, path[:-1])
         last = int(path[-1]) if isinstance(target, list) else path[-1]
         if isinstance(target, list):
             target[last]  # must exist
@@ -189,15 +195,22 @@ def _override(data: dict, text: str) -> None:
             f'--set {text!r:.120} cannot be applied; write it like batch_size=64 or phases.0.epochs=2') from None
 
 
+def _inside(data: Any, place: Sequence[str]) -> Any:
+    """What is at a place like `phases.0` inside nested data; objects that are missing are added."""
+    for part in place:
+        data = data[int(part)] if isinstance(data, list) else data.setdefault(part, {})
+    return data
+
+
 def refuse_idle(config: TrainConfig, given: Mapping, where: str) -> None:
     """Raise `InputError` if a key that is given would do nothing, or a step would not train what its recipe says.
 
     Args:
         given: The keys that somebody wrote, of which the configuration was read; None: not written.
     """
-    for at, key, idle, why in _uses(config, given):
+    for place, key, idle, why in _uses(config, given):
         if idle:
-            raise InputError(f'{where}: {at}{key} does nothing {why}; leave it out')
+            raise InputError(f'{where}: {".".join([*place, key])} does nothing {why}; leave it out')
     for i, phase in enumerate(config.phases):
         least = RECIPES[phase.recipe].least_subnets
         if phase.subnets_per_step < least:
@@ -206,26 +219,26 @@ def refuse_idle(config: TrainConfig, given: Mapping, where: str) -> None:
                 f'{phase.recipe!r}; give {least} or more')
 
 
-def _uses(config: TrainConfig, given: Mapping) -> Iterator[tuple[str, str, bool, str]]:
+def _uses(config: TrainConfig, given: Mapping) -> Iterator[tuple[tuple[str, ...], str, bool, str]]:
     """(place, key, whether it is written in vain, why) of each key that some settings do without."""
     def written(keys: Any, name: str) -> bool:
         return isinstance(keys, Mapping) and keys.get(name) is not None
 
-    space, learners = config.load_space(), [phase for phase in config.phases if phase.learns_from_teacher]
     for i, (phase, keys) in enumerate(zip(config.phases, given['phases'])):
-        at = f'phases.{i}.'
+        at = 'phases', str(i)
         for key in RECIPES[phase.recipe].ignores:
             yield at, key, written(keys, key), f'with the recipe {phase.recipe!r}'
         yield at, 'deepest', written(keys, 'deepest') and written(keys, 'depths'), 'beside depths'
-        fixed = not space.elastic_widths
-        yield at, 'widths', written(keys, 'widths') and fixed, f'in {space.name}: its widths are fixed'
+        fixed = not config.space.elastic_widths
+        yield at, 'widths', written(keys, 'widths') and fixed, f'in {config.space.name}: its widths are fixed'
         early = i == 0 and config.teacher is None and phase.learns_from_teacher
         yield at, 'kd_weight', written(keys, 'kd_weight') and early, 'in the first phase, which has no teacher yet'
-    yield '', 'teacher', written(given, 'teacher') and not learners, 'where no phase learns from a teacher'
-    yield '', 'decode', written(given, 'decode') and config.data.startswith('stream:'), 'with a stream'
+    nobody = not any(phase.learns_from_teacher for phase in config.phases)
+    yield (), 'teacher', written(given, 'teacher') and nobody, 'where no phase learns from a teacher'
+    yield (), 'decode', written(given, 'decode') and config.data.startswith('stream:'), 'with a stream'
     augment, crop = given.get('augment'), config.augment.crop
-    yield 'augment.', 'scale', written(augment, 'scale') and crop != 'area', "unless augment.crop is 'area'"
-    yield 'augment.', 'shift', written(augment, 'shift') and crop != 'shift', f'with augment.crop {crop!r}'
+    yield ('augment',), 'scale', written(augment, 'scale') and crop != 'area', "unless augment.crop is 'area'"
+    yield ('augment',), 'shift', written(augment, 'shift') and crop != 'shift', f'with augment.crop {crop!r}'
 
 
 def differing(value: Any) -> dict[str, Any]:
@@ -235,7 +248,7 @@ def differing(value: Any) -> dict[str, Any]:
         default = f.default_factory() if f.default_factory is not MISSING else f.default
         own = getattr(value, f.name)
         if own != default:
-            found[f.name] = differing(own) if is_dataclass(own) else own
+            found[f.name] = differing(own) if is_dataclass(default) else own
     if 'phases' in found:
         found['phases'] = [differing(phase) for phase in found['phases']]
     return found
