@@ -1,6 +1,7 @@
 """The verb `specialize` for named networks."""
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +10,18 @@ import torch
 from command_line import ARCH, run
 from PIL import Image
 
+from timm_ofa import load_space
+from timm_ofa.cli.shared import OpenSupernet
 from timm_ofa.files import save_tensors
 from timm_ofa.hub.folder import check_folder
+from timm_ofa.images import stored_side
+
+
+def test_images_are_large_enough_for_a_network_of_an_extra_resolution():
+    space = load_space('ofa_mbv3_w12')
+    opened = OpenSupernet('any', SimpleNamespace(space=space), True, None, None, stored_side(space))
+    assert opened.side == opened.for_arch(space.min_arch(128)).side == 256
+    assert opened.for_arch(space.max_arch(236)).side == 270  # of which evaluation sees the center, 236 px
 
 
 def test_a_named_network_is_made_from_a_supernet_in_a_folder(capsys, files, monkeypatch, tmp_path):

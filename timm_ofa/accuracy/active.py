@@ -115,8 +115,8 @@ class Active:
         unseen = self.space.size() * len(self.space.resolutions) - len(known)
         if len(candidates) < min(BATCH, unseen):  # near the end of a small space
             known.update(candidates)
-            others = (arch for arch in subnets_to_judge(self.space, seed) if arch not in known)
-            candidates += islice(others, min(BATCH, unseen) - len(candidates))
+            further = (arch for arch in subnets_to_judge(self.space, seed) if arch not in known)
+            candidates += islice(further, min(BATCH, unseen) - len(candidates))
         codes, cost = self.space.encode(candidates), self._cost()
         chosen = choose(
             cost(codes), predictor.predict_codes(codes, self.space), predictor.spread_codes(codes, self.space),

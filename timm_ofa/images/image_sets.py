@@ -72,9 +72,9 @@ class ImageSet:
 
     def digest(self) -> str:
         """SHA-256 of all pixels and labels, in hex: which images these are."""
-        found = hashlib.sha256(self.labels.numpy())
+        found = hashlib.sha256(self.labels.numpy().data)
         for chunk in torch.arange(len(self)).split(500):
-            found.update(self.fetch(chunk).contiguous().numpy())
+            found.update(self.fetch(chunk).contiguous().numpy().data)
         return found.hexdigest()
 
     def order(self, seed: int, epoch: int, start: int = 0) -> Iterator[int]:
