@@ -85,7 +85,7 @@ def test_a_source_leaves_as_a_name(source, name):
     ('uoft-cs/cifar10?test=test', 'uoft-cs/cifar10', 'uoft-cs/cifar10?test=test'), ('digits', 'digits', 'digits'),
     ('flowers/../../private', 'flowers', 'flowers'), ('flowers2', 'flowers', 'flowers'),
     ('stream:acme/set', 'acme/set', 'stream:acme/set'), ('/a/b/flowers?label=x', 'flowers', 'flowers'),
-    ('/a/b', None, 'unknown')])
+    ('/a/b', None, 'b')])
 def test_images_leave_as_a_name(data, name, told):
     training = TrainConfig.from_dict({**TRAINING, 'data': data})
     assert public_training(training, name).data == told

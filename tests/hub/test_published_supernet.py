@@ -1,18 +1,22 @@
 """Supernets on the Hub: published with space, training and log, loaded elsewhere, refused where they are not right."""
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import timm
 import torch
 import yaml
-from hub_makers import edit
+from hub_client import Client
+from hub_makers import SPACE, edit
 from hub_server import Repo
 
 from timm_ofa.errors import InputError
 from timm_ofa.hub.folder import CARD
 from timm_ofa.hub.listing import find_supernets
 from timm_ofa.hub.supernets import check_supernet
+from timm_ofa.networks import load_supernet, new_supernet
+from timm_ofa.training import load_config, save_supernet, supernet_config
 
 
 def test_a_supernet_is_published_with_space_training_and_log_and_loads_elsewhere(server, client, supernet):
@@ -44,6 +48,51 @@ print(supernet_config(supernet_folder('hf-hub:{repo_id}')).phases[1].lr, hub.pul
     expected = (own(x, own.space.min_arch()) * 1e6).round().int().tolist()
     assert logits[0] == f'MobileNetV3Supernet (20, 24) {expected}'
     assert logits[1] == f'0.05 {server.repos[repo_id].commits[-1][0]} []'
+
+
+def test_a_supernet_of_ones_own_space_needs_no_other_file_here_or_elsewhere(server, client, tmp_path):
+    space = replace(SPACE, name='mine', num_features=64)
+    (tmp_path / 'mine.json').write_text(json.dumps(space.to_dict()))
+    (tmp_path / 'run.yaml').write_text(yaml.safe_dump(dict(
+        kind='supernet', name='ofa_mine_supernet', space=str(tmp_path / 'mine.json'), data='digits', resolutions=[20],
+        phases=[dict(name='all', epochs=1, lr=0.1)])))
+    config = load_config(tmp_path / 'run.yaml')
+    save_supernet(new_supernet(config.load_space(), num_classes=3), tmp_path / 'net', dict(training=config.to_dict()))
+    (tmp_path / 'mine.json').unlink()
+    record, training = check_supernet(tmp_path / 'net')
+    assert record.space == space.restrict(resolutions=[20]) and training == config
+    assert client(f'print(hub.publish({str(tmp_path / "net")!r})["repo_id"])') == 'acme/ofa_mine_supernet'
+    held = server.repos['acme/ofa_mine_supernet'].files('main')
+    assert json.loads(held['space.json']) == record.space.to_dict()
+    assert not [name for name, data in held.items() if str(tmp_path).encode() in data]
+    (tmp_path / 'train.yaml').write_bytes(held['train.yaml'])
+    assert load_config(tmp_path / 'train.yaml') == config
+    elsewhere = Client(server, tmp_path / 'elsewhere')
+    assert elsewhere('''
+from timm_ofa.training import supernet_config, supernet_folder
+model = timm.create_model('hf-hub:acme/ofa_mine_supernet', pretrained=True)
+config = supernet_config(supernet_folder('hf-hub:acme/ofa_mine_supernet'))
+print(model.space.name, model.space.num_features, config.name, hub.pull('acme/ofa_mine_supernet').is_dir())''',
+        token='') == 'mine 64 ofa_mine_supernet True'
+    elsewhere.close()
+
+
+@pytest.mark.parametrize('place', ['training', 'model_args'])
+def test_a_path_that_a_stranger_gives_as_a_space_is_not_opened(supernet, tmp_path, place, monkeypatch):
+    for name in ('config.json', 'model.safetensors'):
+        shutil.copyfile(supernet / name, tmp_path / name)
+    (tmp_path / 'space.json').write_text(json.dumps(SPACE.to_dict()))
+    path = str(tmp_path / 'space.json')
+    edit(tmp_path / 'config.json', lambda d: (
+        d['timm_ofa']['training'] if place == 'training' else d['model_args']).update(space=path))
+    opened = []
+    monkeypatch.setattr('timm_ofa.spaces.shelf._read_space', opened.append)
+    read = check_supernet, (supernet_config if place == 'training' else lambda folder: load_supernet(str(folder)))
+    for reader in read:
+        with pytest.raises(InputError, match='is not known') as error:
+            reader(tmp_path)
+        assert '\n' not in str(error.value)
+    assert path not in map(str, opened)
 
 
 def test_supernets_are_listed_from_a_folder_and_from_the_hub(server, client, supernet, template, tmp_path):

@@ -32,7 +32,7 @@ class _Verbatim(str):
 
 
 def _escape(value: Any) -> Any:
-    """Any text as one line of Markdown that shows exactly this text: no formula, and no link, not even of an address."""
+    """Any text as one line of Markdown that shows exactly this text: no formula, no link, not even of an address."""
     if isinstance(value, _Verbatim) or not isinstance(value, str):
         return value
     text = ' '.join(value.split()).replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')

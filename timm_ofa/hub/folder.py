@@ -5,7 +5,7 @@ A folder may be from anybody, so nothing in it is trusted. Weights are safetenso
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def _check_config(config: dict, record: Record) -> None:
     name = config.get('architecture')
     if name != entry_point(record) or not isinstance(given, dict):
         raise InputError(f'architecture {name!r:.60} of {CONFIG} is not {entry_point(record)!r}; save it again')
-    for key in {*expected, *given} - BUILD_ARGS:
+    for key in {*expected, *given} - {*BUILD_ARGS, 'drop_rate'}:
         if key not in expected or given.get(key) != expected[key]:
             raise InputError(f'model_args {key!r:.40} of {CONFIG} is not that of the arch {record.arch}; save it again')
     if given.get('num_classes', record.num_classes) != record.num_classes or given.get('in_chans', 3) != 3:
@@ -125,6 +125,6 @@ def refuse_pickles(names: Iterable[str], where: Any) -> None:
         raise InputError(f'{str(where)!r} holds {listed(found)}, and pickles can run code; keep {WEIGHTS} only')
 
 
-def subset(data: dict, keys: Iterable[str]) -> dict:
+def subset(data: Mapping[str, Any], keys: Iterable[str]) -> dict:
     """The entries of `data` that have these keys."""
     return {k: data[k] for k in keys if k in data}

@@ -53,9 +53,10 @@ def public_event(event: Mapping[str, Any], training: TrainConfig | None) -> dict
 
 def public_training(training: TrainConfig, data: str | None) -> TrainConfig:
     """The configuration of a training with names in place of paths. `data` is the name of its images."""
-    is_named = data and re.fullmatch(rf'(stream:)?{re.escape(data)}(\?[^/\\]*)?', training.data)
+    data = data or public_name(training.data) or 'unknown'
+    is_named = re.fullmatch(rf'(stream:)?{re.escape(data)}(\?[^/\\]*)?', training.data)
     return replace(
-        training, data=training.data if is_named else data or 'unknown', teacher=public_name(training.teacher),
+        training, data=training.data if is_named else data, teacher=public_name(training.teacher),
         initial_checkpoint=public_name(training.initial_checkpoint))
 
 

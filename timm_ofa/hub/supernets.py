@@ -17,7 +17,7 @@ import yaml
 from ..errors import InputError, listed, one_line
 from ..files import sha256_of, write_text
 from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, Supernet, check_shapes, read_json
-from ..training import LOG, RUN_FILES, TIMES, TrainConfig, run_events, supernet_config, supernet_folder
+from ..training import LOG, RUN_FILES, TIMES, TrainConfig, differing, run_events, supernet_config, supernet_folder
 from .configs import hub_configs
 from .cost import training_cost
 from .folder import subset
@@ -130,7 +130,8 @@ def stage_supernet(folder: str | Path, stage: Path) -> tuple[SupernetRecord, Tra
     config[BLOCK] = subset(config[BLOCK], SUPERNET_KEYS)
     if training:
         config[BLOCK]['training'] = training.to_dict()
-        write_text(stage / TRAINING, yaml.safe_dump({'kind': 'supernet', **training.to_dict()}, sort_keys=False))
+        written = {'kind': 'supernet', **_written(training.to_dict(), differing(training))}
+        write_text(stage / TRAINING, yaml.safe_dump(written, sort_keys=False))
     if record.source:
         config[BLOCK]['source'] = record.source
     write_text(stage / CONFIG, json.dumps(config, indent=2) + '\n')
@@ -145,6 +146,15 @@ def stage_supernet(folder: str | Path, stage: Path) -> tuple[SupernetRecord, Tra
     if (folder / EMISSIONS).is_file():
         write_text(stage / EMISSIONS, public_emissions((folder / EMISSIONS).read_text(encoding='utf-8')))
     return record, training
+
+
+def _written(data: Any, differs: Any) -> Any:
+    """The part of JSON data that differs from its defaults: a training refuses keys that would do nothing."""
+    if isinstance(data, dict) and isinstance(differs, dict):
+        return {key: _written(value, differs[key]) for key, value in data.items() if key in differs}
+    if isinstance(data, list) and data and isinstance(data[0], dict):
+        return [_written(*pair) for pair in zip(data, differs)]
+    return data
 
 
 def _network(config: Mapping[str, Any]) -> Supernet:
