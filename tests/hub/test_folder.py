@@ -26,6 +26,15 @@ def test_a_saved_folder_loads_through_timm_bit_for_bit(folder):
     assert sorted(p.name for p in folder.iterdir()) == sorted(FILES[:6])
 
 
+def test_the_rate_of_dropout_comes_back_with_the_folder(tmp_path):
+    record = make_record()
+    model = make_model(record)
+    model.drop_rate = 0.2
+    folder = save_folder(tmp_path / NAME, model, record)
+    assert timm.create_model(f'local-dir:{folder}', pretrained=True).drop_rate == 0.2
+    assert check_folder(folder) == record
+
+
 def test_a_record_survives_the_folder(folder):
     assert load_record(folder) == make_record()
 

@@ -89,6 +89,26 @@ def test_a_folder_saved_by_timm_gives_the_same_network_in_a_new_process(tmp_path
         assert input_size == expected[name][1]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize('given', [{'act_layer': 'silu'}, {'global_pool': 'max'}], ids=str)
+def test_what_was_given_comes_back_with_a_folder(small, given, tmp_path):
+    model, x = randomize_norms(build(small, small.min_arch(), **given)), torch.randn(2, 3, 64, 64)
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    again = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
+    assert torch.equal(again(x), model(x))
+
+
+@pytest.mark.parametrize('given', [{'act_layer': 'nothing'}, {'act_layer': 3}, {'drop_rate': 2}, {'drop_rate': 'x'}])
+def test_what_a_config_gives_wrongly_is_one_line(tiny, given, tmp_path):
+    timm.models.save_for_hf(build(tiny, tiny.min_arch()), tmp_path, safe_serialization=True)
+    config = json.loads((tmp_path / 'config.json').read_text())
+    config['model_args'] |= given
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    with pytest.raises(InputError) as error:
+        timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
+    assert '\n' not in str(error.value)
+
+
 def test_a_subnet_is_exactly_the_stock_class(space, rng):
     with torch.device('meta'):
         model = build(space, space.sample(rng))

@@ -10,9 +10,10 @@ from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
 
 from timm_ofa import InputError, load_space
-from timm_ofa.networks import ENTRY_POINTS, model_args
+from timm_ofa.networks import ENTRY_POINTS, load_supernet, model_args
 from timm_ofa.networks.elastic import ElasticBottleneck, ElasticInvertedResidual
 from timm_ofa.networks.stock import OFAResNet
+from timm_ofa.training.runs import save_supernet
 
 STOCK = {'mobilenetv3': MobileNetV3, 'efficientnet': EfficientNet, 'byobnet': OFAResNet}
 
@@ -95,6 +96,22 @@ def test_extracting_keeps_mode_classes_channels_and_dropout():
         subnet = supernet.train(training).extract(supernet.space.min_arch())
         assert subnet.training is training and subnet.num_classes == 3 and subnet.drop_rate == 0.3
         assert subnet.conv_stem.in_channels == 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', ['ofa_mbv3_tiny', 'ofa_resnet_tiny', 'ofa_proxyless_w13'])
+@pytest.mark.parametrize('given', [{'global_pool': 'max'}, {'global_pool': 'avgmax'}, {'act_layer': 'silu'}, {
+    'bn_eps': 0.1, 'drop_path_rate': 0.1, 'drop_rate': 0.2}], ids=lambda given: next(iter(given)))
+def test_extracting_keeps_what_was_given_to_the_supernet(name, given, rng, tmp_path):
+    """And so does a folder: timm records what was given, `save_supernet` the rate of dropout too."""
+    supernet = make(name, num_classes=5, **given)
+    arch, x = supernet.space.sample(rng), images(2, 3, 64, 64)
+    subnet, expected = supernet.extract(arch), supernet(x, arch)
+    assert torch.equal(subnet(x), expected) and subnet.drop_rate == supernet.drop_rate
+    save_supernet(supernet, tmp_path, {})
+    loaded = load_supernet(str(tmp_path)).eval()
+    assert torch.equal(loaded(x, arch), expected) and torch.equal(loaded.extract(arch)(x), expected)
+    assert loaded.drop_rate == supernet.drop_rate == given.get('drop_rate', 0)
 
 
 @torch.no_grad()

@@ -1,9 +1,9 @@
 """Weights with which training begins: those of a supernet of the same space, or of a network of timm's.
 
 A pretrained network of timm's becomes the largest subnet of a supernet that has room for it. The subnet then computes
-what that network does: narrower layers get channels that nothing reads yet, smaller kernels get a border of zeros,
-and blocks that the network lacks add nothing. What cannot be computed is refused. (Function-preserving growth: Chen, Goodfellow and Shlens, Net2Net,
-arXiv:1511.05641.)
+what that network does: narrower layers get channels that nothing reads yet, smaller kernels get a border of zeros, and
+blocks that the network lacks add nothing. What the subnet cannot compute is refused. (Function-preserving growth: Chen,
+Goodfellow and Shlens, Net2Net, arXiv:1511.05641.)
 """
 from __future__ import annotations
 

@@ -21,4 +21,6 @@ def write_config(path: Path, model: nn.Module, model_config: dict[str, Any], mod
     args = config.get('model_args', {})
     known = {'num_classes': args.get('num_classes'), 'in_chans': 3, 'global_pool': 'avg'}
     config['model_args'] = {key: value for key, value in args.items() if key not in known or value != known[key]}
+    if vars(model).get('drop_rate'):  # timm does not write it
+        config['model_args']['drop_rate'] = vars(model)['drop_rate']
     path.write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')

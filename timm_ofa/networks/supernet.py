@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
-from timm.layers import ConvNormAct
+from timm.layers import ConvNormAct, SelectAdaptivePool2d
 from timm.models import build_model_with_cfg
 from timm.models._efficientnet_blocks import InvertedResidual
 from timm.models.byobnet import BottleneckBlock
@@ -35,7 +35,7 @@ from .stock import (
     model_args,
     set_stem_stride,
 )
-from .weights import known_config
+from .weights import OTHER_ARGS, known_config
 
 
 @fx.wrap
@@ -125,11 +125,13 @@ class Supernet(nn.Module):
         Each tensor is the leading slice of the supernet's tensor, except depthwise kernels, which go through their
         matrices. BatchNorm statistics are copied as they are: recalibrate them before use (`timm_ofa.recalibrate_bn`).
         """
+        given = {key: value for key, value in vars(self).get('_model_args', {}).items() if key in OTHER_ARGS}  # by timm
+        pool = next(layer for layer in self.modules() if isinstance(layer, SelectAdaptivePool2d))
         with torch.device('meta'):  # no weights are drawn only to be replaced
-            subnet = timm.create_model(
-                ENTRY_POINTS[self.space.family], **model_args(self.space, arch), num_classes=self.num_classes,
-                in_chans=self.in_chans, drop_rate=self.drop_rate,
-                pretrained_cfg_overlay=data_cfg(self.space, arch.resolution))
+            subnet = timm.create_model(ENTRY_POINTS[self.space.family], **{
+                **model_args(self.space, arch), **given, 'num_classes': self.num_classes, 'in_chans': self.in_chans,
+                'drop_rate': self.drop_rate, 'global_pool': pool.pool_type,
+                'pretrained_cfg_overlay': data_cfg(self.space, arch.resolution)})
         with torch.no_grad():
             own, shapes, kernels = self.state_dict(), subnet.state_dict(), self.kernels(arch)
             state = {

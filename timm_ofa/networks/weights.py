@@ -30,7 +30,7 @@ CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
 BLOCK = 'timm_ofa'  # our key in config.json
 DIGEST = 'model_sha256'  # in that block: of the weights beside it
 BUILD_ARGS = {'num_classes', 'in_chans', 'global_pool', 'img_size'}  # timm records them beside the entry-point's own
-OTHER_ARGS = {'drop_rate', 'drop_path_rate', 'bn_eps', 'bn_momentum'}  # a user may have given and saved them
+OTHER_ARGS = {'drop_rate', 'drop_path_rate', 'bn_eps', 'bn_momentum', 'act_layer'}  # a user may have given them
 MAX_JSON_BYTES = 16 * 2**20
 PROBE_S = 5.0  # for finding out whether the Hub answers; its client would try for 23 s
 
@@ -128,6 +128,9 @@ def _check_cfg(where: str, name: str, data: dict[str, Any], overlay: dict[str, A
     if unknown:
         raise InputError(f'model_args of {where!r:.200} hold {unknown[0]!r:.60}, which {name} does not take; '
                          f'remove it from {CONFIG}')
+    for key in ('drop_rate', 'drop_path_rate'):
+        read_value(float | None, args.get(key), f'{CONFIG} of {where!r:.120}: {key}', low=0, high=1)
+    read_value(str | None, args.get('act_layer'), f'{CONFIG} of {where!r:.120}: act_layer')
     try:
         cfg = resolve_pretrained_cfg(name, data, overlay)
     except (TypeError, ValueError) as error:
