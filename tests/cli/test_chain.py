@@ -46,7 +46,7 @@ def test_the_chain_from_a_config_to_a_published_folder(capsys, chain, monkeypatc
 
     limit = float(profile.latency_ms(space, [space.max_arch()])[0])
     found = rows('search', '--space', 'space.json', '--predictor', 'predictor.safetensors', '--profile', 'profile.json',
-                 '--max-latency-ms', limit, '--also', f'profile.json={2 * limit}', '--max-memory-mb', 50,
+                 '--max-latency-ms', 1.01 * limit, '--also', f'profile.json={2 * limit}', '--max-memory-mb', 50,
                  '--max-params-m', 5, '--max-macs-m', 99, '--resolutions', 20, '--plot', 'front.svg',
                  '--out', 'front.jsonl')
     assert (chain / 'fit.png').stat().st_size > 5000 and '<svg' in (chain / 'front.svg').read_text()
@@ -59,6 +59,8 @@ def test_the_chain_from_a_config_to_a_published_folder(capsys, chain, monkeypatc
     assert [(m['source'], m['latency_ms']) for m in told] == [('predicted', pytest.approx(done['predicted_ms']))]
     for _ in range(2):
         timed, = rows('measure', 'net', '--seconds', 0.2, '--save')
+    status, _, err = run(capsys, 'measure', 'net', '--seconds', 0.2, '--batch-size', 64)
+    assert status == 0 and 'not compared with the limit of ' in err and 'batch_size 64, not 1' in err
     assert timed['latency_ms'] > 0 and timed['predicted_ms'] == done['predicted_ms']
     told = json.loads((chain / 'net/perf.json').read_text())['measurements']
     assert [m['source'] for m in told] == ['predicted', 'measured'] and told[1]['latency_ms'] == timed['latency_ms']
@@ -70,6 +72,9 @@ def test_the_chain_from_a_config_to_a_published_folder(capsys, chain, monkeypatc
     family = rows('specialize', '--supernet', 'supernet', '--data', 'digits', '--front', 'front.jsonl', '--no-measure',
                   '--limits-ms', limit, limit * 1.01, limit * 0.6, '--out', 'family')
     assert len(family) == 2 and all(row['predicted_ms'] <= row['limit_ms'] * 1.0001 for row in family)
+    status, out, err = run(capsys, 'specialize', '--supernet', 'supernet', '--data', 'digits', '--front', 'front.jsonl',
+                           '--no-measure', '--limits-ms', 3 * limit, '--out', 'wide')
+    assert (status, out) == (2, '') and 'search again with --max-latency-ms' in err and not Path('wide').exists()
     told = rows('publish', 'family', '--owner', 'acme', '--dry-run')
     assert [t['repo_id'] for t in told] == sorted(f'acme/{Path(row["folder"]).name}' for row in family)
     told = rows('publish', 'supernet', '--dry-run')
@@ -114,10 +119,16 @@ def test_a_front_of_another_device_needs_no_measure(capsys, chain, monkeypatch, 
     text = (chain / 'profile.json').read_text()
     device = json.loads(text)['device']
     (chain / 'other.json').write_text(text.replace(f'"{device}"', '"my-phone"'))
-    status, out, err = run(
-        capsys, 'specialize', '--supernet', 'supernet', '--data', 'digits', '--front', 'front.jsonl', '--profile',
-        'other.json', '--out', tmp_path / 'net')
+    (chain / 'other.jsonl').write_text((chain / 'front.jsonl').read_text())
+    meta = (chain / 'front.jsonl.meta.json').read_text().replace('"profile.json"', '"other.json"')
+    (chain / 'other.jsonl.meta.json').write_text(meta.replace(f'"{device}"', '"my-phone"'))
+    words = 'specialize', '--supernet', 'supernet', '--data', 'digits', '--out', tmp_path / 'net', '--front'
+    status, out, err = run(capsys, *words, 'other.jsonl')
     assert (status, out) == (2, '') and 'my-phone' in err and '--no-measure' in err
+    for front, profile, why in (('front', 'other', f'device my-phone, not {device}'),
+                                ('other', 'profile', f'device {device}, not my-phone')):
+        status, out, err = run(capsys, *words, f'{front}.jsonl', '--profile', f'{profile}.json', '--no-measure')
+        assert (status, out) == (2, '') and f'is not that of the front: {why}' in err
     assert not (tmp_path / 'net').exists()
 
 

@@ -80,7 +80,7 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
         device_name=found.device_name if found else None, limit_ms=found.max_latency_ms if found else None,
         limit_batch_size=found.under.batch_size if found else 1,
         limit_conditions=_limit_conditions(found, measured, data.num_classes),
-        predicted_ms=candidate.latency_ms if found else None,
+        predicted_ms=round(predicted_ms(candidate), 6) if found else None,
         measurements=(
             *(measurement(m, found.device, found.device_name, arch) for m in measured if found),
             *([prediction(candidate, profile, data.num_classes)] if profile and found and not measured else [])),
