@@ -63,7 +63,7 @@ def test_the_command_in_the_error_makes_the_weights_from_the_released_supernet(c
         capsys, 'specialize', '--config', f'hub_configs/{name}.yaml', '--data', 'images', '--num-calibration', 8)
     assert status == 0 and name in out, err
     record = check_folder(f'out/{name}')
-    assert (record.name, record.supernet.id) == (name, supernet)
+    assert (record.name, record.supernet.id) == (name, f'timm-ofa/{supernet}')
     assert (record.accuracy.split, record.accuracy.n, record.calibration.images) == ('validation', 4, 8)
     assert record.predicted_top1_pct > 78 and record.search.limit == 'latency <= 15 ms on samsung-note10'
     model = timm.create_model(f'local-dir:out/{name}', pretrained=True)
