@@ -58,7 +58,7 @@ FIT = Verb(
     options(
         'space seed',
         records=Option('file of records that `timm-ofa collect` wrote', 'FILE.jsonl'),
-        additive=Option('fit a sum over blocks: it predicts less exactly, but a search under one limit proves its result'),
+        additive=Option('fit a sum over blocks: less exact, but a search under one limit proves its result'),
         plot=Option('draw predictions on held-out records against measurements, as .svg or .png', 'FILE.svg'),
         out=Option('file of the predictor', 'FILE')))
 
