@@ -151,7 +151,7 @@ def test_released_latency_tables_are_imported(shared, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('name, source, said', [
-    ('ofa_mbv3_note10_lat23ms', 'x', 'e.g. ofa_mbv3_note10_lat'),
+    ('ofa_mbv3_note10_lat23ms', 'x', 'for example ofa_mbv3_note10_lat'),
     ('resnet50', 'x', 'was not released'),
     ('ofa_mbv3_cifar10_supernet', 'x', 'was not released'),
     ('ofa_mbv3_note10_lat25ms', None, 'never released; make them: `timm-ofa specialize --config hub_configs/ofa_mbv3'),
