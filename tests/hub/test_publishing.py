@@ -140,6 +140,16 @@ def test_a_pulled_network_may_be_published_by_somebody_else(server, client, temp
     assert b'hf-hub:acme-lab/copy' in server.repos['acme-lab/copy'].files('main')[CARD]
 
 
+@pytest.mark.parametrize(('token', 'owner', 'name', 'message'), [
+    ('hf_read', 'acme', 'net', 'may only read'), ('hf_write', 'google', 'net', "namespace 'google' is not open"),
+    ('hf_write', 'acme', 'x' * 97, 'is not a valid name'), ('hf_write', None, 'a--b', 'is not a valid name'),
+    ('', 'acme', 'net', 'no Hub token')])
+def test_what_cannot_be_published_is_said_before_the_work(server, client, token, owner, name, message):
+    line = client(f'hub.check_token({owner!r}, [{name!r}])', token)
+    assert line.startswith('InputError: ') and message in line and '\n' not in line and not server.repos
+    assert client('hub.check_token("acme-lab", ["net"])') == client('hub.check_token(None, ["net"])') == ''
+
+
 def test_a_network_does_not_overwrite_another_one(server, client, template, tmp_path):
     for name in ('first', 'second'):
         like(template, tmp_path / name, name, (measured('amd-epyc', 3),))

@@ -172,7 +172,7 @@ def specialize_family(*, supernet: str, data: str, front: str, limits_ms: Sequen
     for name in fronts:
         check_target(Path(out) / name)
     if publish:
-        check_token(publish)
+        check_token(publish, fronts)
     rows: dict[str, dict[str, Any]] = {}  # by arch
     for name, found in fronts.items():
         row = best.save_best(found, Path(out) / name, name, skip=rows)

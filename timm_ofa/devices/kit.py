@@ -19,7 +19,7 @@ from ..errors import InputError, listed
 from ..fields import MAX_LONG_TEXT, check_slug, choice, number, plain, read, text
 from ..files import write_text
 from ..runtimes import BN_EPS, input_shape, load_runtime, quantize_on_noise, to_onnx
-from ..spaces import Row, SearchSpace, load_space
+from ..spaces import Row, SearchSpace, load_space, shelf_space
 from . import measuring
 from .plan import Graph, graphs_digest, is_warm, make_plan, network_graphs
 from .profile import MAX_COUNT, MAX_MS, DeviceProfile
@@ -211,7 +211,8 @@ def import_kit(path: str | Path, *, device: str, device_name: str | None = None,
     """
     check_slug(device, 'device')
     results, where = _read_results(path, SpaceResults)
-    task, space = results.task, load_space(space or results.task.space)
+    task = results.task
+    space = load_space(space) if space else shelf_space(task.space, where)  # never a path from a file
     plan = make_plan(space, task.resolutions, task.num_classes, task.check_nets, seed=task.seed)
     _refuse_other_task(
         task, plan.task(task.precision, task.batch_size), where, f'the kit for {space.name}',

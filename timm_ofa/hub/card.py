@@ -18,10 +18,10 @@ from ..devices import UNKNOWN
 from ..runtimes import runtime_names
 from ..spaces import Arch, space_names
 from ..training import Phase
+from .client import OWNER
 from .metadata import card_data, evidence, runtime, setting
 from .record import FrontPoint, Measurement, Record, SessionCost, SupernetRecord, Training
 
-OWNER = 'OWNER'  # stands for the namespace in a card that is not published yet
 HUB = 'https://huggingface.co'
 TEMPLATES = Path(__file__).parent / 'templates'
 TEMPLATE_OF = {'subnet': 'card.md.j2', 'supernet': 'supernet.md.j2'}

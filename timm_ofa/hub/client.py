@@ -4,7 +4,7 @@ Tokens are those of `huggingface_hub`. None is kept or shown.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from huggingface_hub import HfApi, errors
@@ -13,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 from ..errors import InputError, listed, one_line
 from ..networks import hub_address, refuse_unreachable
 
+OWNER = 'OWNER'  # stands for the namespace where it is not known yet
 CURES = {  # status of an answer -> what to do
     401: 'the token is not valid; run `hf auth login`, or set HF_TOKEN anew',
     403: 'the token may not do this; make one that may write to this namespace',
@@ -51,8 +52,13 @@ def writable_id(api: HfApi, repo_id: str | None, name: str) -> str:
     return repo_id
 
 
-def check_token(owner: str | None = None) -> None:
-    """Ask the Hub whether the token may write in a namespace, by default the user's own; raises `InputError` if not."""
+def check_token(owner: str | None = None, names: Iterable[str] = ()) -> None:
+    """Raise `InputError` unless repositories of these names can be published in a namespace, by default the user's own.
+
+    The Hub is asked whether the token may write there.
+    """
+    for name in names:
+        check_repo_id(f'{owner or OWNER}/{name}')
     if owner:
         check_repo_id(f'{owner}/name')
     with hub_errors(owner or 'your account'):

@@ -19,8 +19,8 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from ..errors import InputError, listed
 from ..files import write_text
 from ..networks import BLOCK, CONFIG, hub_address, read_json
-from .card import OWNER, render_card
-from .client import check_repo_id, hub_api, hub_errors, writable_id
+from .card import render_card
+from .client import OWNER, check_repo_id, hub_api, hub_errors, writable_id
 from .device_collections import collect
 from .folder import CARD, check_folder
 from .metadata import tags
