@@ -58,7 +58,7 @@ def test_a_disk_without_room_is_refused(words, no_image, capsys, monkeypatch, tm
 
 
 def test_a_token_that_may_not_write_is_refused(no_image, capsys, monkeypatch, tmp_path):
-    def refuse(owner):
+    def refuse(owner, names=()):
         raise InputError(f'namespace {owner!r} is not open to this token')
     front = tmp_path / 'front.jsonl'
     monkeypatch.setattr('timm_ofa.hub.check_token', refuse)
