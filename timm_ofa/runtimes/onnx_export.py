@@ -37,7 +37,7 @@ def to_onnx(rows: Sequence[Row], *, weights: Mapping[str, torch.Tensor] | None =
 
 
 class _OnnxGraph(RowGraph):
-    """Collects nodes and weights."""
+    """Collects nodes and weights. An attribute that has its default is left out: OpenCV misreads some of these."""
 
     def __init__(self) -> None:
         self._nodes: list[onnx.NodeProto] = []
@@ -47,14 +47,15 @@ class _OnnxGraph(RowGraph):
         weight, bias = weight_and_bias
         inputs = [self._tensor(weight)] + ([] if bias is None else [self._tensor(bias)])
         kernel = weight.shape[-1]
+        grouped = {'group': groups} if groups > 1 else {}
         return self._node(
-            'Conv', x, *inputs, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[kernel // 2] * 4, group=groups)
+            'Conv', x, *inputs, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[kernel // 2] * 4, **grouped)
 
     def act(self, x: str, act: str) -> str:
         if act == 'r6':
             return self._node('Clip', x, self._tensor(np.float32(0)), self._tensor(np.float32(6)))
         if act == 'gate':
-            return self._node('HardSigmoid', x, alpha=1 / 6, beta=0.5)
+            return self._node('HardSigmoid', x, alpha=1 / 6)
         return self._node({'re': 'Relu', 'hs': 'HardSwish'}[act], x)
 
     def add(self, x: str, y: str) -> str:
@@ -71,7 +72,7 @@ class _OnnxGraph(RowGraph):
 
     def average_pool(self, x: str, size: int) -> str:
         return self._node(
-            'AveragePool', x, kernel_shape=[2] * 2, strides=[2] * 2, pads=[0, 0, *[size % 2] * 2], count_include_pad=0)
+            'AveragePool', x, kernel_shape=[2] * 2, strides=[2] * 2, pads=[0, 0, *[size % 2] * 2])
 
     def flatten(self, x: str) -> str:
         return self._node('Flatten', x)

@@ -15,7 +15,8 @@ NAME = 'onnxruntime'
 REQUIRES = 'onnxruntime>=1.20'
 PRECISIONS = ('fp32', 'int8')
 PROCESSORS = ('cpu', 'cuda')
-PROVIDERS = {'cpu': 'CPUExecutionProvider', 'cuda': 'CUDAExecutionProvider'}
+PROVIDERS = {  # with their settings: fp32 is IEEE arithmetic, not TF32
+    'cpu': ('CPUExecutionProvider', {}), 'cuda': ('CUDAExecutionProvider', {'use_tf32': '0'})}
 
 
 class Session:
@@ -23,14 +24,17 @@ class Session:
 
     def __init__(self, model: bytes, x: np.ndarray, threads: int = 1, processor: str = 'cpu') -> None:
         import onnxruntime
-        if PROVIDERS[processor] not in onnxruntime.get_available_providers():
+        provider, settings = PROVIDERS[processor]
+        if provider not in onnxruntime.get_available_providers():
             raise InputError(f"this onnxruntime has no {processor!r}; run: pip uninstall -y onnxruntime && "
                              "pip install --force-reinstall --no-deps 'onnxruntime-gpu>=1.20'")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         # Each session has its own threads. They must sleep after a run, or hundreds of sessions fight for the cores.
         options.add_session_config_entry('session.force_spinning_stop', '1')
-        self._session = onnxruntime.InferenceSession(model, options, providers=[PROVIDERS[processor]])
+        self._session = onnxruntime.InferenceSession(model, options, providers=[(provider, settings)])
+        if provider not in self._session.get_providers():  # a session goes on without a provider that does not load
+            raise InputError(f'onnxruntime cannot load {provider}; install the CUDA and cuDNN that it names above')
         self._feed = {'x': x}
         self._binding = None
         if processor != 'cpu':  # copying from and to the host is not part of the network

@@ -127,13 +127,16 @@ def _shared_memory() -> torch.cuda.CUDAGraph:
 
 @contextmanager
 def _ieee() -> Iterator[None]:
-    """Turn TF32 off, then restore it: the switch is one for the whole process."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    """Turn TF32 off, then restore it: the switches are those of the whole process."""
+    switches = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        for switch, value in zip(switches, before):
+            switch.allow_tf32 = value
 
 
 @contextmanager
