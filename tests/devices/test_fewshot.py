@@ -172,7 +172,7 @@ def test_a_fitted_profile_says_how_it_came_about(space, archs):
     assert profile.name == 'my-phone-tflite-ofa-mbv3-w10-int8-4t-b8-c10-fitted'
     small = fitted(space, archs[:20], latencies(space, archs[:20], STREAM), resolutions=[128], processor='NNAPI')
     assert small.resolutions(space) == (128,) and small.conditions.provider == 'NNAPI'
-    with pytest.raises(InputError, match='resolution 129 is not searched'):
+    with pytest.raises(InputError, match=r'resolutions 129 is not in .* nearest is 128'):
         fitted(space, archs[:10], [1.0] * 10, resolutions=[129])
     with pytest.raises(InputError, match="precision: 'banana' is unknown; choose from fp32"):
         fitted(space, archs[:10], [1.0] * 10, precision='banana')

@@ -248,7 +248,7 @@ def test_all_networks_of_a_space_are_timed_in_one_way(monkeypatch):
 
 
 @pytest.mark.parametrize('kwargs, message', [
-    (dict(resolutions=[33]), 'resolution 33 is not searched in ofa_mbv3_tiny; choose from 20'),
+    (dict(resolutions=[33]), 'resolutions 33 is not in ofa_mbv3_tiny; the nearest is 32, choose from 20'),
     (dict(threads=0), 'threads 0 is too small'),
     (dict(batch_size=0), 'batch_size 0 is too small'),
     (dict(precision='fp64'), "precision 'fp64' is not one of onnxruntime; choose from fp32, int8"),

@@ -9,7 +9,6 @@ from ..errors import InputError, listed
 from ..spaces import SearchSpace
 from .conditions import UNKNOWN
 from .netfiles import csv_entries
-from .plan import at_resolutions
 from .profile import DeviceProfile
 
 COLUMNS, OPTIONAL = ('row', 'ms'), ('p50_ms', 'n')
@@ -30,7 +29,7 @@ def import_csv(path: str | Path, space: SearchSpace, *, device: str, runtime: st
         resolutions: Those of the space at which every row must be there, in px; None: any one.
         overhead_ms: What every network costs besides its rows.
     """
-    where, wanted = f'table {Path(path).name}', at_resolutions(space, resolutions).resolutions
+    where, wanted = f'table {Path(path).name}', space.restrict(resolutions=resolutions).resolutions
     keys = {px: [row.key for row in space.all_rows(px, num_classes)]
             for px in (*space.resolutions, *space.extra_resolutions)}
     known = {key for px, rows in keys.items() for row in rows for key in (row, f'{row}@{px}')}

@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..errors import InputError, listed
 from ..runtimes import mean_row
 from ..spaces import Arch, Row, SearchSpace
 from .heldout import FITTED, RANDOM, check_networks
@@ -67,7 +66,7 @@ def graphs_digest(groups: Iterable[Sequence[Graph]]) -> str:
 def make_plan(space: SearchSpace, resolutions: Sequence[int] | None = None, num_classes: int | None = None,
               check_nets: int = 12, random_nets: int | None = None, seed: int = 0) -> Plan:
     """The graphs with and without each row, and whole networks, by resolution; arguments as of `profile_space`."""
-    space = at_resolutions(space, resolutions)
+    space = space.restrict(resolutions=resolutions)
     num_classes = num_classes or space.num_classes
     fitted_nets = max(check_nets, min(FITTED_EACH * len(space.resolutions), MAX_FITTED))
     nets = check_networks(space, check_nets, random_nets, seed, fitted_nets)
@@ -102,12 +101,3 @@ def probes(row: Row) -> tuple[Graph, Graph]:
         macs=0, params=0)
     after = () if row.kind == 'head' else (mean_row(row.out_size, row.out_chs),)
     return (before, row, *after), (before, mean_row(row.size, row.in_chs))
-
-
-def at_resolutions(space: SearchSpace, resolutions: Sequence[int] | None) -> SearchSpace:
-    """The space with these resolutions alone; None: all of them. Raises `InputError` for one that it has not."""
-    unknown = [r for r in resolutions or () if r not in space.resolutions]
-    if unknown:
-        raise InputError(
-            f'resolution {listed(unknown)} is not searched in {space.name}; choose from {listed(space.resolutions)}')
-    return space.restrict(resolutions=resolutions)

@@ -24,7 +24,6 @@ from ..files import write_text
 from ..spaces import Arch, CostTable, Row, SearchSpace
 from .conditions import PRECISIONS, UNKNOWN, Conditions
 from .fewshot import MIN_MS, checked_latencies, fit_prices, outliers, predict_held_out
-from .plan import at_resolutions
 from .work import UNITS, network_work
 
 _logger = logging.getLogger(__name__)
@@ -161,7 +160,7 @@ class DeviceProfile:
                             'measure it again', measured_ms[n], archs[n])
         amounts, measured_ms = amounts[~left_out], measured_ms[~left_out]
         prices = fit_prices(amounts, measured_ms)
-        priced = at_resolutions(space, resolutions)
+        priced = space.restrict(resolutions=resolutions)
         rows = [
             row for resolution in (*priced.resolutions, *(() if resolutions else space.extra_resolutions))
             for row in space.all_rows(resolution, num_classes)]

@@ -21,7 +21,7 @@ from .energy import energy_mj
 from .fewshot import MIN_NETWORKS
 from .heldout import FITTED, check_networks
 from .measuring import Progress, cpu_host, cpu_name, measure, measure_groups, needs_wall_clock
-from .plan import at_resolutions, is_warm, make_plan, network_graphs, times_warm
+from .plan import is_warm, make_plan, network_graphs, times_warm
 from .profile import DeviceProfile
 from .rowprices import checked, make_profile, statistic, steadiness
 
@@ -95,7 +95,7 @@ def profile_by_networks(space: str | SearchSpace, fitted_nets: int, runtime: str
         threads=threads, batch_size=batch_size, check_nets=check_nets, random_nets=random_nets, num_classes=num_classes,
         sweeps=sweeps)
     check_slug(device or own_device, 'device')
-    space = replace(at_resolutions(load_space(space), resolutions), extra_resolutions=())
+    space = replace(load_space(space).restrict(resolutions=resolutions), extra_resolutions=())
     nets = check_networks(space, check_nets, random_nets, seed, fitted_nets)
     if len(nets[FITTED]) < MIN_NETWORKS:
         raise InputError(
