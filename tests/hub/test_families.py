@@ -106,7 +106,7 @@ print(main(['specialize', '--supernet', {str(tmp_path / 'supernet')!r}, '--front
             '--data', 'digits', '--num-calibration', '64', '--no-measure', '--out', {str(tmp_path / 'family')!r},
             '--publish', 'acme', '--limits-ms', *map(str, {limits!r})]))''')
     assert out.endswith('\n0'), out
-    names = [f'acme/ofa_mbv3_toy_phone_lat{ms:g}ms' for ms in limits]
+    names = [f'acme/ofa_mbv3_toy_phone_pytorch_lat{ms:g}ms' for ms in limits]  # of its runtime, too
     assert sorted(server.repos) == sorted(names) and all(complete(server, name) for name in names)
     for name in names:
         card = server.repos[name].files('main')[CARD].decode()
