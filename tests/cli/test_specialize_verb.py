@@ -67,4 +67,4 @@ def test_the_command_in_the_error_makes_the_weights_from_the_released_supernet(c
     assert (record.accuracy.split, record.accuracy.n, record.calibration.images) == ('validation', 4, 8)
     assert record.predicted_top1_pct > 78 and record.search.limit == 'latency <= 15 ms on samsung-note10'
     model = timm.create_model(f'local-dir:out/{name}', pretrained=True)
-    assert model.pretrained_cfg['input_size'] == (3, 160, 160) and model.num_classes == 1000
+    assert tuple(model.pretrained_cfg['input_size']) == (3, 160, 160) and model.num_classes == 1000
