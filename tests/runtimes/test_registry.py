@@ -1,6 +1,7 @@
 """The shelf of runtimes: what is there, and what is said where something is not."""
 import dis
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,3 +41,17 @@ def test_an_absent_package_says_what_to_install(monkeypatch, name):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=rf"runtime '{name}' is not installed; run: pip install '"):
         load_runtime(name)
+
+
+@pytest.mark.parametrize('name', [name for name in runtime_names() if name != 'pytorch'])
+def test_a_version_below_the_oldest_that_runs_is_refused(monkeypatch, name):
+    runtime = import_module(f'timm_ofa.runtimes.{name}')
+    monkeypatch.setattr(runtime, 'version', lambda: '0.1')
+    with pytest.raises(InputError, match=f"runtime '{name}' 0.1 is too old; run: pip install '{runtime.REQUIRES}'"):
+        load_runtime(name)
+
+
+@pytest.mark.parametrize('name', runtime_names())
+def test_an_extra_of_the_package_asks_for_the_same_version(name):
+    requires = import_module(f'timm_ofa.runtimes.{name}').REQUIRES
+    assert f'"{requires}' in (Path(__file__).resolve().parents[2] / 'pyproject.toml').read_text()

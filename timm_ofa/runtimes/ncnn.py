@@ -14,7 +14,7 @@ from .layers import BN_EPS, random_input
 from .rowgraph import RowGraph, WeightAndBias
 
 NAME = 'ncnn'
-REQUIRES = 'ncnn>=1.0.20240410'
+REQUIRES = 'ncnn>=1.0.20261020'  # 1.0.20260114 and 1.0.20260526 compute wrong numbers in ProxylessNAS
 PRECISIONS = ('fp32', 'fp16', 'bf16')
 PROCESSORS = ('cpu',)
 MAGIC = 7767517  # of a .param file

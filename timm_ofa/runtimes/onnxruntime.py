@@ -12,7 +12,7 @@ from .layers import BN_EPS, random_input
 from .onnx_export import to_onnx
 
 NAME = 'onnxruntime'
-REQUIRES = 'onnxruntime>=1.20'
+REQUIRES = 'onnxruntime>=1.21'
 PRECISIONS = ('fp32', 'int8')
 PROCESSORS = ('cpu', 'cuda')
 PROVIDERS = {  # with their settings: fp32 is IEEE arithmetic, not TF32
@@ -27,7 +27,7 @@ class Session:
         provider, settings = PROVIDERS[processor]
         if provider not in onnxruntime.get_available_providers():
             raise InputError(f"this onnxruntime has no {processor!r}; run: pip uninstall -y onnxruntime && "
-                             "pip install --force-reinstall --no-deps 'onnxruntime-gpu>=1.20'")
+                             "pip install --force-reinstall --no-deps 'onnxruntime-gpu>=1.21'")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         # Each session has its own threads. They must sleep after a run, or hundreds of sessions fight for the cores.

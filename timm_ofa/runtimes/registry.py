@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
+from packaging.requirements import Requirement
+
 from ..errors import InputError, listed
 
 if TYPE_CHECKING:
@@ -66,9 +68,11 @@ def load_runtime(name: str = DEFAULT, precision: str = 'fp32', processor: str = 
         if value not in known:
             raise InputError(f'{what} {str(value)!r:.60} is not one of {name}; choose from {listed(known)}')
     try:
-        runtime.version()
+        found = runtime.version()
     except ImportError:
         raise InputError(f'runtime {name!r} is not installed; run: pip install {runtime.REQUIRES!r}') from None
+    if not Requirement(runtime.REQUIRES).specifier.contains(found, prereleases=True):
+        raise InputError(f'runtime {name!r} {found} is too old; run: pip install {runtime.REQUIRES!r}')
     if processor == 'cuda':
         import torch
         if not torch.cuda.is_available():
