@@ -28,7 +28,7 @@ from timm_ofa.console import table
 from timm_ofa.devices.measuring import Progress, measure
 from timm_ofa.devices.profiler import host
 from timm_ofa.hub.configs import hub_configs, named_subnets
-from timm_ofa.hub.plots import BLUE, GRAY, ORANGE, STYLE
+from timm_ofa.hub.plots import BLUE, GRAY, ORANGE, picture
 from timm_ofa.runtimes.onnxruntime import Session, version
 from timm_ofa.spaces.shelf import load_space
 
@@ -61,11 +61,7 @@ def speedups(rows: list[dict]) -> list[list]:
 
 
 def draw(rows: list[dict], path: Path, device: str) -> None:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 4.4), layout='constrained')
+    with picture(path, 7.2, 4.4) as figure:
         axes = figure.subplots()
         for kind, style, label in (
                 ('named', dict(color=BLUE, marker='o', linewidth=1.4), 'found in one supernet, fine-tuned'),
@@ -81,7 +77,6 @@ def draw(rows: list[dict], path: Path, device: str) -> None:
         axes.set_axisbelow(True)
         axes.spines[['top', 'right']].set_visible(False)
         axes.legend(frameon=False, loc='lower right')
-        figure.savefig(path, metadata={'Date': None, 'Creator': None})
 
 
 def main() -> None:

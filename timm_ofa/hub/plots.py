@@ -26,7 +26,7 @@ SUFFIXES = ('.svg', '.png')
 
 def plot_front(record: Record, path: str | Path) -> Path:
     """Write the Pareto front of the record's search: latency (ms) to the right, top-1 (%) up, the network marked."""
-    with _picture(path, 6.4, 4.0) as figure:
+    with picture(path, 6.4, 4.0) as figure:
         _draw(figure.subplots(), record)
     return Path(path)
 
@@ -35,7 +35,7 @@ def plot_architecture(record: Record, path: str | Path) -> Path:
     """Write the blocks of the record's network in order. The height of a bar is the number of channels in the middle of
     the block, and a larger kernel is darker. Lines part the stages; their resolution (px) and channels stand below."""
     rows = record.space.rows(record.arch, record.num_classes)
-    with _picture(path, max(6.4, 0.42 * len(rows) + 1.2), 3.0) as figure:
+    with picture(path, max(6.4, 0.42 * len(rows) + 1.2), 3.0) as figure:
         _draw_blocks(figure.subplots(), rows)
     return Path(path)
 
@@ -51,7 +51,7 @@ def plot_search(front: Sequence[tuple[float, float]], history: Sequence[tuple[in
         cost: The name and unit of the costs in `front` and `limit`, e.g. 'latency on note10 (ms)'.
         baselines: Name of each other method -> its networks, as in `front`.
     """
-    with _picture(path, 9.6, 4.0) as figure:
+    with picture(path, 9.6, 4.0) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         left.plot(*zip(*front), color=BLUE, marker='o', markersize=3, linewidth=1.2, label='Pareto front of the search')
         for marker, (name, points) in zip('v^sD', (baselines or {}).items()):
@@ -68,7 +68,7 @@ def plot_search(front: Sequence[tuple[float, float]], history: Sequence[tuple[in
 def plot_fit(predicted: Sequence[float], measured: Sequence[float], path: str | Path, check: Mapping) -> Path:
     """Write held-out predictions (N,) over measured top-1 (N,), both in percent; `check` holds the error."""
     ends = [min(*predicted, *measured), max(*predicted, *measured)]
-    with _picture(path, 4.8, 4.4) as figure:
+    with picture(path, 4.8, 4.4) as figure:
         axes = figure.subplots()
         axes.plot(ends, ends, color=GRAY, linewidth=1, label='predicted as measured')
         error = f'error {check["rmse_pct"]:.3g} points, tau {check["kendall_tau"]:.3g}'
@@ -87,7 +87,7 @@ def plot_training(events: Sequence[Mapping], path: str | Path) -> Path:
     """
     steps, losses, rates, phases = zip(*(
         (int(e['step']), float(e['loss']), float(e['lr']), str(e['phase'])) for e in events if is_report(e)))
-    with _picture(path, 7.2, 4.0) as figure:
+    with picture(path, 7.2, 4.0) as figure:
         axes = figure.subplots()
         axes.plot(steps, losses, color=BLUE, linewidth=1.2, label='loss, mean over the subnets')
         rate = axes.twinx()
@@ -119,7 +119,7 @@ def check_picture(path: str | Path) -> Path:
 
 
 @contextmanager
-def _picture(path: str | Path, width: float, height: float) -> Iterator[Figure]:
+def picture(path: str | Path, width: float, height: float) -> Iterator[Figure]:
     """A figure of this size (inches), which is written to `path` if the block ends well."""
     import matplotlib
     from matplotlib.figure import Figure
