@@ -181,11 +181,11 @@ def _read_yaml(path: str | Path, kind: str, what: str) -> tuple[Path, dict]:
 
 def _override(data: dict, text: str) -> None:
     key, equals, value = text.partition('=')
-    target, *path = data, *key.split('.')
+    path = key.split('.')
     try:
         if not equals:
             raise KeyError
-        target = _inside(target, path[:-1])
+        target = _inside(data, path[:-1])
         last = int(path[-1]) if isinstance(target, list) else path[-1]
         if isinstance(target, list):
             target[last]  # must exist

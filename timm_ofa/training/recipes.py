@@ -65,7 +65,7 @@ class ProgressiveShrinking(Recipe, name='progressive'):
 
     Source: arXiv:1908.09791, section 3.4, and the released training script.
     """
-    ignores = ()
+    ignores: tuple[str, ...] = ()
 
     def loss(self, logits: torch.Tensor, targets: Targets) -> torch.Tensor:
         loss = super().loss(logits, targets)
