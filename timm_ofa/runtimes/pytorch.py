@@ -128,15 +128,13 @@ def _shared_memory() -> torch.cuda.CUDAGraph:
 @contextmanager
 def _ieee() -> Iterator[None]:
     """Turn TF32 off, then restore it: the switches are those of the whole process."""
-    switches = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = [switch.allow_tf32 for switch in switches]
-    for switch in switches:
-        switch.allow_tf32 = False
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
     try:
         yield
     finally:
-        for switch, value in zip(switches, before):
-            switch.allow_tf32 = value
+        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 @contextmanager
