@@ -186,10 +186,10 @@ def _override(data: dict, text: str) -> None:
         if not equals:
             raise KeyError
         target = _inside(data, path[:-1])
-        last = int(path[-1]) if isinstance(target, list) else path[-1]
         if isinstance(target, list):
-            target[last]  # must exist
-        target[last] = read_yaml(value)
+            target[int(path[-1])] = read_yaml(value)  # an entry that exists
+        else:
+            target[path[-1]] = read_yaml(value)
     except (KeyError, IndexError, ValueError, TypeError, AttributeError, yaml.YAMLError):
         raise InputError(
             f'--set {text!r:.120} cannot be applied; write it like batch_size=64 or phases.0.epochs=2') from None
