@@ -54,6 +54,7 @@ def work(monkeypatch, call):
     library.devices.profile_names.return_value = ['a']
     library.devices.read_networks.return_value = (['arch'], [1.0])
     library.images.stored_side.return_value = 32
+    library.searching.searched_with.return_value = (10, 1)
     library.hub.find_config.return_value.name = 'shelf'
     library.hub.find_config.return_value.subnet.space.name = 'space'
     library.networks.load_supernet.return_value.space.name = 'space'
