@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from command_line import run
 
+from timm_ofa import accuracy
+from timm_ofa.cli import shared
 from timm_ofa.cli.command import VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,3 +55,7 @@ def test_help_and_shelves_start_quickly_and_without_torch(words):
     done = subprocess.run([sys.executable, '-c', START, *words], env=env, capture_output=True, text=True, check=True)
     seconds, imports_torch = done.stderr.split()[-2:]
     assert imports_torch == 'False' and float(seconds) < 1.5  # 0.2 to 0.6 on an idle machine
+
+
+def test_the_default_that_help_shows_without_torch_is_the_one_that_judging_has():
+    assert shared.CALIBRATION_IMAGES == accuracy.CALIBRATION_IMAGES
