@@ -69,7 +69,7 @@ def test_a_run_leaves_a_folder_that_timm_loads(run):
     folder, supernet = run
     loaded = timm.create_model(f'local-dir:{folder}', pretrained=True)
     assert same_weights(loaded, supernet) and same_weights(load_supernet(str(folder)), supernet)
-    assert loaded.space == CONFIG.load_space() and loaded.drop_rate == 0
+    assert loaded.space == CONFIG.load_space() and loaded.drop_rate == CONFIG.drop_rate
     about = json.loads((folder / 'config.json').read_text())['timm_ofa']
     assert about['class_names'] == [str(i) for i in range(10)] and about['data'] == 'digits'
     assert supernet_config(folder) == CONFIG
