@@ -16,6 +16,7 @@ from timm.models.byobnet import BottleneckBlock, DownsampleAvg
 from torch import fx, nn
 
 from ..spaces import Stage, bottleneck_mid_chs, make_divisible
+from .chain import Chain, Link
 from .depthwise import SmallerKernel, depthwise_conv
 from .layers import dense_conv, first_channels_conv_norm_act, first_channels_norm_act, squeeze_excite
 from .slices import first_channels
@@ -52,6 +53,13 @@ class ElasticInvertedResidual(nn.Module):
         self.kernel_transform = nn.ParameterDict({
             f'k{large}to{small}': nn.Parameter(torch.eye(small**2, device=weight.device, dtype=weight.dtype))
             for large, small in self.kernel_pairs})
+
+    @staticmethod
+    def chain(block: ElasticInvertedResidual | InvertedResidual) -> Chain:
+        """Expansion, depthwise convolution and projection of an elastic or a stock block."""
+        se = () if isinstance(block.se, nn.Identity) else (block.se,)
+        links = Link(block.conv_pw, block.bn1), Link(block.conv_dw, block.bn2, se), Link(block.conv_pwl, block.bn3)
+        return Chain(links, nn.Identity() if block.has_skip else None)
 
     def mid_chs(self, expand_ratio: float | None) -> int:
         """Active depthwise channels; for None, all."""
@@ -154,6 +162,12 @@ class ElasticBottleneck(nn.Module):
         super().__init__()
         for name in ('shortcut', 'conv1_1x1', 'conv2_kxk', 'conv3_1x1', 'drop_path', 'act'):
             self.add_module(name, getattr(block, name))
+
+    @staticmethod
+    def chain(block: ElasticBottleneck | BottleneckBlock) -> Chain:
+        """The three convolutions of an elastic or a stock block."""
+        layers = block.conv1_1x1, block.conv2_kxk, block.conv3_1x1
+        return Chain(tuple(Link(layer.conv, layer.bn) for layer in layers), block.shortcut, block.act)
 
     def forward(self, x: torch.Tensor, expand_ratio: float | None = None, width: int | None = None) -> torch.Tensor:
         """x (N, C, H, W) at an expand ratio and output width; None means the largest."""

@@ -1,0 +1,56 @@
+"""A block as the chain of its convolutions: what closed-form repair and sorting by energy need to know of a block.
+
+Each block class has one static method `chain(block)`. It describes an elastic block, and the stock block with the same
+layers, so that both can be walked side by side.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Link:
+    """One convolution of a block, its BatchNorm, and the layers between that and the next convolution."""
+    conv: nn.Conv2d
+    norm: nn.BatchNorm2d  # timm's has its activation in it
+    then: tuple[nn.Module, ...] = ()  # such as squeeze-and-excite
+
+    def finish(self, z: torch.Tensor) -> torch.Tensor:
+        """What the next convolution gets, from what this one gives: z (N, C, H, W)."""
+        z = self.norm(z)
+        for layer in self.then:
+            z = layer(z)
+        return z
+
+    @property
+    def depthwise(self) -> bool:
+        return self.conv.groups == self.conv.in_channels == self.conv.out_channels
+
+    def scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """BatchNorm in evaluation mode, without its activation, as z · scale + shift; (C,) each, float64."""
+        norm = self.norm
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        return scale, norm.bias.double() - norm.running_mean.double() * scale
+
+
+@dataclass(frozen=True)
+class Chain:
+    """act(links(x) + shortcut(x)). The last link has no activation of its own if there is a shortcut."""
+    links: tuple[Link, ...]
+    shortcut: nn.Module | None  # `nn.Identity` for the input itself, None where nothing is added
+    act: nn.Module = field(default_factory=nn.Identity)
+
+    def add(self, z: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """The block's output before `act`, from what the last link gives and the block's input x (N, C, H, W)."""
+        return z if self.shortcut is None else z + self.shortcut(x)
+
+    def before_act(self, x: torch.Tensor) -> torch.Tensor:
+        """The block's output before `act`, for x (N, C, H, W)."""
+        z = x
+        for link in self.links:
+            z = link.finish(link.conv(z))
+        return self.add(z, x)
