@@ -97,21 +97,14 @@ def test_the_built_in_images_are_a_folder_of_parquet_files():
 
 @pytest.mark.parametrize('prepare, naming', [
     (lambda p: 'no/such/folder/anywhere', 'no/such/folder/anywhere'), (lambda p: str(p / 'none'), 'none'),
-    (lambda p: '', "''"), (lambda p: str(p), 'holds no files'), (lambda p: './x', "'./x'"),
-    (lambda p: (p / 'notes.txt').write_text('hello') and str(p), 'label'),
+    (lambda p: '', "''"), (lambda p: str(p), 'holds no images'), (lambda p: './x', "'./x'"),
+    (lambda p: (p / 'notes.txt').write_text('hello') and str(p), 'holds no images'),
     (lambda p: (p / 'train.parquet').write_bytes(b'PAR1') and str(p), 'cannot be loaded'),
     (lambda p: (p / 'train.csv').write_text('a,b\n1,2\n') and str(p), "columns a, b")])
 def test_data_that_cannot_be_used_is_one_line(prepare, naming, tmp_path):
     with pytest.raises(InputError, match=naming) as error:
         load_data(prepare(tmp_path), 24)
     assert '\n' not in str(error.value)
-
-
-def test_images_without_classes_are_refused_naming_the_columns(tmp_path):
-    for i in range(3):
-        Image.new('RGB', (8, 8)).save(tmp_path / f'{i}.png')
-    with pytest.raises(InputError, match='class-label'):
-        load_data(str(tmp_path), 24)
 
 
 def test_too_few_images_are_refused(tmp_path):

@@ -39,7 +39,8 @@ WEIGHTS = {
     'phases.1.subnets_per_step': ('2', []), 'phases.1.kd_weight': ('0.1', []), 'phases.1.sort_channels': ('true', []),
     'phases.1.recipe': ('plain', [])}
 # what is seen elsewhere than in the weights: see `test_every_key_changes_the_outcome`
-ELSEWHERE = ('name', 'phases.1.name', 'checkpoint_minutes', 'workers', 'decode', 'sync_bn', 'images_per_epoch')
+ELSEWHERE = ('name', 'phases.1.name', 'checkpoint_minutes', 'workers', 'decode', 'sync_bn', 'images_per_epoch',
+             'skip_broken')
 REFUSED = [  # settings, of which the last one does nothing
     (['phases.1.depths=[3]', 'phases.1.deepest=1'], 'phases.1.deepest does nothing beside depths'),
     (['phases.0.kd_weight=1'], 'phases.0.kd_weight does nothing in the first phase, which has no teacher'),
@@ -54,6 +55,7 @@ REFUSED = [  # settings, of which the last one does nothing
     (['augment.crop=area', 'augment.shift=0.1'], "augment.shift does nothing with augment.crop 'area'"),
     (['augment.crop=none', 'augment.shift=0.1'], "augment.shift does nothing with augment.crop 'none'"),
     (['data=stream:images', 'decode=once'], 'decode does nothing with a stream'),
+    (['data=stream:images', 'skip_broken=true'], 'skip_broken does nothing with a stream'),
     (['clip_grad=0'], 'clip_grad: 0 is not'), (['augment.scale=[1.0, 0.08]'], 'augment.scale .1.0, 0.08. falls'),
     *(([f'phases.1.recipe={recipe}', f'phases.1.subnets_per_step={n}'], f'subnets_per_step {n} is too few for .*give 3')
       for recipe in ('sandwich', 'alpha', 'delayed') for n in (1, 2))]
@@ -118,7 +120,7 @@ def test_every_key_changes_the_outcome(outcome, tmp_path, capsys, monkeypatch):
         outcome(['images_per_epoch=8'])
     with capsys.disabled():
         print(f'\n{len(changed)} configuration keys change the outcome: {" ".join(sorted(changed))}')
-    assert {*changed, 'images_per_epoch'} == all_keys()  # a stream's are tested with the images
+    assert {*changed, 'images_per_epoch', 'skip_broken'} == all_keys()  # which are tested with the images
 
 
 def loader_keys(folder):

@@ -36,7 +36,7 @@ from ..hub import (
     save_front,
     training_cost,
 )
-from ..images import Data, load_data, stored_side
+from ..images import Data, check_data, load_data, stored_side
 from ..networks import Supernet, load_supernet, read_json
 from ..runtimes import load_runtime
 from ..searching import Candidate, Limit, refuse_infeasible, search
@@ -53,7 +53,8 @@ SETTINGS = 'quickstart.json'  # in the folder of all results
 
 
 def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_ms: float | None = None,
-               budget: float = 1.0, seed: int = 0, runtime: str = 'onnxruntime') -> list[dict[str, Any]]:
+               budget: float = 1.0, seed: int = 0, runtime: str = 'onnxruntime', skip_broken: bool = False,
+               ) -> list[dict[str, Any]]:
     """Run all steps; returns the rows of the final table, of which the first one is the chosen network.
 
     Args:
@@ -61,10 +62,12 @@ def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_m
         data_source: Other images than those of the package (see `load_data`).
         max_latency_ms: The limit; by default 60 % of the latency of the largest subnet.
         budget: Factor on the number of training epochs and of judged subnets.
+        skip_broken: Leave out images that cannot be decoded.
     """
     out = Path(out)
     began = time.perf_counter()
-    config = scaled(load_config(hub_configs_dir() / CONFIG, data=data_source, seed=seed), budget)
+    config = scaled(load_config(
+        hub_configs_dir() / CONFIG, data=data_source, seed=seed, skip_broken=skip_broken or None), budget)
     space = config.load_space()
     settings = dict(data=config.data, budget=budget, seed=seed, runtime=runtime)
     load_runtime(runtime)
@@ -72,7 +75,9 @@ def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_m
     check_room(out, 4e-6 * 9 * space.params(space.max_arch()))  # of the supernet and of the chosen network
 
     say(f'1/6 images: {config.data}')
-    data = load_data(config.data, stored_side(space), holdout=config.holdout, seed=seed)
+    data = load_data(
+        config.data, stored_side(space), holdout=config.holdout, seed=seed, skip_broken=config.skip_broken)
+    say(''.join(f'    {remark}\n' for remark in check_data(data)).rstrip('\n'))
     write_text(out / SETTINGS, json.dumps(settings, indent=1))
     say(f'2/6 latency of this machine ({runtime}, 1 thread)')
     profile = _profile(out / 'profile.json', space, data, runtime, seed)

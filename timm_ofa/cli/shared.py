@@ -27,6 +27,7 @@ COMMON = dict(
                     'supernet from `timm-ofa models`', 'SUPERNET'),
     data=Option("images: a data set id of the Hub, a folder of images by class, a folder of parquet files, 'digits', "
                 "or 'fashion-mnist-12k'", 'DATA'),
+    skip_broken=Option('leave out images that cannot be decoded, instead of refusing the data'),
     num_calibration=Option('number of training images from which BatchNorm statistics are computed', 'N', whole(2)),
     runtime=Option(f'runtime: {listed(runtime_names())}', 'RUNTIME'),
     precision=Option('precision: fp32, fp16, bf16 or int8, where the runtime has it', 'PRECISION',
@@ -118,7 +119,7 @@ class OpenSupernet:
 
         return replace(self, side=max(self.side, stored_side(self.space, arch.resolution)))
 
-    def with_images(self, data: str, *, seed: int, num_calibration: int) -> Source:
+    def with_images(self, data: str, *, seed: int, num_calibration: int, skip_broken: bool = False) -> Source:
         """The supernet with the images that its networks are judged on; raises `InputError` for other classes."""
         from ..hub import Source
         from ..images import Augment, load_data
@@ -127,7 +128,8 @@ class OpenSupernet:
         images = load_data(
             data, self.side, holdout=config.holdout if config else 0.1, limit=config.limit if config else None,
             seed=config.seed if config else 0, decode=config.decode if config else 'auto',
-            images_per_epoch=config.images_per_epoch if config and data.startswith('stream:') else None)
+            images_per_epoch=config.images_per_epoch if config and data.startswith('stream:') else None,
+            skip_broken=skip_broken or bool(config and config.skip_broken and not data.startswith('stream:')))
         if self.supernet.num_classes != images.num_classes:
             cure = 'give images of the same classes' if self.is_released else 'train a supernet on this data'
             raise InputError(

@@ -33,7 +33,7 @@ SPECIALIZE = Verb(
     'specialize', 'Make the publishable folder of a finished network.',
     '--supernet out/supernet --front front.jsonl --data fashion-mnist-12k --out out/net',
     options(
-        'data seed num_calibration',
+        'data seed num_calibration skip_broken',
         arch=Option('make this network, written as text', 'TEXT'),
         front=Option('make the best network that is measured within its limit, from the file that `timm-ofa search '
                      '--out` wrote', 'FILE.jsonl'),
@@ -57,11 +57,13 @@ class _Job:
     data: str
     seed: int
     num_calibration: int
+    skip_broken: bool
     training: FinetuneConfig | None
 
     @classmethod
-    def open(cls, supernet: str | None, data: str, seed: int, num_calibration: int, finetune: str | None,
-             finetune_epochs: int, *, out: str, name: str | None = None, subnet: NamedSubnet | None = None) -> _Job:
+    def open(cls, supernet: str | None, data: str, seed: int, num_calibration: int, skip_broken: bool,
+             finetune: str | None, finetune_epochs: int, *, out: str, name: str | None = None,
+             subnet: NamedSubnet | None = None) -> _Job:
         """Check what the options say; raises `InputError` for what would fail after the work."""
         from ..hub import NAME
         from ..training import load_teacher
@@ -74,12 +76,13 @@ class _Job:
         check_room(out, 4e-6 * 3 * opened.space.params(opened.space.max_arch()))
         if training and training.teacher not in (None, 'largest'):
             load_teacher(training.teacher, opened.supernet)
-        return cls(opened, data, seed, num_calibration, training)
+        return cls(opened, data, seed, num_calibration, skip_broken, training)
 
     @cached_property
     def source(self) -> Source:
         """The supernet with its images, which are read when they are first needed."""
-        return self.opened.with_images(self.data, seed=self.seed, num_calibration=self.num_calibration)
+        return self.opened.with_images(
+            self.data, seed=self.seed, num_calibration=self.num_calibration, skip_broken=self.skip_broken)
 
     def save(self, candidate: Candidate, out: str | Path, *, measured: Sequence[dict[str, Any]] = (),
              **about: Any) -> dict[str, Any]:
@@ -131,13 +134,13 @@ class _FrontJob:
 
 @SPECIALIZE.mode('arch')
 def specialize_arch(*, supernet: str, data: str, arch: str, out: str, seed: int = 0, finetune_epochs: int = 0,
-                    finetune: str | None = None, num_calibration: int = CALIBRATION_IMAGES,
+                    finetune: str | None = None, num_calibration: int = CALIBRATION_IMAGES, skip_broken: bool = False,
                     name: str | None = None) -> Answer:
     """One network whose architecture is known."""
     from ..searching import Candidate
 
     _check_out(out)
-    job = _Job.open(supernet, data, seed, num_calibration, finetune, finetune_epochs, out=out, name=name)
+    job = _Job.open(supernet, data, seed, num_calibration, skip_broken, finetune, finetune_epochs, out=out, name=name)
     chosen = job.opened.space.parse(arch)
     job = replace(job, opened=job.opened.for_arch(chosen))
     return _loaded(job.save(Candidate(chosen, 0.0, 0.0), out, name=name))
@@ -146,10 +149,11 @@ def specialize_arch(*, supernet: str, data: str, arch: str, out: str, seed: int 
 @SPECIALIZE.mode('front')
 def specialize_front(*, supernet: str, data: str, front: str, out: str, seed: int = 0, profile: str | None = None,
                      no_measure: bool = False, finetune_epochs: int = 0, finetune: str | None = None,
-                     num_calibration: int = CALIBRATION_IMAGES, name: str | None = None) -> Answer:
+                     num_calibration: int = CALIBRATION_IMAGES, skip_broken: bool = False,
+                     name: str | None = None) -> Answer:
     """The best network of a front."""
     _check_out(out)
-    job = _Job.open(supernet, data, seed, num_calibration, finetune, finetune_epochs, out=out, name=name)
+    job = _Job.open(supernet, data, seed, num_calibration, skip_broken, finetune, finetune_epochs, out=out, name=name)
     best = _FrontJob.open(job, front, profile, no_measure)
     row = best.save_best(best.found, out, name)
     assert row is not None  # nothing was to be skipped
@@ -160,12 +164,12 @@ def specialize_front(*, supernet: str, data: str, front: str, out: str, seed: in
 def specialize_family(*, supernet: str, data: str, front: str, limits_ms: Sequence[float], out: str, seed: int = 0,
                       publish: str | None = None, profile: str | None = None, no_measure: bool = False,
                       finetune_epochs: int = 0, finetune: str | None = None,
-                      num_calibration: int = CALIBRATION_IMAGES) -> Answer:
+                      num_calibration: int = CALIBRATION_IMAGES, skip_broken: bool = False) -> Answer:
     """A network of the front for each limit; limits that one network meets best share it."""
     from ..hub import arch_name, check_target, check_token, publish_family
 
     check_folder_place(out)
-    job = _Job.open(supernet, data, seed, num_calibration, finetune, finetune_epochs, out=out)
+    job = _Job.open(supernet, data, seed, num_calibration, skip_broken, finetune, finetune_epochs, out=out)
     best = _FrontJob.open(job, front, profile, no_measure)
     fronts = {arch_name(job.opened.space, best.found.under, limit_ms): best.found.within(limit_ms)
               for limit_ms in sorted(set(limits_ms))}
@@ -189,7 +193,8 @@ def specialize_family(*, supernet: str, data: str, front: str, limits_ms: Sequen
 @SPECIALIZE.mode('config')
 def specialize_named(*, config: str, data: str, supernet: str | None = None, out: str | None = None, seed: int = 0,
                      finetune_epochs: int = 0, finetune: str | None = None,
-                     num_calibration: int = CALIBRATION_IMAGES, name: str | None = None) -> Answer:
+                     num_calibration: int = CALIBRATION_IMAGES, skip_broken: bool = False,
+                     name: str | None = None) -> Answer:
     """The weights of a named network, from the released supernet of its space unless another one is given."""
     from ..hub import find_config, finish_named, save_folder
 
@@ -200,8 +205,8 @@ def specialize_named(*, config: str, data: str, supernet: str | None = None, out
     name = name or found.name
     folder = out or f'out/{name}'
     _check_out(folder, may_make_parent=out is None)
-    job = _Job.open(supernet, data, seed, num_calibration, finetune, finetune_epochs, out=folder, name=name,
-                    subnet=found.subnet)
+    job = _Job.open(supernet, data, seed, num_calibration, skip_broken, finetune, finetune_epochs, out=folder,
+                    name=name, subnet=found.subnet)
     model, record = finish_named(job.source, name, found.subnet, training=job.training)
     save_folder(folder, model, record)
     return rows_answer(['folder', 'top1_pct', 'predicted_top1_pct', 'limit', 'arch'], [dict(

@@ -89,7 +89,8 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
             dataset=data.name, split=data.split, n=len(data.test),
             protocol=(
                 f'top-1, {arch.resolution} px, center {100 * space.crop_pct:g} %, bilinear, fp32; weights of the '
-                f'supernet, {f"fine-tuned for {training.epochs} epochs" if training else "not fine-tuned"}')),
+                f'supernet, {f"fine-tuned for {training.epochs} epochs" if training else "not fine-tuned"}'
+                f'{f"; {data.skipped:,} broken images of the data set were left out" if data.skipped else ""}')),
         front=(*(_front_point(c, c == candidate) for c in (found.front if found else ())), *references),
         supernet=Supernet(id=supernet_id, revision=revision, sha256=supernet_digest(source.supernet)), license=license,
         dataset_id=data.name if re.fullmatch(HUB_ID, data.name, re.ASCII) else None,

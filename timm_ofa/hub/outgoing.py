@@ -27,7 +27,7 @@ PRETRAINED_KEYS = (  # of its pretrained_cfg: what the network is and how images
     'min_input_size', 'fixed_input_size', 'interpolation', 'crop_pct', 'test_crop_pct', 'crop_mode', 'mean', 'std',
     'pool_size', 'test_pool_size', 'first_conv', 'classifier', 'custom_load')
 SUPERNET_KEYS = (  # of its block
-    'kind', DIGEST, 'space', 'data', 'class_names', 'training', 'source', 'license', 'imported')
+    'kind', DIGEST, 'space', 'data', 'class_names', 'training', 'source', 'license', 'imported', 'skipped_images')
 PERF_KEYS = ('format', 'name', DIGEST, 'onnx_sha256', 'measurements', 'front')
 EVENT_KEYS = (  # of log.jsonl and times.jsonl
     'event', 'processes', 'data', 'images', 'steps', 'versions', 'phase', 'epoch', 'step', 'at_step', 'loss',

@@ -225,6 +225,7 @@ class SupernetRecord:
     num_classes: int = number(1, MAX_ITEMS)
     class_names: tuple[str, ...] = ()
     data: str | None = None  # name of the training images
+    skipped_images: int | None = number(default=None)  # broken ones, which were left out
     dataset_id: str | None = text(DATASET_ID, default=None)  # on the Hub
     judged: tuple[Judged, ...] = ()
     training: Training | None = None

@@ -3,6 +3,7 @@ from .augmentation import calibration_batches as calibration_batches
 from .augmentation import calibration_set as calibration_set
 from .augmentation import eval_batch as eval_batch
 from .batches import EpochBatches as EpochBatches
+from .checking import check_data as check_data
 from .data import Data as Data
 from .data import load_data as load_data
 from .data import stored_side as stored_side

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,6 +24,7 @@ class Data:
     holdout: ImageSet  # taken out of training, to compare subnets on
     test: ImageSet  # for the accuracy that is reported at the end
     split: str = 'test'  # what the data set calls the test images
+    skipped: int = 0  # broken images that were left out
 
     @property
     def num_classes(self) -> int:
@@ -36,7 +37,7 @@ def stored_side(space: SearchSpace, resolution: int = 0) -> int:
 
 
 def load_data(source: str, side: int, *, holdout: float = 0.1, limit: int | None = None, seed: int = 0,
-              decode: str = 'auto', images_per_epoch: int | None = None) -> Data:
+              decode: str = 'auto', images_per_epoch: int | None = None, skip_broken: bool = False) -> Data:
     """Images by name or place; raises `InputError` for what cannot be read.
 
     Args:
@@ -51,15 +52,28 @@ def load_data(source: str, side: int, *, holdout: float = 0.1, limit: int | None
         decode: When images are decoded, one of DECODE; not for streams.
         images_per_epoch: Length of an epoch of a stream; default: the length that the data set says it has. An epoch
             goes on where the one before it ended.
+        skip_broken: Leave out images that cannot be decoded. All are decoded to find them; not for streams.
     """
     opened = open_source(source)
     if isinstance(opened.train, Stream):
         if limit is not None:
             raise InputError(f'limit {limit} does not go with the stream {source!r:.120}; set images_per_epoch')
+        if skip_broken:
+            raise InputError(f'the stream {source!r:.120} is not searched for broken images; leave out skip_broken')
         return _stream_data(opened, opened.train, side, holdout, seed, images_per_epoch)
     if images_per_epoch is not None:
         raise InputError(f'images_per_epoch {images_per_epoch} is for streams, {source!r:.120} is none; leave it out')
-    return _indexed_data(opened, opened.train, source, side, holdout, limit, seed, decode)
+    data = _indexed_data(opened, opened.train, source, side, holdout, limit, seed, decode)
+    return _without_broken(data) if skip_broken else data
+
+
+def _without_broken(data: Data) -> Data:
+    """The images that can be decoded. They are in the same parts as if none were broken."""
+    before = {name: getattr(data, name) for name in ('train', 'holdout', 'test')}
+    parts = {name: images.without_broken() for name, images in before.items()}
+    if empty := next((images.title for images in parts.values() if not len(images)), None):
+        raise InputError(f'no image of {empty} can be decoded; give other images')
+    return replace(data, **parts, skipped=sum(len(before[name]) - len(parts[name]) for name in parts))
 
 
 def _indexed_data(opened: Opened, train: Part, source: str, side: int, holdout: float, limit: int | None, seed: int,

@@ -3,23 +3,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from ..errors import InputError, listed
-from .splits import (
-    UNLABELED,
-    Opened,
-    Part,
-    Stream,
-    decode_image,
-    is_labeled,
-    reason,
-    refuse_same_split,
-    unlabeled_test,
-)
+from .decoding import decode_image, reason
+from .folders import class_names, image_folders, refuse_unknown_classes
+from .splits import UNLABELED, Opened, Part, Stream, is_labeled, refuse_same_split, unlabeled_test
 
 IMAGES_DIR = Path(__file__).parent  # holds the images that ship with the package, one folder a data set
 BUILT_IN = 'fashion-mnist-12k'
@@ -39,8 +32,12 @@ class _Column:
 def open_hugging_face(source: str, place: str, options: Mapping[str, str], streaming: bool) -> Opened:
     """A data set of the Hub or a folder; `streaming`: splits are streams."""
     folder = IMAGES_DIR / place if place == BUILT_IN else Path(place)
-    _check_folder(source, place, folder)
-    loaded, features = _load_dataset(source, str(folder) if folder.is_dir() else place, streaming)
+    folders = None
+    if place and folder.is_dir():
+        folders = image_folders(source, folder)
+    elif place.count('/') > 1 or place.startswith(('.', '/', '~')) or not place:
+        raise InputError(f'data {source!r:.120} is not a folder; give a folder of images by class or of parquet files')
+    loaded, features = _load_dataset(source, str(folder) if folder.is_dir() else place, folders, streaming)
     train, wanted = options.get('train', 'train'), options.get('test')
     refuse_same_split(source, train, wanted, train == wanted)
     for name in filter(None, (train, wanted)):
@@ -58,6 +55,8 @@ def open_hugging_face(source: str, place: str, options: Mapping[str, str], strea
     labeled = next((test for test in tests if isinstance(test, Stream) or is_labeled(test)), None)
     if wanted and labeled is None:
         raise unlabeled_test(source, wanted)
+    if folders and labeled:
+        refuse_unknown_classes(source, labeled.split, *(class_names(folders[s]) for s in (labeled.split, train)))
     return Opened(name, tuple(features[label].names), split(train), labeled)
 
 
@@ -87,33 +86,20 @@ def _split(dataset: Any, split_name: str, columns: tuple[str, str], title: str, 
     return Part(_Column(encoded.select_columns([image]), image, title), labels, split_name)
 
 
-def _check_folder(source: str, place: str, folder: Path) -> None:
-    if not place or not folder.is_dir():
-        if place.count('/') > 1 or place.startswith(('.', '/', '~')) or not place:
-            raise InputError(
-                f'data {source!r:.120} is not a folder; give a folder of images by class or of parquet files')
-        return
-    empty, some = [], False
-    for path, folders, files in os.walk(folder):
-        folders[:], files = ([name for name in names if not name.startswith('.')] for names in (folders, files))
-        some |= bool(files)
-        if not files and not folders:
-            empty.append(os.path.relpath(path, folder))
-    if not some:
-        raise InputError(f'data folder {source!r:.120} holds no files; put images by class or parquet files there')
-    if empty:
-        raise InputError(f'data {source!r:.120} has empty folders: {listed(sorted(empty))}; fill or remove them')
-
-
-def _load_dataset(source: str, place: str, streaming: bool) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The splits by name, and the columns that they share."""
+def _load_dataset(source: str, place: str, folders: Mapping[str, Path] | None, streaming: bool,
+                  ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The splits by name, and the columns that they share. `folders`: of images by class, the folder of each split."""
     import datasets
 
     disable = datasets.utils.logging.is_progress_bar_enabled() and not os.isatty(2)
     if disable:
         datasets.disable_progress_bars()
     try:
-        loaded = datasets.load_dataset(place, streaming=streaming)
+        if folders:
+            files = {split: f'{escape(str(path))}/**' for split, path in folders.items()}
+            loaded = datasets.load_dataset('imagefolder', data_files=files, drop_labels=False, streaming=streaming)
+        else:
+            loaded = datasets.load_dataset(place, streaming=streaming)
         first = next(iter(loaded.values()))
         return loaded, first.features or first._resolve_features().features
     except Exception as error:  # the user gets one line, whatever the reader or the network raises

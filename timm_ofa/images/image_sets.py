@@ -4,9 +4,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
@@ -16,13 +17,33 @@ from PIL import Image
 from torch.utils.data import get_worker_info
 
 from ..console import progress_bar
-from ..errors import InputError
-from .splits import Rows, Stream, decode_image, image_digest, mixed
+from ..errors import InputError, listed
+from .decoding import decode_image, to_rgb
+from .splits import Rows, Stream, image_digest, mixed
 
 DECODE = ('auto', 'once', 'always')  # when images are decoded; auto: once if they fit into MEMORY_LIMIT
 MEMORY_LIMIT = 4 * 2**30  # bytes of decoded images
+MAX_NAMED = 1000  # broken images that one message names
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom, px
 Crop: TypeAlias = Callable[[int, int, int], Box]  # (place of the image, width, height) -> the part that is seen
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is known of a set of images once each was decoded."""
+    digests: list[bytes]  # 8 bytes by which an image is recognized; none of a broken one
+    broken: dict[int, InputError]  # by index
+
+
+def refuse_broken(errors: Iterable[InputError]) -> None:
+    """Raise if there are errors of images: the error of a single one, or one that names all of them."""
+    errors = list(errors)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        names = [str(error).partition(' cannot be decoded')[0] for error in errors]
+        raise InputError(f'{len(names)} images cannot be decoded: {listed(names, MAX_NAMED)}; replace or remove them, '
+                         'or leave them out with --skip-broken')
 
 
 class ImageSet:
@@ -44,27 +65,53 @@ class ImageSet:
         return fits if self._when == 'auto' else self._when == 'once'
 
     def decode(self) -> ImageSet:
-        """Decode all images now if they are to be in memory; returns itself."""
+        """Decode all images now if they are to be in memory; returns itself. Raises `InputError` with all broken ones.
+        """
         if self._pixels is None and self.in_memory:
-            pixels = torch.empty(len(self), 3, self.side, self.side, dtype=torch.uint8)
-            with progress_bar(len(self), f'decode {self.title}', 'img', leave=False, delay=5) as bar:
-                for i, image in enumerate(self._squares(range(len(self)))):
-                    pixels[i] = image
-                    bar.update()
-            self._pixels = pixels
+            refuse_broken(self.inspect().broken.values())
         return self
+
+    def inspect(self) -> Inspection:
+        """Decode every image once. They stay in memory if they are to be there."""
+        pixels = self._pixels
+        if pixels is None and self.in_memory:
+            pixels = torch.empty(len(self), 3, self.side, self.side, dtype=torch.uint8)
+        digests, broken = list[bytes](), dict[int, InputError]()
+        with progress_bar(len(self), f'decode {self.title}', 'img', leave=False, delay=5) as bar:
+            for i, image in enumerate(self._squares(range(len(self))) if self._pixels is None else self._pixels):
+                digests.append(b'')
+                if isinstance(image, InputError):
+                    broken[i] = image
+                else:
+                    digests[i] = hashlib.blake2b(image.contiguous().numpy().data, digest_size=8).digest()
+                    if pixels is not None:
+                        pixels[i] = image
+                bar.update()
+        self._pixels = None if broken else pixels
+        return Inspection(digests, broken)
+
+    def without_broken(self) -> ImageSet:
+        """The images that can be decoded; itself if all can."""
+        broken = self.inspect().broken
+        return self.subset([i for i in range(len(self)) if i not in broken], self.title) if broken else self
 
     def fetch(self, indices: Sequence[int] | torch.Tensor, crop: Crop | None = None) -> torch.Tensor:
         """Bytes (B, 3, side, side) of some images: their centers, or what `crop` sees of the originals."""
         self.decode()
         if self._pixels is not None and crop is None:
             return self._pixels[torch.as_tensor(indices)]
-        return torch.stack(list(self._squares([int(i) for i in indices], crop)))
+        squares = list(self._squares([int(i) for i in indices], crop))
+        refuse_broken(image for image in squares if isinstance(image, InputError))
+        return torch.stack(squares)
 
-    def _squares(self, indices: Sequence[int], crop: Crop | None = None) -> Iterator[torch.Tensor]:
-        """Images (3, side, side) one after the other. Several threads decode them; a loader worker uses one."""
-        def load(i: int) -> torch.Tensor:
-            return square(self.rows[i], self.side, crop and partial(crop, i))
+    def _squares(self, indices: Sequence[int], crop: Crop | None = None) -> Iterator[torch.Tensor | InputError]:
+        """Images (3, side, side), or why there is none, one after the other. Several threads decode them; a loader
+        worker uses one."""
+        def load(i: int) -> torch.Tensor | InputError:
+            try:
+                return square(self.rows[i], self.side, crop and partial(crop, i))
+            except InputError as error:
+                return error
         threads = 1 if get_worker_info() else min(8, os.cpu_count() or 1)
         with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
             for start in range(0, len(indices), 512):
@@ -95,7 +142,7 @@ class ImageSet:
 
     def subset(self, indices: Sequence[int], title: str) -> ImageSet:
         """Some of the images, as a set of their own."""
-        chosen = torch.as_tensor(indices)
+        chosen = torch.as_tensor(indices, dtype=torch.long)
         part = ImageSet(_Picked(self.rows, indices), self.labels[chosen], self.side, title, self._when)
         if self._pixels is not None:
             part._pixels = self._pixels[chosen]
@@ -172,7 +219,7 @@ def stratified(labels: np.ndarray, n: int, seed: int) -> list[int]:
 
 def square(image: Image.Image, side: int, crop: Callable[[int, int], Box] | None = None) -> torch.Tensor:
     """Bytes (3, side, side): the center, or what `crop(width, height)` sees; scaled with anti-aliasing."""
-    image = image.convert('RGB')
+    image = to_rgb(image)
     width, height = image.size
     if crop:
         image = image.resize((side, side), Image.Resampling.BILINEAR, box=crop(width, height))

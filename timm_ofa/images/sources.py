@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError, listed
+from .folders import refuse_unknown_classes
 from .huggingface import open_hugging_face
-from .splits import Opened, Part
+from .splits import UNLABELED, Opened, Part
 from .timm_readers import open_timm
 
 OPTIONS = ('train', 'test', 'label', 'root')
@@ -34,6 +35,10 @@ def open_source(source: str) -> Opened:
         opened = open_hugging_face(source, rest if kind == 'stream' else place, options, streaming=kind == 'stream')
     if isinstance(opened.train, Part):
         _check_labels(source, np.asarray(opened.train.labels), opened.class_names)
+        if isinstance(opened.test, Part):
+            test, train = ({opened.class_names[label] for label in set(part.labels) if label > UNLABELED}
+                           for part in (opened.test, opened.train))
+            refuse_unknown_classes(source, opened.test.split, test, train)
     return opened
 
 
@@ -54,7 +59,7 @@ def _digits() -> Opened:
         raise InputError("data 'digits' needs scikit-learn; pip install 'timm_ofa[digits]'") from None
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.images))
-    images = [Image.fromarray((digits.images[i] * 255 / 16).astype(np.uint8)) for i in order]
+    images = [Image.fromarray((digits.images[i] * 255 / 16).astype(np.uint8)).convert('RGB') for i in order]
     labels = digits.target[order].tolist()
     return Opened('digits', tuple('0123456789'), Part(images[360:], labels[360:], 'train'),
                   Part(images[:360], labels[:360], 'test'))

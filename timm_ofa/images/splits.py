@@ -18,7 +18,7 @@ T = TypeVar('T')
 
 
 class Rows(Protocol):
-    """Images at any index."""
+    """RGB images at any index."""
 
     def __getitem__(self, i: int, /) -> Image.Image: ...
 
@@ -41,7 +41,7 @@ class Stream:
     length: int | None  # images; None: not known
 
     def items(self, seed: int) -> Iterator[tuple[dict, int]]:
-        """Each (encoded image, label) once, see `decode_image`; `seed` draws the order."""
+        """Each (encoded image, label) once, see `decoding.decode_image`; `seed` draws the order."""
         rng = np.random.default_rng(seed)
         return mixed(self.read(rng), rng)
 
@@ -105,27 +105,6 @@ def refuse_same_split(source: str, train: str, test: str | None, same: bool) -> 
                          'split, or leave out test=')
 
 
-def decode_image(image: Mapping, where: str) -> Image.Image:
-    """A PIL image from {'bytes': of the file or None, 'path': or None}; an `InputError` begins with `where`."""
-    import datasets
-
-    try:
-        return datasets.Image().decode_example(dict(image))
-    except Exception as error:  # a broken file can raise almost any error
-        raise broken_image(where, image.get('path'), error) from None
-
-
 def image_digest(image: Mapping) -> bytes:
     """8 bytes by which an encoded image is recognized."""
     return hashlib.blake2b(image['bytes'] or image['path'].encode(), digest_size=8).digest()
-
-
-def broken_image(where: str, path: str | None, error: Exception) -> InputError:
-    """The error for an image that cannot be decoded."""
-    place = f' ({path!s:.160})' if path else ''
-    return InputError(f'{where}{place} cannot be decoded ({reason(error)}); replace or remove it')
-
-
-def reason(error: Exception) -> str:
-    """The first line of what an error says."""
-    return f'{(str(error).strip() or type(error).__name__).splitlines()[0]:.200}'

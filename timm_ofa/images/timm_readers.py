@@ -9,9 +9,11 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from ..errors import InputError, listed
+from ..errors import InputError
+from .decoding import broken_image, reason, to_rgb
+from .folders import refuse_unknown_classes
 from .huggingface import TEST_SPLITS
-from .splits import UNLABELED, Opened, Part, broken_image, is_labeled, reason, refuse_same_split, unlabeled_test
+from .splits import UNLABELED, Opened, Part, is_labeled, refuse_same_split, unlabeled_test
 
 
 class _Reader:
@@ -23,7 +25,7 @@ class _Reader:
     def __getitem__(self, i: int) -> Image.Image:
         try:
             with self._open(i) as file:
-                return Image.open(file).convert('RGB')
+                return to_rgb(Image.open(file))
         except Exception as error:
             raise broken_image(f'image {i} of {self.title}', self.reader.filename(i), error) from None
 
@@ -41,10 +43,13 @@ class _Torchvision:
 
     def __init__(self, dataset: Any, title: str):
         self.dataset, self.title = dataset, title
+        if hasattr(dataset, 'loader'):
+            dataset.loader = Image.open  # its own one cuts off what has more than 8 bits
 
     def __getitem__(self, i: int) -> Image.Image:
         try:
-            return self.dataset[i][0]
+            with self.dataset[i][0] as image:
+                return to_rgb(image)
         except Exception as error:
             raise broken_image(f'image {i} of {self.title}', None, error) from None
 
@@ -79,10 +84,7 @@ def open_timm(source: str, place: str, options: Mapping[str, str]) -> Opened:
 
 def _renumbered(source: str, test: Part, names: tuple[str, ...], class_names: tuple[str, ...]) -> Part:
     """The test part with the numbers that the classes have in training; timm numbers those that it finds there."""
-    unknown = [name for name in names if name not in class_names]
-    if unknown:
-        raise InputError(f'data {source!r:.120}: {test.split!r:.60} has classes without training images: '
-                         f'{listed(unknown)}; remove them, or add such images')
+    refuse_unknown_classes(source, test.split, names, class_names)
     return replace(test, labels=[class_names.index(names[label]) for label in test.labels])
 
 

@@ -67,6 +67,7 @@ class TrainConfig:
     limit: int | None = number(1, default=None)  # at most so many training images
     decode: str = choice(*DECODE, default='auto')  # images once into memory, or each time; auto: once if they fit
     images_per_epoch: int | None = number(1, default=None)  # of a stream; None: as many as the data set says
+    skip_broken: bool = False  # leave out images that cannot be decoded, instead of refusing the data
     precision: str = choice('no', 'bf16', 'fp16', default='no')  # Accelerate's mixed precision
     workers: int = number(default=0)  # loader processes
     accumulate: int = number(1, 4096, default=1)  # parts in which each process takes its share of a batch
@@ -235,7 +236,8 @@ def _uses(config: TrainConfig, given: Mapping) -> Iterator[tuple[tuple[str, ...]
         yield at, 'kd_weight', written(keys, 'kd_weight') and early, 'in the first phase, which has no teacher yet'
     nobody = not any(phase.learns_from_teacher for phase in config.phases)
     yield (), 'teacher', written(given, 'teacher') and nobody, 'where no phase learns from a teacher'
-    yield (), 'decode', written(given, 'decode') and config.data.startswith('stream:'), 'with a stream'
+    for key in ('decode', 'skip_broken'):
+        yield (), key, written(given, key) and config.data.startswith('stream:'), 'with a stream'
     augment, crop = given.get('augment'), config.augment.crop
     yield ('augment',), 'scale', written(augment, 'scale') and crop != 'area', "unless augment.crop is 'area'"
     yield ('augment',), 'shift', written(augment, 'shift') and crop != 'shift', f'with augment.crop {crop!r}'

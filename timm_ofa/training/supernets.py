@@ -114,7 +114,8 @@ class _Run:
             self._run_phases(loop, checkpoints, start, log)
             if accelerator.is_main_process:
                 save_supernet(supernet, self.output, dict(
-                    data=self.data.name, class_names=list(self.data.class_names), training=config.to_dict()))
+                    data=self.data.name, class_names=list(self.data.class_names), training=config.to_dict(),
+                    **({'skipped_images': self.data.skipped} if self.data.skipped else {})))
             accelerator.wait_for_everyone()
         return accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # mixed precision wraps the model
 
