@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
+from refusals import one_line
 from supernet_makers import SPACES, images, randomize
 from torch import nn
 
@@ -113,3 +114,70 @@ def test_a_source_that_is_no_supernet_is_one_line(source):
     with pytest.raises(InputError, match='supernet') as error:
         load_supernet(source)
     assert '\n' not in str(error.value)
+
+
+# ---- what timm reads of a stranger's config.json ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('saved')
+    save_supernet(randomize(new_supernet(load_space('ofa_mbv3_tiny'), num_classes=3)), folder, {})
+    return folder
+
+
+def changed(saved, folder, **fields):
+    """The folder with other fields in its `config.json`; those of `pretrained_cfg` may be given alone."""
+    config = json.loads((saved / 'config.json').read_text())
+    for name, value in fields.items():
+        place, _, key = name.rpartition('__')
+        (config[place] if place else config)[key] = value
+    (folder / 'config.json').write_text(json.dumps(config))
+    (folder / 'model.safetensors').write_bytes((saved / 'model.safetensors').read_bytes())
+    return f'local-dir:{folder}'
+
+
+@pytest.mark.parametrize('fields', [
+    dict(num_classes='3'), dict(num_classes=None), dict(num_classes=True), dict(num_classes=-1), dict(num_classes=[3]),
+    dict(num_classes=3.5), dict(label_names=5), dict(label_names={'a': 1}), dict(label_names=[1, 2, 3]),
+    dict(label_descriptions=4), dict(label_descriptions={'a': 1}), dict(pretrained_cfg=5), dict(pretrained_cfg=[1]),
+    dict(pretrained_cfg='x'), dict(pretrained_cfg=None), dict(model_args=5), dict(model_args=[1]), dict(model_args='x'),
+    dict(architecture=5), dict(architecture=None), dict(architecture='resnet18'), dict(pretrained_cfg__input_size='x'),
+    dict(pretrained_cfg__input_size=[3, 0, 32]), dict(pretrained_cfg__mean=3), dict(pretrained_cfg__mean=['a']),
+    dict(pretrained_cfg__std={}), dict(pretrained_cfg__crop_pct='1'), dict(pretrained_cfg__interpolation=2),
+    dict(pretrained_cfg__crop_mode=[]), dict(pretrained_cfg__first_conv=7)], ids=str)
+def test_a_field_of_a_wrong_kind_is_named_when_timm_loads_the_folder(fields, saved, tmp_path):
+    with pytest.raises(InputError, match=next(iter(fields)).rpartition('__')[2]) as error:
+        timm.create_model(changed(saved, tmp_path, **fields), pretrained=True)
+    one_line(error)
+
+
+def test_a_whole_number_may_be_written_as_a_float(saved, tmp_path):
+    assert timm.create_model(changed(saved, tmp_path, num_classes=3.0), pretrained=True).num_classes == 3
+
+
+def test_configs_of_others_are_read_as_timm_reads_them(tmp_path):
+    (tmp_path / 'config.json').write_text(json.dumps(dict(architecture='resnet10t', num_classes=2, pretrained_cfg={})))
+    assert timm.create_model(f'local-dir:{tmp_path}').num_classes == 2
+
+
+# ---- other ways to build one -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', ['ofa_mbv3_tiny_supernet', 'ofa_resnet_tiny_supernet'])
+@pytest.mark.parametrize('kwargs', [dict(features_only=True), {}])
+def test_an_output_stride_is_refused_but_not_the_usual_one(name, kwargs):
+    for stride in (8, 16):
+        with pytest.raises(InputError, match=f'output_stride {stride} is not for the supernet {name}') as error:
+            timm.create_model(name, output_stride=stride, **kwargs)
+        one_line(error)
+    assert timm.create_model(name, output_stride=32, device='meta', **kwargs)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings('ignore:.torch.jit')
+@pytest.mark.parametrize('space', ['ofa_mbv3_tiny', 'ofa_resnet_tiny'])
+def test_a_script_of_a_supernet_is_that_of_its_largest_network(space):
+    supernet = randomize(new_supernet(load_space(space), num_classes=3)).eval()
+    x = images(2, 3, 24, 24)
+    torch.testing.assert_close(torch.jit.script(supernet)(x), supernet(x))

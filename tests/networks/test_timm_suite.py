@@ -43,12 +43,11 @@ TESTS = {  # of timm, that take the name of a model -> models
     'test_prune_intermediate_layers_params_used': SMALL,
 }
 NO_GRADIENT = (AssertionError, 'the largest network uses no kernel matrix, and the test wants a gradient of each')
-NO_SCRIPT = (RuntimeError, 'forward takes an arch, a type that TorchScript does not know')
+NO_SCRIPT = (RuntimeError, 'a trace keeps calls of functions that TorchScript does not know')
 EXCLUDED = {  # what a supernet cannot pass, and why; that it does not is checked
     'test_model_backward': (WITH_MATRICES, NO_GRADIENT),
     'test_model_backward_fx': (WITH_MATRICES, NO_GRADIENT),
     'test_prune_intermediate_layers_params_used': (WITH_MATRICES, NO_GRADIENT),
-    'test_model_forward_torchscript': (SUPERNETS, NO_SCRIPT),
     'test_model_forward_fx_torchscript': (SUPERNETS, NO_SCRIPT),
 }
 ARGUMENTS = {'batch_size': 2, 'cfg_device': 'meta', 'model_kwargs': {}}  # of timm's tests besides the name

@@ -3,7 +3,8 @@ import pytest
 from refusals import one_line
 
 from timm_ofa.errors import InputError
-from timm_ofa.spaces.shelf import load_space
+from timm_ofa.spaces.checking import MAX_STAGES
+from timm_ofa.spaces.shelf import load_space, space_names
 from timm_ofa.spaces.space import SearchSpace
 
 
@@ -73,3 +74,23 @@ def test_a_space_with_a_wrong_value_is_refused_naming_it(path, value, naming):
     (('stem_stride',), 3, 'stride: 3')])
 def test_a_resnet_space_that_cannot_be_built_is_refused_naming_the_field(path, value, naming):
     refused(load_space('ofa_resnet_tiny').to_dict(), path, value, naming)
+
+
+@pytest.mark.parametrize('change, naming', [
+    (lambda d: d.update(stages=d['stages'][:1] * 305), 'stages are 305, a network of mobilenetv3 has at most 10'),
+    (lambda d: d['stages'][2].update(widths=[8192], depths=[16], expand_ratios=[16]), 'largest network .* parameters'),
+    (lambda d: d.update(resolutions=list(range(8, 1025)), stages=[
+        {**s, 'depths': [16], 'kernel_sizes': list(range(1, 17, 2)), 'expand_ratios': [i / 10 for i in range(10, 160)]}
+        for s in d['stages']]), 'a table of .* prices, more than 5e')])
+def test_products_of_choices_that_cannot_be_held_are_refused(change, naming):
+    data = load_space('ofa_mbv3_tiny').to_dict()
+    change(data)
+    with pytest.raises(InputError, match=naming) as error:
+        SearchSpace.from_dict(data, 'space own.json')
+    assert one_line(error).startswith('space own.json')
+
+
+def test_every_network_has_as_many_stages_as_timm_builds():
+    for name in space_names():
+        space = load_space(name)
+        assert len(space.arch_def(space.max_arch())) <= MAX_STAGES

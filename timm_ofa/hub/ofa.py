@@ -22,7 +22,16 @@ from timm.models._builder import resolve_pretrained_cfg
 from torch import nn
 
 from ..errors import InputError
-from ..networks import ENTRY_POINTS, PAPER, checked, convert_upstream, create_supernet, data_cfg, model_args
+from ..networks import (
+    ENTRY_POINTS,
+    PAPER,
+    check_configs,
+    checked,
+    convert_upstream,
+    create_supernet,
+    data_cfg,
+    model_args,
+)
 from ..spaces import Arch, SearchSpace, load_space, shelf_space, space_names
 from .configs import HubConfig, NamedSubnet, Weights, hub_configs, named_subnets
 
@@ -158,6 +167,7 @@ _supernet_spaces = {  # one name for any space, one for each space of the shelf,
     'ofa_supernet': load_space('ofa_mbv3_tiny'), **{f'{name}_supernet': load_space(name) for name in space_names()},
     **_configured_spaces()}
 default_cfgs = generate_default_cfgs({**_cfgs()})
+check_configs()
 
 _subnets = named_subnets()
 for _name, _tags in named_tags().items():

@@ -21,7 +21,7 @@ from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..spaces import MAX_WIDTH, Arch, SearchSpace, bottleneck_mid_chs
+from ..spaces import MAX_STAGES, MAX_WIDTH, Arch, SearchSpace, bottleneck_mid_chs
 
 LAYER_NAMES = {  # first convolution and classifier
     'mobilenetv3': ('conv_stem', 'classifier'), 'efficientnet': ('conv_stem', 'classifier'),
@@ -32,7 +32,7 @@ RATIO = r'(?P<ratio>\d{1,2}(\.\d{1,4})?)'
 MOBILE_ROW = re.compile(
     rf'(ds|cn|ir(?=.*_e))_r1_k[13579]_s(?P<stride>[12])(_e{RATIO})?_c(?P<width>\d{{1,4}})(_se0\.\d{{1,4}})?_n(?P<act>re|r6|hs)')
 BOTTLE_ROW = re.compile(rf'bottle_r1_k3_s(?P<stride>[12])_e{RATIO}_c(?P<width>\d{{1,4}})_n(?P<act>re|r6|hs)')
-MAX_STAGES, MAX_BLOCKS = 12, 16
+MAX_BLOCKS = 16  # of a stage
 
 
 def data_cfg(space: SearchSpace, resolution: int | None = None) -> dict[str, Any]:

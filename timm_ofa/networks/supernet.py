@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
-from timm.layers import ConvNormAct, SelectAdaptivePool2d
+from timm.layers import ConvNormAct, SelectAdaptivePool2d, set_scriptable
 from timm.models import build_model_with_cfg
 from timm.models._efficientnet_blocks import InvertedResidual
 from timm.models.byobnet import BottleneckBlock
@@ -146,6 +146,11 @@ class Supernet(nn.Module):
         """The tensors of a subnet that are not leading slices, by name."""
         return {}
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` compiles: the largest network, as a stock model with a copy of the weights."""
+        with set_scriptable(True):
+            return self.extract(self.space.max_arch())
+
     @torch.no_grad()
     def sort_channels(self, keep: Sequence[SearchSpace] = ()) -> None:
         """Order each block's middle channels by importance. The subnets of the spaces in `keep` stay the same."""
@@ -255,6 +260,10 @@ NETWORKS: dict[str, tuple[type[Supernet], Callable[..., dict[str, Any]]]] = {  #
 
 def create_supernet(name: str, space: SearchSpace, pretrained: bool = False, **kwargs) -> Supernet:
     """Build the supernet of a space through timm's builder, under a name that is registered with timm."""
+    if kwargs.get('output_stride') not in (None, 32):
+        raise InputError(f'output_stride {kwargs["output_stride"]!r:.40} is not for the supernet {name}; make a folder '
+                         'of a subnet (timm-ofa specialize), and build that with output_stride')
+    kwargs.pop('output_stride', None)
     network, network_kwargs = NETWORKS[space.family]
     args = model_args(space, space.max_arch())
     stem_stride = args.pop('stem_stride')

@@ -31,6 +31,9 @@ BLOCK = 'timm_ofa'  # our key in config.json
 DIGEST = 'model_sha256'  # in that block: of the weights beside it
 BUILD_ARGS = {'num_classes', 'in_chans', 'global_pool', 'img_size'}  # timm records them beside the entry-point's own
 OTHER_ARGS = {'drop_rate', 'drop_path_rate', 'bn_eps', 'bn_momentum', 'act_layer'}  # a user may have given them
+CFG_KINDS: dict[str, Any] = {  # fields of timm's `PretrainedCfg` that users of a network read
+    'label_names': tuple[str, ...], 'label_descriptions': dict[str, str], 'mean': tuple[float, ...],
+    'std': tuple[float, ...], 'crop_pct': float, 'interpolation': str, 'crop_mode': str, 'first_conv': str}
 MAX_JSON_BYTES = 16 * 2**20
 PROBE_S = 5.0  # for finding out whether the Hub answers; its client would try for 23 s
 
@@ -59,6 +62,27 @@ def checked(entry_point: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         return model
 
     return create
+
+
+def check_configs() -> None:
+    """Let timm refuse a `config.json` of ours by the field whose kind is wrong. Other ones it reads as before."""
+    from timm.models import _hub
+
+    parse = _hub._parse_model_cfg
+
+    @functools.wraps(parse)
+    def checked_parse(cfg: dict[str, Any], extra_fields: dict[str, Any]) -> tuple[dict[str, Any], str, dict[str, Any]]:
+        if isinstance(cfg, Mapping) and BLOCK in cfg:
+            where = f'{CONFIG} of {extra_fields.get("file") or extra_fields.get("hf_hub_id")!r:.120}'
+            name = read_value(str, cfg.get('architecture'), f'{where}: architecture')
+            if not name.startswith('ofa_'):
+                raise InputError(f'{where}: architecture {name!r:.60} is not of this package; save it again')
+            for field in ('pretrained_cfg', 'model_args'):
+                if field in cfg and not isinstance(cfg[field], Mapping):
+                    raise InputError(f'{where}: {field} {cfg[field]!r:.60} is not an object; write {{..}}')
+        return parse(cfg, extra_fields)
+
+    vars(_hub)['_parse_model_cfg'] = checked_parse
 
 
 def hub_weights(repo_id: str, cache_dir: str | Path | None = None, *, asked: bool = False) -> Path:
@@ -136,7 +160,10 @@ def _check_cfg(where: str, name: str, data: dict[str, Any], overlay: dict[str, A
     except (TypeError, ValueError) as error:
         raise InputError(f'{CONFIG} of {where!r:.200} is not one that timm reads ({one_line(error)}); '
                          'save it again') from None
-    read_value(int, cfg.num_classes, f'{CONFIG} of {where!r:.120}: num_classes', low=0, high=MAX_ITEMS)
+    cfg = replace(cfg, num_classes=read_value(
+        int, cfg.num_classes, f'{CONFIG} of {where!r:.120}: num_classes', low=0, high=MAX_ITEMS))
+    for field, kind in CFG_KINDS.items():
+        read_value(kind | None, getattr(cfg, field), f'{CONFIG} of {where!r:.120}: {field}')
     size = cfg.input_size
     if not isinstance(size, (list, tuple)) or len(size) != 3 or not all(type(n) is int and 0 < n < 9999 for n in size):
         raise InputError(f'{CONFIG} of {where!r:.120}: input_size {size!r:.60} is not [channels, height, width]')

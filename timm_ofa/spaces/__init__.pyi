@@ -1,6 +1,7 @@
 from .arch import MAX_WIDTH as MAX_WIDTH
 from .arch import Arch as Arch
 from .arch import integer as integer
+from .checking import MAX_STAGES as MAX_STAGES
 from .pricing import CostTable as CostTable
 from .rows import Row as Row
 from .rows import bottleneck_mid_chs as bottleneck_mid_chs

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 BLOCKS = {'mobilenetv3': 'ir', 'efficientnet': 'ir', 'byobnet': 'bottle'}  # the elastic block of each family
 MAX_FRAMES = 100_000
+MAX_STAGES = 12  # of a network, with the first block and the last convolution
+MAX_PRICES = 50_000_000  # numbers of a cost table, 400 MB
+MAX_PARAMS = 2_000_000_000  # of the largest network, 8 GB
 
 
 def check_space(space: SearchSpace, where: str) -> SearchSpace:
@@ -26,10 +29,23 @@ def check_space(space: SearchSpace, where: str) -> SearchSpace:
         if width % 8 or not 8 <= width <= MAX_WIDTH:
             raise InputError(
                 f'{where}: width {width} is not a multiple of 8 from 8 to {MAX_WIDTH}; round it to one')
+    most = MAX_STAGES - bool(space.first) - bool(space.last_width)
+    if len(space.stages) > most:
+        raise InputError(f'{where}: stages are {len(space.stages)}, a network of {space.family} has at most {most}; '
+                         'give fewer')
     for i, stage in enumerate(space.stages, 1):
         _check_stage(stage, i, BLOCKS[space.family], where)
     if list(space.resolutions) != sorted(set(space.resolutions)):
         raise InputError(f'{where}: resolutions {listed(space.resolutions)} must ascend; sort them')
+    most = max(len(s.kernel_sizes) * len(s.expand_ratios) for s in space.stages)
+    prices = math.prod(space.frame_sizes) * len(space.positions) * (1 + most)
+    if prices > MAX_PRICES:
+        raise InputError(f'{where}: resolutions, widths, blocks and their choices make a table of {prices:.3g} prices, '
+                         f'more than {MAX_PRICES:.0e}; give fewer')
+    params = space.params(space.max_arch())
+    if params > MAX_PARAMS:
+        raise InputError(f'{where}: widths, expand_ratios and depths give the largest network {params:.3g} parameters, '
+                         f'more than {MAX_PARAMS:.0e}; give smaller ones')
     return space
 
 
