@@ -27,7 +27,7 @@ WEIGHTS = {
     'data': ('fashion-mnist-12k', []), 'space': ('ofa_mbv3_32px', []), 'resolutions': ('[24]', []),
     'batch_size': ('4', []), 'seed': ('1', []), 'momentum': ('0', []), 'weight_decay': ('0.1', []),
     'label_smoothing': ('0.5', []), 'drop_rate': ('0.5', []), 'clip_grad': ('0.01', []), 'holdout': ('0.5', []),
-    'limit': ('30', []), 'precision': ('bf16', []), 'accumulate': ('2', []),
+    'model_ema_decay': ('0.5', []), 'limit': ('30', []), 'precision': ('bf16', []), 'accumulate': ('2', []),
     'phases': ('[{name: a, epochs: 2, lr: 1}]', []), 'teacher': ('{teacher}', []),
     'initial_checkpoint': ('{initial}', []), 'augment': ('{flip: false}', []),
     'augment.crop': ('area', []), 'augment.shift': ('0.5', []), 'augment.scale': ('[0.9, 1]', AREA),
@@ -58,7 +58,8 @@ REFUSED = [  # settings, of which the last one does nothing
     (['data=stream:images', 'skip_broken=true'], 'skip_broken does nothing with a stream'),
     (['clip_grad=0'], 'clip_grad: 0 is not'), (['augment.scale=[1.0, 0.08]'], 'augment.scale .1.0, 0.08. falls'),
     *(([f'phases.1.recipe={recipe}', f'phases.1.subnets_per_step={n}'], f'subnets_per_step {n} is too few for .*give 3')
-      for recipe in ('sandwich', 'alpha', 'delayed') for n in (1, 2))]
+      for recipe in ('sandwich', 'mean_teacher', 'alpha', 'delayed') for n in (1, 2)),
+    (['phases.1.subnets_per_step=3', 'phases.1.recipe=mean_teacher'], 'model_ema_decay is missing, .* such as 0.999')]
 FINETUNE = {
     'epochs': 2, 'lr': 0.5, 'warmup_epochs': 1, 'batch_size': 4, 'momentum': 0, 'weight_decay': 0.5,
     'label_smoothing': 0.5, 'kd_weight': 0.1, 'teacher': None}  # and `workers`, which is seen elsewhere

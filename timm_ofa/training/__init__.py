@@ -2,6 +2,7 @@
 
 - `config`: the configuration of a training or a fine-tuning, checked field by field
 - `recipes`: which subnets a step runs and what they learn from; a new recipe is one class there
+- `average`: the moving average of the weights
 - `loop`: the steps of a phase, shared by all recipes and by fine-tuning
 - `teachers`: networks whose soft targets subnets learn from; a new kind of teacher goes there
 - `checkpoints`, `runs`: how a run stops and goes on, and what its folder holds

@@ -39,7 +39,12 @@ class Phase:
     @property
     def learns_from_teacher(self) -> bool:
         """Whether a fixed teacher is asked."""
-        return bool(self.kd_weight) and 'kd_weight' not in RECIPES[self.recipe].ignores
+        return bool(self.kd_weight) and RECIPES[self.recipe].teacher == 'fixed'
+
+    @property
+    def learns_from_average(self) -> bool:
+        """Whether the moving average of the weights is asked."""
+        return bool(self.kd_weight) and RECIPES[self.recipe].teacher == 'average'
 
     def subspace(self, space: SearchSpace) -> SearchSpace:
         """The space that this phase draws from."""
@@ -63,6 +68,8 @@ class TrainConfig:
     label_smoothing: float = number(0, 1, default=0.1)
     drop_rate: float = number(0, 1, default=0.0)  # before the classifier
     clip_grad: float | None = number(1e-12, default=None)  # largest norm of the gradient; None: not clipped
+    model_ema_decay: float | None = number(0, 0.999999, default=None)  # of the moving average of the weights, which is
+    #                                                                    judged and saved; None: the last weights are
     holdout: float = number(1e-6, 0.9, default=0.1)  # share of training images kept back to compare subnets
     limit: int | None = number(1, default=None)  # at most so many training images
     decode: str = choice(*DECODE, default='auto')  # images once into memory, or each time; auto: once if they fit
@@ -218,6 +225,10 @@ def refuse_idle(config: TrainConfig, given: Mapping, where: str) -> None:
             raise InputError(
                 f'{where}: phases.{i}.subnets_per_step {phase.subnets_per_step} is too few for the recipe '
                 f'{phase.recipe!r}; give {least} or more')
+        if phase.learns_from_average and config.model_ema_decay is None:
+            raise InputError(
+                f'{where}: model_ema_decay is missing, and phases.{i}.recipe {phase.recipe!r} learns from the moving '
+                'average; give one, such as 0.999')
 
 
 def _uses(config: TrainConfig, given: Mapping) -> Iterator[tuple[tuple[str, ...], str, bool, str]]:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +27,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..spaces import Arch
+from .average import MovingAverage
 from .checkpoints import Progress
 from .config import Phase
 from .recipes import RECIPES, Targets
@@ -59,6 +61,7 @@ class Loop:
     accumulate: int  # parts in which each process takes its share of a batch
     log: Callable[[dict], None]
     bar: tqdm
+    average: MovingAverage | None = None  # of the weights, which follows them
     unseen: list[tuple[int, Arch | None, torch.Tensor]] = field(default_factory=list)  # losses not looked at yet
 
     @torch.random.fork_rng(devices=[])
@@ -108,22 +111,30 @@ class Loop:
         x = self.prepare(pixels, self._rng(progress, 2), resolution, (rank, world, self.accumulate))
         parts = list(zip(x.chunk(self.accumulate), labels.chunk(self.accumulate)))
         for i, (images, truth) in enumerate(parts):
-            soft_targets = self._ask(teacher, phase, images, progress)
+            soft_targets = self._ask(self._teacher(phase, archs[0], teacher), phase, images, progress)
             targets = Targets(truth, self.label_smoothing, soft_targets, phase.kd_weight, None, done)
             self._subnets(phase, archs, images, targets, progress, last=i == len(parts) - 1)
         if self.clip_grad:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_grad)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.follow(self.accelerator.unwrap_model(self.model), progress.total_steps + 1)
 
     def _rng(self, progress: Progress, purpose: int) -> np.random.Generator:
         """A generator for this step and purpose. Purposes start at 1, because a seed ignores zeros at its end."""
         return np.random.default_rng([self.seed, progress.total_steps, purpose])
 
-    def _ask(self, teacher: nn.Module | None, phase: Phase, images: torch.Tensor,
+    def _teacher(self, phase: Phase, largest: Arch | None, fixed: nn.Module | None) -> Callable | None:
+        """Who teaches in this phase; `largest`: the first subnet of the step."""
+        if phase.learns_from_average and self.average is not None:
+            return partial(self.average.network, arch=largest)
+        return fixed if phase.learns_from_teacher else None
+
+    def _ask(self, teacher: Callable | None, phase: Phase, images: torch.Tensor,
              progress: Progress) -> torch.Tensor | None:
-        """The teacher's probabilities (B, K), where this phase wants them."""
-        if teacher is None or not phase.learns_from_teacher:
+        """The teacher's probabilities (B, K)."""
+        if teacher is None:
             return None
         with torch.inference_mode(), self.accelerator.autocast(), _memory_for('its teacher', phase, progress, images):
             soft_targets = teacher(images).float().softmax(1)

@@ -23,7 +23,7 @@ class Targets:
     """What the subnets of one step may learn from."""
     labels: torch.Tensor  # (B,)
     label_smoothing: float
-    teacher: torch.Tensor | None = None  # probabilities (B, K) of the teacher, without gradient; None: no teacher
+    teacher: torch.Tensor | None = None  # probabilities (B, K) of the recipe's teacher, no gradient; None: no teacher
     kd_weight: float = 1.0  # of the teacher
     largest: torch.Tensor | None = None  # logits (B, K) of the step's first subnet, no gradient; None: this is it
     done: float = 0.0  # share of the phase, 0 to 1
@@ -36,6 +36,7 @@ class Recipe:
     """The default recipe: uniform subnets of the phase's space, which learn from labels alone."""
     ignores: tuple[str, ...] = ('kd_weight',)  # keys of a phase that do nothing with this recipe
     least_subnets = 1  # of a step
+    teacher = ''  # whose soft targets `Targets.teacher` are: 'fixed' (of a network), 'average' (of the weights), none
 
     def __init_subclass__(cls, name: str):
         RECIPES[name] = cls()
@@ -66,6 +67,7 @@ class ProgressiveShrinking(Recipe, name='progressive'):
     Source: arXiv:1908.09791, section 3.4, and the released training script.
     """
     ignores: tuple[str, ...] = ()
+    teacher = 'fixed'
 
     def loss(self, logits: torch.Tensor, targets: Targets) -> torch.Tensor:
         loss = super().loss(logits, targets)
@@ -125,6 +127,23 @@ class Sandwich(Recipe, name='sandwich'):
     def distill(self, logits: torch.Tensor, targets: Targets, largest: torch.Tensor) -> torch.Tensor:
         """The loss of a smaller subnet, from its logits and those of the largest one, both (B, K)."""
         return F.cross_entropy(logits, largest.softmax(1))
+
+
+class MeanTeacher(Sandwich, name='mean_teacher'):
+    """A sandwich whose smaller subnets learn from labels, and from the moving average of the largest subnet.
+
+    The largest subnet learns from labels alone. The soft targets have `kd_weight` times the weight of the labels; the
+    two weights add up to 1. The average is steadier than the largest subnet of the step, and better for most of the
+    training. Source of the teacher: arXiv:1703.01780.
+    """
+    ignores = ()
+    teacher = 'average'
+
+    def loss(self, logits: torch.Tensor, targets: Targets) -> torch.Tensor:
+        loss = Recipe.loss(self, logits, targets)
+        if targets.largest is None or targets.teacher is None:
+            return loss
+        return (loss + targets.kd_weight * F.cross_entropy(logits, targets.teacher)) / (1 + targets.kd_weight)
 
 
 class AlphaDivergence(Sandwich, name='alpha'):

@@ -20,6 +20,7 @@ from ..devices import this_device
 from ..errors import InputError
 from ..images import Data, EpochBatches
 from ..networks import Supernet, initialize, new_supernet, synchronize_batch_norm
+from .average import MovingAverage
 from .checkpoints import Checkpoints, Interrupted, Progress, graceful_stop, newest_checkpoint
 from .config import TrainConfig, differing, refuse_idle, trained_before
 from .loop import Loop, accelerated, keep_freed_memory, make_optimizer, placed
@@ -86,6 +87,9 @@ class _Run:
         if config.sync_bn and n > 1:
             synchronize_batch_norm(supernet)
         self.supernet = placed(supernet, accelerator.device)
+        decay = config.model_ema_decay
+        self.average = None if decay is None else MovingAverage(self.supernet, decay)
+        self.result = self.supernet if self.average is None else self.average.network  # what is judged and saved
         self.total = sum(len(self.batches) * (p.warmup_epochs + p.epochs) for p in config.phases)
         logger.info(
             f'{n} {"process" if n == 1 else "processes"} on {accelerator.device.type}, {config.batch_size // n} '
@@ -96,6 +100,8 @@ class _Run:
         config, accelerator, supernet, batches = self.config, self.accelerator, self.supernet, self.batches
         optimizer = make_optimizer(supernet, config.phases[0].lr, config.momentum, config.weight_decay)
         model, optimizer = accelerator.prepare(supernet, optimizer)
+        if self.average is not None:
+            accelerator.register_for_checkpointing(self.average.network)
         checkpoints = Checkpoints(self.output / CHECKPOINTS, accelerator, config.checkpoint_minutes * 60)
         start = checkpoints.load() if self.resume else Progress()
         log, augment = RunLog(self.output, accelerator, start.log_bytes), batches.augment
@@ -105,7 +111,7 @@ class _Run:
         loop = Loop(
             accelerator, model, optimizer, batches, len(batches),
             lambda pixels, rng, resolution, part: augment(pixels, supernet.space, resolution, rng, part),
-            config.seed, config.label_smoothing, config.clip_grad, config.accumulate, log, bar)
+            config.seed, config.label_smoothing, config.clip_grad, config.accumulate, log, bar, self.average)
         with log.session(self._opening(start, changed)), bar:
             if not start.total_steps:
                 log(dict(
@@ -113,11 +119,12 @@ class _Run:
                     images=len(self.data.train), steps=self.total))
             self._run_phases(loop, checkpoints, start, log)
             if accelerator.is_main_process:
-                save_supernet(supernet, self.output, dict(
+                save_supernet(self.result, self.output, dict(
                     data=self.data.name, class_names=list(self.data.class_names), training=config.to_dict(),
                     **({'skipped_images': self.data.skipped} if self.data.skipped else {})))
             accelerator.wait_for_everyone()
-        return accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # mixed precision wraps the model
+        accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # mixed precision wraps the model
+        return self.result
 
     def _opening(self, start: Progress, changed: dict[str, Any]) -> dict[str, Any]:
         """Where a session begins, and with which new settings."""
@@ -131,7 +138,7 @@ class _Run:
         """Run the phases that are left, a checkpoint at the end of each, and whenever one is due."""
         config, space = self.config, self.supernet.space
         judge = SubnetJudge(
-            self.supernet, self.data.train, self.data.holdout, augment=config.augment, seed=config.seed)
+            self.result, self.data.train, self.data.holdout, augment=config.augment, seed=config.seed)
         teacher, here = self.teachers.of_phase(start.phase), start
         with graceful_stop() as stopped:
             def save(progress: Progress, why: int) -> None:
@@ -144,6 +151,8 @@ class _Run:
                 subspace, recipe = phase.subspace(space), RECIPES[phase.recipe]
                 if phase.sort_channels and not (here.epoch or here.step):
                     self.supernet.sort_channels(trained_before(space, config.phases, i))
+                    if self.average is not None:
+                        self.average.start_from(self.supernet)
                 began = time.perf_counter()
                 here = loop.run_phase(
                     phase, partial(recipe.draw, subspace, phase.subnets_per_step, whole=space), teacher, here,
