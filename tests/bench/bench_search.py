@@ -140,7 +140,7 @@ class OriginalLatency:
         self.blocks = {
             (r, p, k, e): float(table.table[i, p, c])
             for i, r in enumerate(space.resolutions) for p, (stage, _) in enumerate(space.positions)
-            for c, (k, e) in enumerate(space.choices(stage), 1)}
+            for c, (k, e) in enumerate(space.stages[stage].choices(0), 1)}
 
     def get_efficiency(self, arch: dict) -> float:
         r = arch['image_size']
