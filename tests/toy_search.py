@@ -48,7 +48,7 @@ class AdditivePredictor(ToyPredictor):
 
     def accuracy_table(self, space):
         rng = np.random.default_rng(self.seed)
-        most = max(len(space.choices(i)) for i in range(len(space.stages)))
+        most = max(len(space.choices(p)) for p in range(len(space.positions)))
         shape = len(space.frames), len(space.positions), 1 + most
         table = rng.normal(size=shape)
         table[..., 0] = 0

@@ -100,13 +100,18 @@ def read_value(kind: Any, value: Any, where: str, **bounds: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """The inverse of `read`, ready for JSON: dataclasses become dicts, tuples become lists, dicts are sorted by key."""
+    """The inverse of `read`, ready for JSON: dataclasses become dicts, tuples become lists, dicts are sorted by key.
+
+    Fields at their defaults are left out of a dataclass that is `brief`.
+    """
     if isinstance(value, (tuple, list)):
         return [plain(v) for v in value]
     if isinstance(value, dict):
         return {k: plain(value[k]) for k in sorted(value)}
     if is_dataclass(value):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        brief = getattr(value, 'brief', False)
+        shown = [f for f in fields(value) if not (brief and getattr(value, f.name) == f.default)]
+        return {f.name: plain(getattr(value, f.name)) for f in shown}
     return value
 
 

@@ -16,8 +16,8 @@ from timm.models.mobilenetv3 import MobileNetV3, MobileNetV3Features
 from torch import nn
 
 from timm_ofa import InputError, load_space
-from timm_ofa.networks import ENTRY_POINTS, ResidualStemConv, data_cfg, model_args
-from timm_ofa.networks.stock import OFAResNet, set_stem_stride
+from timm_ofa.networks import ENTRY_POINTS, data_cfg, model_args
+from timm_ofa.networks.stock import OFAResNet, ResidualStemConv, set_stem_stride
 from timm_ofa.spaces.shelf import space_names
 
 SPACES = space_names()

@@ -68,7 +68,7 @@ def test_the_exact_front_of_one_frame_is_that_of_all_stages_enumerated(name):
         cost, value = (table.const[[frame]] for table in tables)
         start = 0
         for s, stage in enumerate(space.stages):
-            choices = range(1, 1 + len(space.choices(s)))
+            choices = range(1, 1 + len(space.stages[s].choices(0)))
             ends = [np.concatenate([
                 [sum(table.table[frame, start + j, c] for j, c in enumerate(blocks))
                  for blocks in product(choices, repeat=depth)] for depth in stage.depths]) for table in tables]

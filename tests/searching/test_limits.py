@@ -127,7 +127,7 @@ def test_allowed_choices_are_those_that_give_a_network(request, name, rng):
                 changed = code.copy()
                 changed[1 + p] = c
                 try:
-                    legal = c < 1 + len(space.choices(stage)) and (
+                    legal = c < 1 + len(space.stages[stage].choices(0)) and (
                         np.array_equal(space.encode(space.decode(changed[None])), changed[None]))
                 except (InputError, ValueError, LookupError):
                     legal = False

@@ -50,12 +50,12 @@ class AdditivePredictor(Predictor):
 
     def accuracy_table(self, space: SearchSpace) -> CostTable:
         """The sum as a table in percent, for the predictor's own space or a restriction of it."""
-        positions, most = len(space.positions), max(len(space.choices(s)) for s in range(len(space.stages)))
+        positions, most = len(space.positions), max(len(space.choices(p)) for p in range(len(space.positions)))
         frames = np.zeros((len(space.frames), 1 + positions), dtype=np.int64)
         frames[:, 0] = np.arange(len(frames))
         table = np.zeros((positions, 1 + most))
-        for p, (stage, _) in enumerate(space.positions):
-            codes = np.zeros((len(space.choices(stage)), 1 + positions), dtype=np.int64)
+        for p in range(positions):
+            codes = np.zeros((len(space.choices(p)), 1 + positions), dtype=np.int64)
             codes[:, 1 + p] = np.arange(1, 1 + len(codes))
             table[p, 1:1 + len(codes)] = self._sum_blocks(self.own_codes(codes, space))
         const = self.frames[self.own_codes(frames, space)[:, 0]]
@@ -97,7 +97,7 @@ class AdditivePredictor(Predictor):
             space = SearchSpace.from_dict(about['space'], f'predictor {name}: space')
             frames, blocks, seen = arrays['frames'], arrays['blocks'], tuple(about['seen'])
             check = {key: float(about['check'][key]) for key in ('kendall_tau', 'rmse_pct', 'n', 'folds')}
-            shape = len(space.positions), 1 + max(len(space.choices(s)) for s in range(len(space.stages)))
+            shape = len(space.positions), 1 + max(len(space.choices(p)) for p in range(len(space.positions)))
             legal = frames.shape == (len(space.frames),) and blocks.shape == shape and set(seen) <= set(
                 space.resolutions) and np.isfinite([*frames, *blocks.ravel(), *check.values()]).all()
         if not legal:

@@ -16,8 +16,8 @@ def feature_groups(space: SearchSpace, codes: np.ndarray) -> list[np.ndarray]:
     each stage, and cost and resolution of the whole network."""
     active = codes[:, 1:] > 0
     numbers = np.zeros((2, *active.shape))  # kernel size, expand ratio
-    for p, (stage, _) in enumerate(space.positions):
-        numbers[:, :, p] = np.array([(0, 0), *space.choices(stage)], dtype=float)[codes[:, 1 + p]].T
+    for p in range(len(space.positions)):
+        numbers[:, :, p] = np.array([(0, 0), *space.choices(p)], dtype=float)[codes[:, 1 + p]].T
     kernels, ratios = numbers
     options = [sorted({v for s in space.stages for v in getattr(s, n)}) for n in ('kernel_sizes', 'expand_ratios')]
     choices = [active, *(kernels == k for k in options[0]), *(ratios == e for e in options[1])]

@@ -117,7 +117,7 @@ class UpstreamPredictor(Predictor):
     def _weights_of(self, space: SearchSpace) -> np.ndarray:
         """Weights (P, C, H) of the first layer for each choice of each block of a restricted space."""
         if self._block_weights is None or self._block_weights[0] is not space:
-            sizes = [1 + len(space.choices(stage)) for stage, _ in space.positions]
+            sizes = [1 + len(space.choices(p)) for p in range(len(space.positions))]
             own = np.zeros((len(sizes), max(sizes), 1 + len(self.space.positions)), dtype=np.int64)
             for c in range(1, max(sizes)):
                 codes = np.diag(np.minimum(c, np.array(sizes) - 1))

@@ -52,14 +52,14 @@ def corners(space: SearchSpace, resolution: int) -> list[Arch]:
         def pick(choices: Sequence, index: int):
             return choices[min(index, len(choices) - 1)]
 
-        depths = [pick(s.depths, depth) for s in space.stages]
+        blocks = [[s.at(j) for j in range(pick(s.depths, depth))] for s in space.stages]
         widths: tuple = ()
         if space.elastic_widths:
             widths = tuple(pick(s.widths, width) for s in space.stages), pick(space.stem_widths, width)
         found.append(space.check(Arch(
-            resolution, tuple((pick(s.kernel_sizes, kernel),) * d for s, d in zip(space.stages, depths)),
-            tuple((pick(s.expand_ratios, ratio),) * d for s, d in zip(space.stages, depths)), *widths)))
-    return found
+            resolution, tuple(tuple(pick(b.kernel_sizes, kernel) for b in stage) for stage in blocks),
+            tuple(tuple(pick(b.expand_ratios, ratio) for b in stage) for stage in blocks), *widths)))
+    return list(dict.fromkeys(found))
 
 
 def skewed(space: SearchSpace, n: int, rng: np.random.Generator) -> list[Arch]:
@@ -89,12 +89,14 @@ def skewed(space: SearchSpace, n: int, rng: np.random.Generator) -> list[Arch]:
 def _extreme_codes(space: SearchSpace, rng: np.random.Generator) -> np.ndarray:
     """Random codes (POOL, 1 + P), see `SearchSpace.encode`: any frame and depth; extreme blocks, alike in a stage."""
     parts = [rng.integers(len(space.frames), size=(POOL, 1))]
-    for i, stage in enumerate(space.stages):
-        code = {choice: c for c, choice in enumerate(space.choices(i), 1)}
-        blocks = [code[ends] for ends in itertools.product(
-            {stage.kernel_sizes[0], stage.kernel_sizes[-1]}, {stage.expand_ratios[0], stage.expand_ratios[-1]})]
+    for stage in space.stages:
+        deepest, ends = max(stage.depths), list(itertools.product((0, -1), (0, -1)))  # of kernel sizes, expand ratios
+        codes = [{choice: c for c, choice in enumerate(stage.choices(j), 1)} for j in range(deepest)]
+        blocks = dict.fromkeys(tuple(
+            codes[j][stage.at(j).kernel_sizes[k], stage.at(j).expand_ratios[e]] for j in range(deepest))
+            for k, e in ends)
         options = np.array([
-            [block] * depth + [0] * (max(stage.depths) - depth) for depth in stage.depths for block in sorted(blocks)])
+            [*block[:depth], *[0] * (deepest - depth)] for depth in stage.depths for block in blocks])
         parts.append(options[rng.integers(len(options), size=POOL)])
     return np.concatenate(parts, axis=1)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..spaces import Arch, CostTable, Row, SearchSpace
+from ..spaces import Arch, CostTable, Row, SearchSpace, Step
 
 BYTES = 4  # of a float32
 MB = 1e6  # bytes
@@ -61,46 +61,20 @@ class MemoryTable:
 
 def row_weights(row: Row) -> int:
     """How many numbers the weights of a row have. A folded BatchNorm leaves one per channel, the convolution's bias."""
-    expanded = row.mid_chs * (row.kind == 'ir')
-    normalized = {
-        'conv': row.out_chs, 'res': row.out_chs, 'ds': row.mid_chs + row.out_chs,
-        'ir': expanded + row.mid_chs + row.out_chs, 'bottle': 2 * row.mid_chs + (1 if row.skip else 2) * row.out_chs}
-    return row.params - normalized.get(row.kind, 0)
+    return sum(step.weights + step.biases for step in row.all_steps)
 
 
 def row_activations(row: Row) -> int:
     """The most numbers that are alive at one time in a row for one image, its input included."""
     before, after = row.in_chs * row.size**2, row.out_chs * row.out_size**2
-    if row.kind in ('ds', 'ir'):
-        return _mobile(row, before, after)
-    if row.kind == 'bottle':
-        return _bottleneck(row, before, after)
-    if row.kind == 'head':
-        pooled = before + row.in_chs
-        return max(pooled, row.in_chs + row.mid_chs, row.mid_chs + row.out_chs) if row.mid_chs else max(
-            pooled, row.in_chs + row.out_chs)
-    return before + after
+    aside = before if row.skip or row.shortcut else 0  # for the sum at the end
+    steps = [(step, aside if i else 0) for i, step in enumerate(row.steps)] + [(step, after) for step in row.shortcut]
+    return max(_alive(step) + waits for step, waits in steps)
 
 
-def _mobile(row: Row, before: int, after: int) -> int:
-    held = before if row.skip else 0  # for the sum at the end
-    wide, mid = row.mid_chs * row.size**2, row.mid_chs * row.out_size**2
-    steps = [held + mid + after]
-    if row.kind == 'ir':
-        steps += [before + wide, held + wide + mid]
-    else:
-        steps += [before + mid]
-    if row.se_chs:
-        steps += [held + mid + row.mid_chs + row.se_chs]
-    return max(steps)
-
-
-def _bottleneck(row: Row, before: int, after: int) -> int:
-    wide, mid = row.mid_chs * row.size**2, row.mid_chs * row.out_size**2
-    pooled = row.in_chs * row.out_size**2
-    steps = [before + wide, before + wide + mid, before + mid + after]
-    if not row.skip:
-        steps += [pooled + 2 * after]
-    if row.stride > 1:
-        steps += [before + pooled + after]
-    return max(steps)
+def _alive(step: Step) -> int:
+    """The numbers that a step reads and writes."""
+    before = step.in_chs * step.size**2
+    if step.kind == 'flatten':
+        return before
+    return before + (step.in_chs + step.hidden if step.kind == 'se' else step.out_chs * step.out_size**2)

@@ -5,9 +5,7 @@ from .initial import load_trained as load_trained
 from .layers import synchronize_batch_norm as synchronize_batch_norm
 from .ofa import ENTRY_POINTS as ENTRY_POINTS
 from .saved_config import write_config as write_config
-from .stock import ACT_LAYERS as ACT_LAYERS
 from .stock import PAPER as PAPER
-from .stock import ResidualStemConv as ResidualStemConv
 from .stock import data_cfg as data_cfg
 from .stock import model_args as model_args
 from .supernet import Supernet as Supernet

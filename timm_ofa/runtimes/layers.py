@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..spaces import Row
+from ..spaces import Row, Step
 
 BN_EPS = 1e-5
 BLOCK = re.compile(r'(blocks|stages)\.(\d+)\.(\d+)\.')
@@ -37,44 +37,24 @@ Weights = dict[str, tuple[np.ndarray, np.ndarray | None]]  # layer name -> (weig
 
 def mean_row(size: int, chs: int) -> Row:
     """The last row of a probe: (N, C, H, W) -> (N, C)."""
-    return Row('mean', 'mean', size, chs, 1, chs, 1, 1, 0, 0, 're', False, macs=0, params=0)
+    steps = (Step('mean', size, chs, 1, chs), Step('flatten', 1, chs, 1, chs))
+    return Row('mean', 'mean', size, chs, 1, chs, 1, 1, 0, 0, 're', False, macs=0, params=0, steps=steps)
 
 
 def layers(row: Row) -> tuple[Layer, ...]:
     """The weighted layers of a row."""
-    mid, kernel = row.mid_chs, (row.kernel_size, row.kernel_size)
-    if row.kind == 'conv':
-        return (Layer('conv', 'bn1', (row.out_chs, row.in_chs, *kernel), False),)
-    if row.kind == 'res':
-        return (Layer('conv', 'bn', (row.out_chs, row.in_chs, *kernel), False),)
-    if row.kind == 'ds':
-        return (
-            Layer('conv_dw', 'bn1', (mid, 1, *kernel), False), *_squeeze_excite(row),
-            Layer('conv_pw', 'bn2', (row.out_chs, mid, 1, 1), False))
-    if row.kind == 'ir':
-        return (
-            Layer('conv_pw', 'bn1', (mid, row.in_chs, 1, 1), False), Layer('conv_dw', 'bn2', (mid, 1, *kernel), False),
-            *_squeeze_excite(row), Layer('conv_pwl', 'bn3', (row.out_chs, mid, 1, 1), False))
-    if row.kind == 'bottle':
-        shapes = {
-            'conv1_1x1': (mid, row.in_chs, 1, 1), 'conv2_kxk': (mid, mid, *kernel),
-            'conv3_1x1': (row.out_chs, mid, 1, 1)}
-        if not row.skip:
-            shapes['shortcut.conv'] = (row.out_chs, row.in_chs, 1, 1)
-        return tuple(Layer(f'{name}.conv', f'{name}.bn', shape, False) for name, shape in shapes.items())
-    if row.kind == 'head':
-        features = (Layer('conv_head', '', (mid, row.in_chs, 1, 1), False),) if mid else ()
-        return (*features, Layer('classifier', '', (row.out_chs, mid or row.in_chs), True))
-    assert row.kind in ('pool', 'mean'), row.kind
-    return ()
+    return tuple(layer for step in row.all_steps for layer in _layers(step))
 
 
-def _squeeze_excite(row: Row) -> tuple[Layer, ...]:
-    if not row.se_chs:
-        return ()
-    return (
-        Layer('se.conv_reduce', '', (row.se_chs, row.mid_chs, 1, 1), True),
-        Layer('se.conv_expand', '', (row.mid_chs, row.se_chs, 1, 1), True))
+def _layers(step: Step) -> list[Layer]:
+    if step.kind == 'se':
+        return [Layer(step.name, '', (step.hidden, step.in_chs, 1, 1), True),
+                Layer(step.second, '', (step.in_chs, step.hidden, 1, 1), True)]
+    if step.kind == 'linear':
+        return [Layer(step.name, '', (step.out_chs, step.in_chs), True)]
+    kernel = (step.kernel_size, step.kernel_size)
+    shape = step.out_chs, step.in_chs // step.groups, *kernel
+    return [Layer(step.name, step.norm, shape, step.bias)] if step.kind == 'conv' else []
 
 
 def row_weights(rows: Sequence[Row], weights: Mapping[str, torch.Tensor] | None, bn_eps: float,
@@ -125,6 +105,8 @@ def _places(rows: Sequence[Row], state_dict: Mapping) -> list[str]:
     """For each row of a whole network, the prefix of its names in timm's state dict: stem, blocks in order, head."""
     found = {(match[1], int(match[2]), int(match[3])) for match in map(BLOCK.match, state_dict) if match}
     blocks = [f'{name}.{stage}.{block}.' for name, stage, block in sorted(found)]
+    if rows[0].place is not None:
+        return [row.place or '' for row in rows]
     start = next((i for i, row in enumerate(rows) if row.kind in ('ds', 'bottle')), 0)
     if not start or rows[-1].kind != 'head':
         before, after = [], []

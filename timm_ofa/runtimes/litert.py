@@ -69,14 +69,16 @@ class _Graph(RowGraph):
         batch, chs, height, width = shape
         self.input = self._tensor((batch, height, width, chs))
 
-    def conv(self, x: str, weight_and_bias: WeightAndBias, stride: int = 1, groups: int = 1) -> str:
+    def conv(self, x: str, weight_and_bias: WeightAndBias, stride: int = 1, groups: int = 1,
+             pads: tuple[int, int] = (0, 0)) -> str:
         weight, bias = weight_and_bias
         batch, height, width, _ = self._shapes[x]
         out_chs, kernel = weight.shape[0], weight.shape[-1]
         out = (batch, -(-height // stride), -(-width // stride), out_chs)
-        same = stride == 1 or height % 2 == 1  # then LiteRT pads both sides equally
-        if not same and kernel > 1:
-            x = self._pad(x, kernel // 2)
+        missing = max(0, (out[1] - 1) * stride + kernel - height)
+        same = pads == (missing // 2, missing - missing // 2)  # then LiteRT pads so by itself
+        if not same and any(pads):
+            x = self._pad(x, pads)
         options = self._schema.DepthwiseConv2DOptionsT() if groups > 1 else self._schema.Conv2DOptionsT()
         options.strideH = options.strideW = stride
         options.padding = self._schema.Padding.SAME if same else self._schema.Padding.VALID
@@ -90,7 +92,11 @@ class _Graph(RowGraph):
     def act(self, x: str, act: str) -> str:
         if act == 'hs':
             return self._operator('HARD_SWISH', [x], self._shapes[x])
-        if act == 'gate':  # min(max(x + 3, 0), 6) / 6
+        if act == 'sigmoid':
+            return self._operator('LOGISTIC', [x], self._shapes[x])
+        if act == 'sw':
+            return self.multiply(x, self.act(x, 'sigmoid'))
+        if act == 'hard_sigmoid':  # min(max(x + 3, 0), 6) / 6
             lifted = self.act(self.add(x, self._constant(np.float32(3))), 'r6')
             return self.multiply(lifted, self._constant(np.float32(1 / 6)))
         fused = self._schema.ActivationFunctionType
@@ -110,7 +116,7 @@ class _Graph(RowGraph):
         return self._operator('MEAN', [x, self._constant(np.array([1, 2], np.int32))], (batch, 1, 1, chs), options)
 
     def max_pool(self, x: str) -> str:
-        return self._pool('MAX_POOL_2D', self._pad(x, 1, LOWEST), 3, self._schema.Padding.VALID)
+        return self._pool('MAX_POOL_2D', self._pad(x, (1, 1), LOWEST), 3, self._schema.Padding.VALID)
 
     def average_pool(self, x: str, size: int) -> str:
         return self._pool('AVERAGE_POOL_2D', x, 2, self._schema.Padding.SAME)
@@ -137,10 +143,10 @@ class _Graph(RowGraph):
         out = (batch, -(-(height - inside) // 2), -(-(width - inside) // 2), chs)
         return self._operator(code, [x], out, options)
 
-    def _pad(self, x: str, width: int, value: np.float32 | None = None) -> str:
+    def _pad(self, x: str, pads: tuple[int, int], value: np.float32 | None = None) -> str:
         shape = self._shapes[x]
-        widths = np.array([[0, 0], [width, width], [width, width], [0, 0]], np.int32)
-        out = (shape[0], shape[1] + 2 * width, shape[2] + 2 * width, shape[3])
+        widths = np.array([[0, 0], pads, pads, [0, 0]], np.int32)
+        out = (shape[0], shape[1] + sum(pads), shape[2] + sum(pads), shape[3])
         inputs = [x, self._constant(widths)]
         if value is None:
             return self._operator('PAD', inputs, out, self._schema.PadOptionsT())

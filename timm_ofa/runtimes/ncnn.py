@@ -77,7 +77,8 @@ class _Graph(RowGraph):
         self._weights: list[bytes] = []
         self._flat: set[str] = set()  # tensors of one dimension
 
-    def conv(self, x: str, weight_and_bias: WeightAndBias, stride: int = 1, groups: int = 1) -> str:
+    def conv(self, x: str, weight_and_bias: WeightAndBias, stride: int = 1, groups: int = 1,
+             pads: tuple[int, int] = (0, 0)) -> str:
         if x in self._flat:
             return self.linear(x, weight_and_bias)
         weight, bias = weight_and_bias
@@ -85,13 +86,13 @@ class _Graph(RowGraph):
         self._add_weights(weight, bias)
         return self._layer(
             'ConvolutionDepthWise' if groups > 1 else 'Convolution', x, params={
-                0: weight.shape[0], 1: kernel, 3: stride, 4: kernel // 2, 5: int(bias is not None), 6: weight.size,
-                **({7: groups} if groups > 1 else {})})
+                0: weight.shape[0], 1: kernel, 3: stride, 4: pads[0], 5: int(bias is not None), 6: weight.size,
+                **({7: groups} if groups > 1 else {}), **({15: pads[1], 16: pads[1]} if pads[0] != pads[1] else {})})
 
     def act(self, x: str, act: str) -> str:
         kind, params = {
             're': ('ReLU', {}), 'r6': ('Clip', {0: 0.0, 1: 6.0}), 'hs': ('HardSwish', {0: 1 / 6, 1: 0.5}),
-            'gate': ('HardSigmoid', {0: 1 / 6, 1: 0.5})}[act]
+            'hard_sigmoid': ('HardSigmoid', {0: 1 / 6, 1: 0.5}), 'sigmoid': ('Sigmoid', {}), 'sw': ('Swish', {})}[act]
         return self._layer(kind, x, params=params, flat=x in self._flat)
 
     def add(self, x: str, y: str) -> str:

@@ -43,20 +43,24 @@ class _OnnxGraph(RowGraph):
         self._nodes: list[onnx.NodeProto] = []
         self._tensors: list[TensorProto] = []
 
-    def conv(self, x: str, weight_and_bias: WeightAndBias, stride: int = 1, groups: int = 1) -> str:
+    def conv(self, x: str, weight_and_bias: WeightAndBias, stride: int = 1, groups: int = 1,
+             pads: tuple[int, int] = (0, 0)) -> str:
         weight, bias = weight_and_bias
         inputs = [self._tensor(weight)] + ([] if bias is None else [self._tensor(bias)])
         kernel = weight.shape[-1]
         grouped = {'group': groups} if groups > 1 else {}
         return self._node(
-            'Conv', x, *inputs, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[kernel // 2] * 4, **grouped)
+            'Conv', x, *inputs, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[*[pads[0]] * 2, *[pads[1]] * 2],
+            **grouped)
 
     def act(self, x: str, act: str) -> str:
         if act == 'r6':
             return self._node('Clip', x, self._tensor(np.float32(0)), self._tensor(np.float32(6)))
-        if act == 'gate':
+        if act == 'hard_sigmoid':
             return self._node('HardSigmoid', x, alpha=1 / 6)
-        return self._node({'re': 'Relu', 'hs': 'HardSwish'}[act], x)
+        if act == 'sw':
+            return self._node('Mul', x, self.act(x, 'sigmoid'))
+        return self._node({'re': 'Relu', 'hs': 'HardSwish', 'sigmoid': 'Sigmoid'}[act], x)
 
     def add(self, x: str, y: str) -> str:
         return self._node('Add', x, y)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..spaces import Row
+from ..spaces import Row, Step
 from .layers import Weights, row_weights
 
 WeightAndBias = tuple[np.ndarray, np.ndarray | None]
@@ -19,11 +19,12 @@ WeightAndBias = tuple[np.ndarray, np.ndarray | None]
 class RowGraph(Protocol):
     """Walks over rows and calls the operators, which take names of tensors (N, C, H, W) and return the name of one."""
 
-    def conv(self, x: str, weight_and_bias: WeightAndBias, stride: int = 1, groups: int = 1) -> str:
-        """A convolution, padded on each side by half its kernel."""
+    def conv(self, x: str, weight_and_bias: WeightAndBias, stride: int = 1, groups: int = 1,
+             pads: tuple[int, int] = (0, 0)) -> str:
+        """A convolution of an image with `pads` zeros before and after it, in both directions."""
 
     def act(self, x: str, act: str) -> str:
-        """An activation: 're', 'r6' or 'hs', or 'gate', which is the hard sigmoid."""
+        """An activation: 're', 'r6', 'hs' or 'sw', as in timm's strings; 'hard_sigmoid' or 'sigmoid'."""
 
     def add(self, x: str, y: str) -> str: ...
 
@@ -51,44 +52,35 @@ class RowGraph(Protocol):
         return x
 
     def _row(self, x: str, row: Row, weights: Weights) -> str:
-        if row.kind == 'mean':
-            return self.flatten(self.global_mean(x))
-        if row.kind == 'head':
-            return self._head(x, row, weights)
-        if row.kind == 'pool':
-            return self.max_pool(x)
-        if row.kind == 'bottle':
-            return self._bottleneck(x, row, weights)
-        if row.kind in ('conv', 'res'):
-            y = self.act(self.conv(x, weights['conv'], row.stride), row.act)
-        else:
-            y = self._mobile(x, row, weights)
-        return self.add(y, x) if row.skip else y
+        y = self._steps(x, row.steps, weights)
+        if row.skip or row.shortcut:
+            y = self.add(y, self._steps(x, row.shortcut, weights))
+        return self.act(y, row.last_act) if row.last_act else y
 
-    def _mobile(self, x: str, row: Row, weights: Weights) -> str:
-        if row.kind == 'ir':
-            x = self.act(self.conv(x, weights['conv_pw']), row.act)
-        x = self.act(self.conv(x, weights['conv_dw'], row.stride, groups=row.mid_chs), row.act)
-        if row.se_chs:
-            x = self._squeeze_excite(x, weights)
-        return self.conv(x, weights['conv_pwl' if row.kind == 'ir' else 'conv_pw'])
+    def _steps(self, x: str, steps: Sequence[Step], weights: Weights) -> str:
+        for step in steps:
+            x = getattr(self, f'_{step.kind}')(x, step, weights)
+        return x
 
-    def _squeeze_excite(self, x: str, weights: Weights) -> str:
-        gate = self.act(self.conv(self.global_mean(x), weights['se.conv_reduce']), 're')
-        return self.multiply(x, self.act(self.conv(gate, weights['se.conv_expand']), 'gate'))
+    def _conv(self, x: str, step: Step, weights: Weights) -> str:
+        x = self.conv(x, weights[step.name], step.stride, step.groups, step.pads)
+        return self.act(x, step.act) if step.act else x
 
-    def _bottleneck(self, x: str, row: Row, weights: Weights) -> str:
-        y = self.act(self.conv(x, weights['conv1_1x1.conv']), row.act)
-        y = self.act(self.conv(y, weights['conv2_kxk.conv'], row.stride), row.act)
-        y = self.conv(y, weights['conv3_1x1.conv'])
-        if row.stride > 1:
-            x = self.average_pool(x, row.size)
-        if not row.skip:
-            x = self.conv(x, weights['shortcut.conv.conv'])
-        return self.act(self.add(y, x), row.act)
+    def _se(self, x: str, step: Step, weights: Weights) -> str:
+        gate = self.act(self.conv(self.global_mean(x), weights[step.name]), step.act)
+        return self.multiply(x, self.act(self.conv(gate, weights[step.second]), step.gate))
 
-    def _head(self, x: str, row: Row, weights: Weights) -> str:
-        x = self.global_mean(x)
-        if row.mid_chs:
-            x = self.act(self.conv(x, weights['conv_head']), row.act)
-        return self.linear(self.flatten(x), weights['classifier'])
+    def _max(self, x: str, step: Step, weights: Weights) -> str:
+        return self.max_pool(x)
+
+    def _average(self, x: str, step: Step, weights: Weights) -> str:
+        return self.average_pool(x, step.size)
+
+    def _mean(self, x: str, step: Step, weights: Weights) -> str:
+        return self.global_mean(x)
+
+    def _flatten(self, x: str, step: Step, weights: Weights) -> str:
+        return self.flatten(x)
+
+    def _linear(self, x: str, step: Step, weights: Weights) -> str:
+        return self.linear(x, weights[step.name])

@@ -1,21 +1,17 @@
-"""Rows of a network as a torch module, made of timm's own blocks: the reference for all other runtimes."""
+"""Rows of a network as a torch module, layer by layer: the reference for all other runtimes."""
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import torch
-from timm.layers import ConvNormAct, SelectAdaptivePool2d, get_act_layer
-from timm.models._efficientnet_blocks import SqueezeExcite
-from timm.models._efficientnet_builder import EfficientNetBuilder, decode_arch_def, round_channels
-from timm.models.byobnet import BottleneckBlock, LayerFn
+from timm.layers import SelectAdaptivePool2d
 from torch import nn
 
-from ..networks import ACT_LAYERS, ResidualStemConv
-from ..spaces import Row
-from .layers import BN_EPS, Weights, layers, row_weights
+from ..spaces import Row, Step
+from .layers import BN_EPS, Weights, row_weights
 
+ACTS = {'re': nn.ReLU, 'r6': nn.ReLU6, 'hs': nn.Hardswish, 'sw': nn.SiLU}
+GATES = {'hard_sigmoid': nn.Hardsigmoid, 'sigmoid': nn.Sigmoid}
 
 def to_torch(rows: Sequence[Row], *, weights: Mapping[str, torch.Tensor] | None = None, bn_eps: float = BN_EPS,
              seed: int = 0) -> nn.Sequential:
@@ -23,52 +19,74 @@ def to_torch(rows: Sequence[Row], *, weights: Mapping[str, torch.Tensor] | None 
 
     The arguments are those of `to_onnx`.
     """
-    children = [_torch_row(row, own) for row, own in zip(rows, row_weights(rows, weights, bn_eps, seed))]
+    children = [_TorchRow(row, own) for row, own in zip(rows, row_weights(rows, weights, bn_eps, seed))]
     return nn.Sequential(*children).eval().requires_grad_(False)
 
 
-def _torch_row(row: Row, weights: Weights) -> nn.Module:
-    module = _torch_module(row, weights)
-    tensors = module.state_dict()
-    for layer in layers(row):
-        weight, bias = weights[layer.name]
-        tensors[f'{layer.name}.weight'].copy_(torch.from_numpy(weight))
-        if bias is not None:
-            tensors[f'{layer.norm or layer.name}.bias'].copy_(torch.from_numpy(bias))
-        if layer.norm:  # with mean 0, variance 1 and gain 1 it only adds its bias
-            norm = module.get_submodule(layer.norm)
-            assert isinstance(norm, nn.BatchNorm2d)
-            tensors[f'{layer.norm}.running_var'].fill_(1 - norm.eps)
-    return module
+class _TorchRow(nn.Module):
+    """The steps of a row, and its shortcut."""
+
+    def __init__(self, row: Row, weights: Weights) -> None:
+        super().__init__()
+        self.steps = nn.Sequential(*(_module(step, weights) for step in row.steps))
+        self.shortcut = nn.Sequential(*(_module(step, weights) for step in row.shortcut))
+        self.adds = row.skip or bool(row.shortcut)
+        self.act = _act(row.last_act)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.steps(x)
+        return self.act(y + self.shortcut(x) if self.adds else y)
 
 
-def _torch_module(row: Row, weights: Weights) -> nn.Module:
-    if row.kind == 'mean':
-        return SelectAdaptivePool2d(pool_type='fast', flatten=True)
-    if row.kind == 'head':
-        return _head(row, bias=bool(row.mid_chs) and weights['conv_head'][1] is not None)
-    if row.kind == 'pool':
+class _SqueezeExcite(nn.Module):
+    def __init__(self, step: Step, weights: Weights) -> None:
+        super().__init__()
+        self.reduce = nn.Sequential(_conv(*weights[step.name]), _act(step.act))
+        self.expand = nn.Sequential(_conv(*weights[step.second]), GATES[step.gate]())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.expand(self.reduce(x.mean((2, 3), keepdim=True)))
+
+
+def _module(step: Step, weights: Weights) -> nn.Module:
+    if step.kind == 'mean':
+        return SelectAdaptivePool2d(pool_type='fast', flatten=False)
+    if step.kind == 'flatten':
+        return nn.Flatten()
+    if step.kind == 'max':
         return nn.MaxPool2d(3, 2, 1)
-    act_layer = get_act_layer(ACT_LAYERS[row.act])
-    if row.kind == 'res':
-        return ResidualStemConv(row.in_chs, row.out_chs, row.kernel_size, act_layer=act_layer)
-    if row.kind == 'bottle':
-        return BottleneckBlock(
-            row.in_chs, row.out_chs, row.kernel_size, row.stride, bottle_ratio=row.mid_chs / row.out_chs,
-            downsample='avg', layers=LayerFn(
-                conv_norm_act=partial(ConvNormAct, act_layer=act_layer), act=act_layer))  # type: ignore[arg-type]
-    builder = EfficientNetBuilder(
-        se_from_exp=True, act_layer=nn.ReLU, norm_layer=nn.BatchNorm2d,
-        se_layer=partial(
-            SqueezeExcite, gate_layer='hard_sigmoid', force_act_layer=nn.ReLU, rd_round_fn=round_channels))
-    return builder(row.in_chs, decode_arch_def([[row.block]]))[0][0]
+    if step.kind == 'average':
+        return nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)
+    if step.kind == 'se':
+        return _SqueezeExcite(step, weights)
+    weight, bias = weights[step.name]
+    if step.kind == 'linear':
+        linear = nn.Linear(step.in_chs, step.out_chs)
+        linear.weight.data, linear.bias.data = torch.from_numpy(weight), torch.from_numpy(bias)
+        return linear
+    first, last = step.pads
+    pad = [nn.ZeroPad2d((first, last, first, last))] if first != last else []
+    conv = _conv(weight, None if step.norm else bias, step.stride, step.groups, 0 if pad else first)
+    norm = [_norm(bias)] if step.norm and bias is not None else []
+    return nn.Sequential(*pad, conv, *norm, _act(step.act))
 
 
-def _head(row: Row, bias: bool) -> nn.Module:
-    """Global mean; 1x1 conv and activation, if the row has features; linear: (N, C, H, W) -> (N, classes)."""
-    layers: dict[str, nn.Module] = {'global_pool': SelectAdaptivePool2d(pool_type='fast', flatten=False)}
-    if row.mid_chs:
-        layers['conv_head'] = nn.Conv2d(row.in_chs, row.mid_chs, 1, bias=bias)
-        layers['act'] = get_act_layer(ACT_LAYERS[row.act])(inplace=True)
-    return nn.Sequential(OrderedDict(
-        **layers, flatten=nn.Flatten(), classifier=nn.Linear(row.mid_chs or row.in_chs, row.out_chs)))
+def _conv(weight, bias, stride: int = 1, groups: int = 1, padding: int = 0) -> nn.Conv2d:
+    out_chs, in_chs, side, _ = weight.shape
+    conv = nn.Conv2d(in_chs * groups, out_chs, side, stride, padding, groups=groups, bias=bias is not None)
+    conv.weight.data = torch.from_numpy(weight)
+    if conv.bias is not None:
+        conv.bias.data = torch.from_numpy(bias)
+    return conv
+
+
+def _norm(bias) -> nn.BatchNorm2d:
+    """A BatchNorm that only adds its bias: with mean 0, variance 1 and gain 1."""
+    norm = nn.BatchNorm2d(len(bias))
+    norm.bias.data = torch.from_numpy(bias)
+    norm.running_var = torch.full((len(bias),), 1 - norm.eps)
+    return norm
+
+
+def _act(act: str) -> nn.Module:
+    return ACTS[act](inplace=True) if act else nn.Identity()

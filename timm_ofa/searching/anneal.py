@@ -108,7 +108,8 @@ def _moved_depths(pool: Pool, codes: np.ndarray, rng: np.random.Generator) -> np
         place = np.searchsorted(depths, (codes[rows][:, positions] > 0).sum(1))
         step = np.where(rng.random(len(rows)) < 0.5, 1, -1)
         step = np.where((place + step < 0) | (place + step >= len(depths)), -step, step)
-        blocks = rng.integers(1, 1 + len(problem.space.choices(s)), (len(rows), len(positions)))
+        counts = problem.counts[positions - 1]
+        blocks = 1 + rng.integers(0, counts.max(), (len(rows), len(positions))) % counts
         blocks = np.where(codes[rows][:, positions] > 0, codes[rows][:, positions], blocks)
         active = np.arange(len(positions)) < depths[place + step][:, None]
         moved[np.ix_(rows, positions)] = np.where(active, blocks, 0)

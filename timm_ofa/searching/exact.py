@@ -30,11 +30,12 @@ def count(space: SearchSpace) -> int:
 def every_network(space: SearchSpace) -> np.ndarray:
     """The codes (N, 1 + P) of all networks of a space."""
     stages = []
-    for s, stage in enumerate(space.stages):
-        choices, deepest = range(1, 1 + len(space.choices(s))), stage.depths[-1]
+    for stage in space.stages:
+        deepest = stage.depths[-1]
+        choices = [range(1, 1 + len(stage.choices(j))) for j in range(deepest)]
         stages.append([
             (*blocks, *[0] * (deepest - depth))
-            for depth in stage.depths for blocks in itertools.product(choices, repeat=depth)])
+            for depth in stage.depths for blocks in itertools.product(*choices[:depth])])
     blocks = np.array([sum(parts, ()) for parts in itertools.product(*stages)])
     frames = np.repeat(np.arange(len(space.frames)), len(blocks))
     return np.column_stack([frames, np.tile(blocks, (len(space.frames), 1))])
@@ -134,8 +135,9 @@ def _front_of_frames(problem: Problem, accuracy: CostTable, frames: np.ndarray) 
 def _ends_of_stage(problem: Problem, stage: int, labels: _Labels, costs: np.ndarray, values: np.ndarray,
                    ) -> list[_Labels]:
     """Labels with the blocks of a stage, for each of its depths; prices of the blocks are (positions, C)."""
-    ends, choices = [], slice(1, 1 + len(problem.space.choices(stage)))
+    ends = []
     for j, p in enumerate(np.flatnonzero(problem.stage == stage)):
+        choices = slice(1, 1 + problem.counts[p])
         more, worth = costs[j, choices], values[j, choices]
         cost, value = ((a[:, None] + b).ravel() for a, b in ((labels.cost, more), (labels.value, worth)))
         kept = leading(cost, value)

@@ -20,9 +20,10 @@ def cheapest(space: SearchSpace, table: CostTable) -> tuple[np.ndarray, np.ndarr
     """The least cost in each frame: costs (F,), and the codes (F, 1 + P) of the networks that have them."""
     codes = np.zeros((len(table.const), 1 + len(space.positions)), dtype=np.int64)
     codes[:, 0] = np.arange(len(codes))
+    counts = np.array([len(space.choices(p)) for p in range(len(space.positions))])
+    known = np.where(np.arange(table.table.shape[2] - 1) < counts[:, None], table.table[..., 1:], np.inf)
     for stage, positions in zip(space.stages, stage_positions(space)):
-        choices = 1 + len(stage.kernel_sizes) * len(stage.expand_ratios)
-        blocks = table.table[:, positions, 1:choices]
+        blocks = known[:, positions]
         sums = blocks.min(2).cumsum(1)[:, np.array(stage.depths) - 1]
         depth = np.array(stage.depths)[sums.argmin(1)]
         for j, p in enumerate(positions):
@@ -33,7 +34,7 @@ def cheapest(space: SearchSpace, table: CostTable) -> tuple[np.ndarray, np.ndarr
 def least_memory(space: SearchSpace, table: MemoryTable) -> tuple[np.ndarray, np.ndarray]:
     """The least memory in each frame, like `cheapest`: the lightest weights for every bound on the activations."""
     activations, weights = table.activations, table.weights
-    apart = [p for p, (_, index) in enumerate(space.positions) if index <= 1]  # later blocks cost what the second costs
+    apart = [p for p, (stage, index) in enumerate(space.positions) if index <= 1 or space.stages[stage].blocks]
     frames, const = len(weights.const), activations.const[:, None]
     bounds = np.maximum(np.concatenate([const, activations.table[:, apart].reshape(frames, -1)], 1), const)
     least, codes = np.full(frames, np.inf), np.zeros((frames, 1 + len(space.positions)), dtype=np.int64)

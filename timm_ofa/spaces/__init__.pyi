@@ -1,9 +1,13 @@
 from .arch import MAX_WIDTH as MAX_WIDTH
 from .arch import Arch as Arch
 from .arch import integer as integer
+from .blocks import Block as Block
+from .blocks import Layer as Layer
+from .blocks import Network as Network
 from .checking import MAX_STAGES as MAX_STAGES
 from .pricing import CostTable as CostTable
 from .rows import Row as Row
+from .rows import Step as Step
 from .rows import bottleneck_mid_chs as bottleneck_mid_chs
 from .rows import make_divisible as make_divisible
 from .shelf import load_space as load_space
@@ -12,3 +16,4 @@ from .shelf import space_data as space_data
 from .shelf import space_names as space_names
 from .space import SearchSpace as SearchSpace
 from .space import Stage as Stage
+from .space import of_blocks as of_blocks

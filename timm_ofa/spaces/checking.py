@@ -10,9 +10,11 @@ from . import walk
 from .arch import MAX_WIDTH
 
 if TYPE_CHECKING:
+    from .blocks import Network
     from .space import SearchSpace, Stage
 
-BLOCKS = {'mobilenetv3': 'ir', 'efficientnet': 'ir', 'byobnet': 'bottle'}  # the elastic block of each family
+BLOCKS = {  # the elastic block of each family
+    'mobilenetv3': 'ir', 'efficientnet': 'ir', 'byobnet': 'bottle', 'timm': 'timm'}
 MAX_FRAMES = 100_000
 MAX_STAGES = 12  # of a network, with the first block and the last convolution
 MAX_PRICES = 50_000_000  # numbers of a cost table, 400 MB
@@ -26,7 +28,7 @@ def check_space(space: SearchSpace, where: str) -> SearchSpace:
     _check_family(space, where)
     fixed = [w for w in (space.first and space.first.width, space.last_width, space.num_features) if w]
     for width in (*fixed, *itertools.chain(*space.stem_widths, *(s.widths for s in space.stages))):
-        if width % 8 or not 8 <= width <= MAX_WIDTH:
+        if (space.family != 'timm' and width % 8) or not 8 <= width <= MAX_WIDTH:
             raise InputError(
                 f'{where}: width {width} is not a multiple of 8 from 8 to {MAX_WIDTH}; round it to one')
     most = MAX_STAGES - bool(space.first) - bool(space.last_width)
@@ -67,6 +69,12 @@ def _check_family(space: SearchSpace, where: str) -> None:
         raise InputError(f'{where}: {field} {value!r:.80} does not fit the family {space.family}; {cure}')
 
     stems = space.stem_widths
+    if bool(space.network) != (space.family == 'timm'):
+        refuse('network', space.network and space.network.name, 'only the family timm has one')
+    if space.network:
+        return _check_read_off(space, space.network, where)
+    if any(s.blocks for s in space.stages):
+        refuse('blocks', '[..]', 'only the family timm has them')
     if space.family == 'byobnet':
         if not stems or len(set(stems)) < len(stems) or any(
                 len(s) not in (2, 3) or (len(s) == 3 and s[0] != s[1]) for s in stems):
@@ -93,3 +101,26 @@ def _check_family(space: SearchSpace, where: str) -> None:
     for i, s in enumerate(space.stages, 1):
         if len(s.widths) != 1:
             refuse('widths', s.widths, f'give one for stage {i}')
+
+
+def _check_read_off(space: SearchSpace, network: Network, where: str) -> None:
+    """Check that the parts of a network fit together."""
+    def refuse(part: str, why: str) -> None:
+        raise InputError(f'{where}: {part:.80} {why}; read the space off {network.name} again')
+
+    if space.first or space.last_width or space.num_features or len(space.stem_widths) != 1:
+        refuse('first, last_width, num_features, stem_widths', 'are not null, 0, 0 and one choice')
+    strides = math.prod(layer.stride * (2 if layer.kind == 'max' else 1) for layer in network.stem)
+    if not network.stem or strides != space.stem_stride * (1 + space.stem_pool):
+        refuse('stem', f'shrinks the image by {strides}')
+    for i, stage in enumerate(space.stages, 1):
+        if len(stage.blocks) != stage.depths[-1] or stage.blocks[0].stride != stage.stride:
+            refuse(f'stage {i}', 'has not as many blocks as its depth, or another stride')
+        if {b.width for b in stage.blocks[stage.depths[0] - 1:]} != set(stage.widths):
+            refuse(f'stage {i}', 'changes its width where it may end')
+        for block in stage.blocks:
+            own = (block.kernel_sizes, stage.kernel_sizes), (block.expand_ratios, stage.expand_ratios)
+            if any(not values or list(values) != sorted(set(values) & set(known)) for values, known in own):
+                refuse(block.place, 'has choices that its stage has not, or in another order')
+            if not block.layers or (stage.blocks.index(block) and block.stride > 1):
+                refuse(block.place, 'has no layers, or a stride inside its stage')

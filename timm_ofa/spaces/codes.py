@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def encode_archs(space: SearchSpace, archs: Iterable[Arch]) -> np.ndarray:
     archs = list(archs)
     resolution_code = {r: i for i, r in enumerate(space.resolutions)}
-    block_codes = [{choice: c for c, choice in enumerate(space.choices(i), 1)} for i in range(len(space.stages))]
+    block_codes = [{choice: c for c, choice in enumerate(space.choices(p), 1)} for p in range(len(space.positions))]
     codes = np.zeros((len(archs), 1 + len(space.positions)), dtype=np.int64)
     for n, arch in enumerate(archs):
         space.check(arch)
@@ -33,18 +33,18 @@ def encode_archs(space: SearchSpace, archs: Iterable[Arch]) -> np.ndarray:
              *(s.widths.index(width) for s, width in zip(space.stages, widths))), space.frame_sizes)
         for p, (i, j) in enumerate(space.positions, 1):
             if j < len(arch.kernel_size[i]):
-                codes[n, p] = block_codes[i][arch.kernel_size[i][j], arch.expand_ratio[i][j]]
+                codes[n, p] = block_codes[p - 1][arch.kernel_size[i][j], arch.expand_ratio[i][j]]
     return codes
 
 
 def decode_archs(space: SearchSpace, codes: np.ndarray) -> list[Arch]:
-    choices = [[(0, 0.0), *space.choices(i)] for i in range(len(space.stages))]
+    choices = [[(0, 0.0), *space.choices(p)] for p in range(len(space.positions))]
     archs = []
     for row in np.asarray(codes).tolist():
         stages: list[list[tuple[int, float]]] = [[] for _ in space.stages]
-        for code, (i, _) in zip(row[1:], space.positions):
+        for p, (code, (i, _)) in enumerate(zip(row[1:], space.positions)):
             if code:
-                stages[i].append(choices[i][code])
+                stages[i].append(choices[p][code])
         resolution, stem, *widths = (int(i) for i in np.unravel_index(row[0], space.frame_sizes))
         archs.append(Arch(
             space.resolutions[resolution],

@@ -47,23 +47,23 @@ def tabulate(space: SearchSpace, price: Callable[[Row], float], num_classes: int
     after = np.array([
         [total(map(price, walk.rows_after(space, r, w, num_classes))) for w in space.stages[-1].widths]
         for r in space.resolutions])
-    most = max(len(space.choices(i)) for i in range(len(space.stages)))
+    most = max(len(space.choices(p)) for p in range(len(space.positions)))
     table = np.zeros((len(space.frames), len(space.positions), 1 + most))
     block_inputs = [walk.inputs(space, 0).index(walk.block_input(space, s)) for s in space.stem_widths]
     for p, (i, j) in enumerate(space.positions):
-        if j > 1:  # the same as the second block of the stage
+        if j > 1 and not space.stages[i].blocks:  # the same as the second block of the stage
             table[:, p] = table[:, p - 1]
             continue
         inputs = (np.array(block_inputs)[stem], *widths)[i]
-        prices = _block_prices(space, price, i, j > 0)
+        prices = _block_prices(space, price, i, j)
         table[:, p, 1:1 + prices.shape[-1]] = prices[resolution, 0 if j else inputs, widths[i]]
     ends = before[resolution, stem], after[resolution, widths[-1]]
     return CostTable(np.array([total(pair) for pair in zip(*ends)]), table)
 
 
-def _block_prices(space: SearchSpace, price: Callable[[Row], float], stage: int, later: bool) -> np.ndarray:
+def _block_prices(space: SearchSpace, price: Callable[[Row], float], stage: int, index: int) -> np.ndarray:
     """Prices (R, inputs, widths, choices) of a block. Those of a later block do not depend on the stage's input."""
     s, inputs = space.stages[stage], walk.inputs(space, stage)
     return np.array([
-        [[[price(walk.elastic_row(space, r, stage, later, i, w, k, e)) for k, e in space.choices(stage)]
-          for w in s.widths] for i in (inputs[:1] if later else inputs)] for r in space.resolutions], dtype=float)
+        [[[price(walk.elastic_row(space, r, stage, index, i, w, k, e)) for k, e in s.choices(index)]
+          for w in s.widths] for i in (inputs[:1] if index else inputs)] for r in space.resolutions], dtype=float)

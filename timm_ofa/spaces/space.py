@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, overload
+from operator import attrgetter
+from typing import Any, ClassVar, overload
 
 import numpy as np
 
@@ -19,31 +20,53 @@ from ..errors import InputError, listed
 from ..fields import choice, number, plain, read
 from . import walk
 from .arch import MAX_RESOLUTION, Arch, is_number, is_whole
+from .blocks import ACTS, Block, Network
 from .checking import BLOCKS, check_space
 from .codes import decode_archs, encode_archs
 from .pricing import CostTable, tabulate
 from .rows import Row, bottleneck_mid_chs, make_divisible
 
-ACTS = ('re', 'r6', 'hs')  # names of timm's arch-def strings: ReLU, ReLU6, hard-swish
-
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stage of elastic blocks: its fixed properties, and its choices. The first block has the stride."""
-    block: str  # 'ir': inverted residual; 'bottle': ResNet bottleneck
+    """A stage of elastic blocks: its fixed properties, and its choices. The first block has the stride.
+
+    In a space that was read off a network the blocks differ. Each has its own choices then, and the stage has all of
+    them together.
+    """
+    brief: ClassVar[bool] = True
+    block: str  # 'ir': inverted residual; 'bottle': ResNet bottleneck; 'timm': see `blocks`
     widths: tuple[int, ...]  # output channels of all blocks of the stage; elastic if there are several
     stride: int = number(1, 2)
     act: str = choice(*ACTS)
     se_ratio: float = number(0, 1)  # of the expanded channels; 0: no squeeze-excite
     depths: tuple[int, ...]
     kernel_sizes: tuple[int, ...]
-    expand_ratios: tuple[int | float, ...]  # middle channels, relative to the input ('ir') or the output ('bottle')
+    expand_ratios: tuple[int | float, ...]  # middle channels, relative to the input ('ir'), the output ('bottle') or
+    #                                         the block's own ('timm')
+    blocks: tuple[Block, ...] = ()  # of the network that the space was read off
+
+    def at(self, index: int) -> Block | Stage:
+        """What holds the `kernel_sizes` and `expand_ratios` of a block: the block itself, or the stage for all."""
+        return self.blocks[index] if self.blocks else self
+
+    def choices(self, index: int) -> list[tuple[int, float]]:
+        """(kernel_size, expand_ratio) of the codes 1, 2, ... of a block."""
+        return [(k, e) for k in self.at(index).kernel_sizes for e in self.at(index).expand_ratios]
 
     def mid_chs(self, in_chs: int, out_chs: int, expand_ratio: float) -> int:
         """The middle channels of a block."""
         if self.block == 'bottle':
             return bottleneck_mid_chs(out_chs, expand_ratio)
         return make_divisible(in_chs * expand_ratio)
+
+
+def of_blocks(stage: Stage, blocks: Sequence[Block]) -> Stage:
+    """The stage with these blocks, and all of their choices together."""
+    kernels, ratios = ({v for b in blocks for v in values(b)} for values in (
+        attrgetter('kernel_sizes'), attrgetter('expand_ratios')))
+    return replace(
+        stage, blocks=tuple(blocks), kernel_sizes=tuple(sorted(kernels)), expand_ratios=tuple(sorted(ratios)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +80,9 @@ class First:
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
     """What may vary in a family of networks, and everything that is fixed. Files `spaces/*.json` hold the fields."""
+    brief: ClassVar[bool] = True
     name: str
-    family: str = choice(*BLOCKS)  # timm's module that builds the networks
+    family: str = choice(*BLOCKS)  # timm's module that builds the networks; 'timm': see `network`
     stem_widths: tuple[tuple[int, ...], ...]  # choices: the channels of each 3x3 convolution of the stem; if there are
     #                                           three convolutions, the middle one is residual
     stem_stride: int = number(1, 2)  # of the first convolution
@@ -76,6 +100,7 @@ class SearchSpace:
     std: tuple[float, float, float] = number(1e-6)
     crop_pct: float = number(0.5, 1)  # the share of the image that evaluation sees
     source: str
+    network: Network | None = None  # that the space was read off
 
     # ---- networks -------------------------------------------------------------------------------------------------
 
@@ -97,7 +122,7 @@ class SearchSpace:
     def size(self) -> int:
         """The exact number of distinct networks. A resolution changes the input, not the network: it does not count."""
         return len(self.stem_widths) * math.prod(
-            len(s.widths) * sum((len(s.kernel_sizes) * len(s.expand_ratios)) ** depth for depth in s.depths)
+            len(s.widths) * sum(math.prod(len(s.choices(j)) for j in range(depth)) for depth in s.depths)
             for s in self.stages)
 
     def max_arch(self, resolution: int | None = None) -> Arch:
@@ -111,8 +136,8 @@ class SearchSpace:
     def _uniform_arch(self, pick: Callable[..., Any], resolution: int | None) -> Arch:
         return self.check(Arch(
             pick(self.resolutions) if resolution is None else resolution,
-            tuple((pick(s.kernel_sizes),) * pick(s.depths) for s in self.stages),
-            tuple((pick(s.expand_ratios),) * pick(s.depths) for s in self.stages),
+            tuple(tuple(pick(s.at(j).kernel_sizes) for j in range(pick(s.depths))) for s in self.stages),
+            tuple(tuple(pick(s.at(j).expand_ratios) for j in range(pick(s.depths))) for s in self.stages),
             *self.width_fields(pick(self.stem_widths, key=sum), [pick(s.widths) for s in self.stages])))
 
     def width_fields(self, stem: Sequence[int], widths: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -136,8 +161,10 @@ class SearchSpace:
     def _draw(self, rng: np.random.Generator) -> Arch:
         resolution = int(rng.choice(self.resolutions))
         depths = [int(rng.choice(s.depths)) for s in self.stages]
-        kernels = tuple(tuple(rng.choice(s.kernel_sizes, d).tolist()) for s, d in zip(self.stages, depths))
-        ratios = tuple(tuple(rng.choice(s.expand_ratios, d).tolist()) for s, d in zip(self.stages, depths))
+        blocks = [[s.at(j) for j in range(depth)] for s, depth in zip(self.stages, depths)]
+        kernels, ratios = (
+            tuple(tuple(values[rng.integers(len(values))] for values in map(field, stage)) for stage in blocks)
+            for field in (attrgetter('kernel_sizes'), attrgetter('expand_ratios')))
         if not self.elastic_widths:
             return Arch(resolution, kernels, ratios)
         stem = self.stem_widths[rng.integers(len(self.stem_widths))]
@@ -156,12 +183,11 @@ class SearchSpace:
                 raise InputError(
                     f'{field} has {len(stages)} stages, {self.name} has {len(self.stages)}; one list a stage')
             for i, (values, stage) in enumerate(zip(stages, self.stages), 1):
-                choices = getattr(stage, f'{field}s')
                 if len(values) not in stage.depths:
                     raise InputError(
                         f'{field} in stage {i} has {len(values)} blocks; {self.name} allows {listed(stage.depths)}')
-                for value in values:
-                    if value not in choices:
+                for j, value in enumerate(values):
+                    if value not in (choices := getattr(stage.at(j), f'{field}s')):
                         raise InputError(
                             f'{field} {value!r:.40} in stage {i} is not in {self.name}; choose from {listed(choices)}')
         if [len(s) for s in arch.kernel_size] != [len(s) for s in arch.expand_ratio]:
@@ -212,7 +238,8 @@ class SearchSpace:
         """The same space with fewer choices, for a phase of progressive shrinking or for a search.
 
         Each stage keeps the choices that are given, the `deepest` largest of its depths and the `widths` largest of its
-        widths. Where a stage has one choice only, it keeps that one. If every stage has a single depth, an elastic stem
+        widths. Where a stage has one choice only, it keeps that one. A block of a network that the space was read off
+        keeps the nearest choice, if none of its own is given. If every stage has a single depth, an elastic stem
         keeps its residual convolution.
 
         Raises:
@@ -226,6 +253,10 @@ class SearchSpace:
                 raise InputError(f'{name} {listed(wanted)}: none is in {self.name}; choose from {listed(have)}')
             return kept
 
+        def nearest(have: tuple[Any, ...], wanted: Sequence[float] | None) -> tuple[Any, ...]:
+            kept = have if wanted is None else tuple(v for v in have if v in wanted)
+            return kept or (min(have, key=lambda v: min(abs(v - w) for w in wanted or have)),)
+
         for name, values in (('depths', depths), ('kernel_sizes', kernel_sizes), ('expand_ratios', expand_ratios)):
             self._refuse_unknown(name, values, sorted({v for s in self.stages for v in getattr(s, name)}))
         self._refuse_unknown('resolutions', resolutions, list(self.resolutions))
@@ -237,7 +268,10 @@ class SearchSpace:
                 s, depths=keep(s.depths, depths, 'depths')[-(deepest or len(s.depths)):],
                 widths=s.widths[-(widths or len(s.widths)):],
                 kernel_sizes=keep(s.kernel_sizes, kernel_sizes, 'kernel_sizes'),
-                expand_ratios=keep(s.expand_ratios, expand_ratios, 'expand_ratios'))
+                expand_ratios=keep(s.expand_ratios, expand_ratios, 'expand_ratios')) if not s.blocks else
+            of_blocks(replace(s, depths=keep(s.depths, depths, 'depths')[-(deepest or len(s.depths)):]), [
+                replace(b, kernel_sizes=nearest(b.kernel_sizes, kernel_sizes),
+                        expand_ratios=nearest(b.expand_ratios, expand_ratios)) for b in s.blocks])
             for s in self.stages)
         return replace(
             self, stages=stages, resolutions=keep(self.resolutions, resolutions, 'resolutions'),
@@ -296,9 +330,12 @@ class SearchSpace:
         """timm's architecture strings, one list for each stage, from which timm builds the stock network.
 
         MobileNetV3 lists the fixed first block and the last convolution too; EfficientNet lists only the first block.
-        timm cannot decode the strings of ResNets.
+        timm cannot decode the strings of ResNets and of spaces that were read off a network.
         """
         rows = self.rows(arch)
+        if self.network:
+            blocks = iter(row.block for row in rows[len(self.network.stem):])
+            return [[next(blocks) for _ in range(depth)] for depth in arch.depth]
         blocks = iter(row.block for row in rows if row.kind == BLOCKS[self.family])
         stages = [[next(blocks) for _ in range(depth)] for depth in arch.depth]
         first = [[row.block] for row in rows if row.kind == 'ds']
@@ -311,10 +348,10 @@ class SearchSpace:
         """(stage, index in the stage) of each of the P positions."""
         return tuple((i, j) for i, s in enumerate(self.stages) for j in range(max(s.depths)))
 
-    def choices(self, stage: int) -> list[tuple[int, float]]:
-        """(kernel_size, expand_ratio) of the codes 1, 2, ... of a block in this stage."""
-        s = self.stages[stage]
-        return [(k, e) for k in s.kernel_sizes for e in s.expand_ratios]
+    def choices(self, position: int) -> list[tuple[int, float]]:
+        """(kernel_size, expand_ratio) of the codes 1, 2, ... of a block at this position."""
+        stage, index = self.positions[position]
+        return self.stages[stage].choices(index)
 
     @cached_property
     def frame_sizes(self) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ def rows(space: SearchSpace, arch: Arch, num_classes: int) -> list[Row]:
     stem, widths = space.widths(arch)
     inputs = (block_input(space, stem), *widths)
     blocks = [
-        elastic_row(space, arch.resolution, i, j > 0, inputs[i], widths[i], k, e)
+        elastic_row(space, arch.resolution, i, j, inputs[i], widths[i], k, e)
         for i, (kernels, ratios) in enumerate(zip(arch.kernel_size, arch.expand_ratio))
         for j, (k, e) in enumerate(zip(kernels, ratios))]
     return [*rows_before(space, arch.resolution, stem), *blocks,
@@ -33,10 +33,10 @@ def rows(space: SearchSpace, arch: Arch, num_classes: int) -> list[Row]:
 def all_rows(space: SearchSpace, resolution: int, num_classes: int) -> list[Row]:
     found = [row for stem in space.stem_widths for row in rows_before(space, resolution, stem)]
     for i, s in enumerate(space.stages):
-        later = [False, True] if max(s.depths) > 1 else [False]
-        found += [
-            elastic_row(space, resolution, i, *choice)
-            for choice in itertools.product(later, inputs(space, i), s.widths, s.kernel_sizes, s.expand_ratios)]
+        for j in range(max(s.depths) if s.blocks else min(2, max(s.depths))):  # later ones are like the second
+            found += [
+                elastic_row(space, resolution, i, j, *widths, *choice)
+                for *widths, choice in itertools.product(inputs(space, i), s.widths, s.choices(j))]
     for width in space.stages[-1].widths:
         found += rows_after(space, resolution, width, num_classes)
     return list(dict.fromkeys(found))
@@ -55,6 +55,8 @@ def inputs(space: SearchSpace, stage: int) -> tuple[int, ...]:
 
 def rows_before(space: SearchSpace, resolution: int, stem: tuple[int, ...]) -> list[Row]:
     """The rows before the first stage."""
+    if space.network:
+        return space.network.rows_before(resolution)
     image, full, pooled, *_ = _sides(space, resolution)
     found = [conv_row(image, 3, stem[0], 3, space.stem_stride, space.act)]
     if len(stem) == 3:
@@ -72,20 +74,26 @@ def rows_before(space: SearchSpace, resolution: int, stem: tuple[int, ...]) -> l
 def rows_after(space: SearchSpace, resolution: int, width: int, num_classes: int) -> list[Row]:
     """The rows after the last stage, which has `width` channels."""
     side = _sides(space, resolution)[-1]
+    if space.network:
+        return space.network.rows_after(side, width, num_classes)
     last = [conv_row(side, width, space.last_width, 1, 1, space.act)] if space.last_width else []
     return [*last, head_row(side, space.last_width or width, space.num_features, num_classes, space.act)]
 
 
-def elastic_row(space: SearchSpace, resolution: int, stage: int, later: bool, in_chs: int, out_chs: int,
+def elastic_row(space: SearchSpace, resolution: int, stage: int, index: int, in_chs: int, out_chs: int,
                 kernel_size: int, expand_ratio: float) -> Row:
-    """The row of a block of a stage: the first one, or a later one, which has stride 1 and ignores `in_chs`."""
-    key = (resolution, stage, later, in_chs, out_chs, kernel_size, expand_ratio)
+    """The row of a block of a stage. Only the first one has the stride and gets `in_chs` channels."""
+    s = space.stages[stage]
+    key = (resolution, stage, index if s.blocks else min(index, 1), in_chs, out_chs, kernel_size, expand_ratio)
     if cached := space.row_cache.get(key):
         return cached
-    s, side = space.stages[stage], _sides(space, resolution)[stage + (4 if later else 3)]
-    stride, in_chs = (1, out_chs) if later else (s.stride, in_chs)
-    shape = (side, in_chs, out_chs, kernel_size, stride, expand_ratio, s.act)
-    row = bottleneck_row(*shape) if s.block == 'bottle' else mobile_row(s.block, *shape, s.se_ratio)
+    side = _sides(space, resolution)[stage + (4 if index else 3)]
+    if s.blocks:
+        row = s.blocks[index].row(side, s.blocks[index - 1].width if index else in_chs, kernel_size, expand_ratio)
+    else:
+        stride, in_chs = (1, out_chs) if index else (s.stride, in_chs)
+        shape = (side, in_chs, out_chs, kernel_size, stride, expand_ratio, s.act)
+        row = bottleneck_row(*shape) if s.block == 'bottle' else mobile_row(s.block, *shape, s.se_ratio)
     space.row_cache[key] = row
     return row
 

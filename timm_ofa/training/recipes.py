@@ -101,8 +101,10 @@ def coupled(space: SearchSpace, arch: Arch) -> Arch:
     ratios = []
     for stage, depth, own in zip(space.stages, arch.depth, arch.expand_ratio):
         level, levels = stage.depths.index(depth), len(stage.depths) - 1
-        ratio = stage.expand_ratios[round(level / levels * (len(stage.expand_ratios) - 1))] if levels else own[0]
-        ratios.append((ratio,) * depth)
+        choices = [stage.at(j).expand_ratios for j in range(depth)]
+        ratios.append(tuple(
+            values[round(level / levels * (len(values) - 1))] if levels else min(values, key=lambda v: abs(v - own[0]))
+            for values in choices))
     return replace(arch, expand_ratio=tuple(ratios))
 
 
