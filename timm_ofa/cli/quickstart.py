@@ -41,12 +41,11 @@ from ..networks import Supernet, load_supernet, read_json
 from ..runtimes import load_runtime
 from ..searching import Candidate, Limit, refuse_infeasible, search
 from ..spaces import Arch, SearchSpace
-from ..training import FinetuneConfig, TrainConfig, load_config, scaled, train_supernet
+from ..training import TrainConfig, load_config, scaled, train_supernet
 from .shared import check_room
 
 CONFIG = 'ofa_mbv3_fashion_supernet.yaml'
 SUBNETS = 60  # judged for the predictor
-FINETUNE_EPOCHS = 6  # of the chosen network
 LIMIT_SHARE = 0.6  # of the largest subnet's latency, where no limit is given
 PROFILE_SECONDS = 10.0
 SETTINGS = 'quickstart.json'  # in the folder of all results
@@ -103,8 +102,7 @@ def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_m
         say(f'    measured {attempt.measured["latency_ms"]:.4g} ms is over the limit; next')
 
     say('6/6 specialize, save, load again in a new process')
-    rows = _finish(source, attempts[-1], found, _references(space, predictor, profile), timer,
-                   out, max(1, round(FINETUNE_EPOCHS * budget)))
+    rows = _finish(source, attempts[-1], found, _references(space, predictor, profile), timer, out)
     _write_summary(out, rows, limit_ms, time.perf_counter() - began)
     return rows
 
@@ -127,25 +125,21 @@ def _references(space: SearchSpace, predictor: AccuracyPredictor, profile: Devic
 
 
 def _finish(source: Source, chosen: Attempt, found: FrontFile, references: Mapping[str, Candidate],
-            timer: Callable[[Arch], dict[str, Any]], out: Path, epochs: int) -> list[dict[str, Any]]:
-    """Fine-tune and save the chosen network; the rows of it, and of what it is compared with."""
+            timer: Callable[[Arch], dict[str, Any]], out: Path) -> list[dict[str, Any]]:
+    """Save the chosen network; the rows of it, and of what it is compared with. All have the supernet's weights."""
     space = source.supernet.space
     points = tuple(
         FrontPoint(arch=str(c.arch), top1_pct=round(c.top1_pct, 3), latency_ms=round(_ms(c), 6), label=label)
         for label, c in references.items())
     name = arch_name(space, found.under, found.max_latency_ms)
     model, record = finish(
-        source, chosen.candidate, name=name, found=found, measured=[chosen.measured],
-        training=FinetuneConfig(epochs), references=points)
+        source, chosen.candidate, name=name, found=found, measured=[chosen.measured], references=points)
     folder = save_folder(out / name, model, record)
     _load_in_new_process(folder)
-    rows = [_row(f'chosen, fine-tuned {epochs} epochs', chosen.candidate, record.top1_pct, chosen.measured, source,
-                 folder)]
     judge = source.judge(source.data.test)
-    for label, candidate in {'the same, inherited weights': chosen.candidate, **references}.items():
-        measured = chosen.measured if candidate is chosen.candidate else timer(candidate.arch)
-        rows.append(_row(label, candidate, round(judge.top1_pct(candidate.arch), 3), measured, source))
-    return rows
+    return [_row('chosen', chosen.candidate, record.top1_pct, chosen.measured, source, folder), *(
+        _row(label, candidate, round(judge.top1_pct(candidate.arch), 3), timer(candidate.arch), source)
+        for label, candidate in references.items())]
 
 
 def _train(config: TrainConfig, data: Data, folder: Path) -> tuple[Supernet, Training | None]:
@@ -209,14 +203,13 @@ def _write_summary(out: Path, rows: list[dict[str, Any]], limit_ms: float, secon
 
 def closing_words(rows: list[dict[str, Any]]) -> str:
     """The table for people, the place of the picture, and the lines that load the chosen network."""
-    chosen, inherited, largest = rows[:3]
+    chosen, largest = rows[:2]
     shown = table(
         ['network', 'top-1 %', 'predicted ms', 'measured ms', 'MMACs', 'k params'],
         [[r['network'], r['top1_pct'], r['predicted_ms'], r['measured_ms'], r['macs_m'], r['params_k']] for r in rows])
     return (
         f'{shown}\n\n{largest["measured_ms"] / chosen["measured_ms"]:.1f} times as fast as the largest subnet at '
-        f'{chosen["top1_pct"] - largest["top1_pct"]:+.1f} points of top-1 '
-        f'({inherited["top1_pct"] - largest["top1_pct"]:+.1f} before fine-tuning)\n'
+        f'{chosen["top1_pct"] - largest["top1_pct"]:+.1f} points of top-1. Both have the weights of the supernet.\n'
         f'card, weights and front ({Path(chosen["folder"]) / "pareto.svg"}): {chosen["folder"]}\n\n'
         f'    import timm, timm_ofa\n'
         f"    model = timm.create_model('local-dir:{chosen['folder']}', pretrained=True)")
