@@ -28,7 +28,7 @@ def widened(space, ratio):
 def test_sorting_keeps_the_largest_net_and_the_ratios_it_is_told_to(tiny, keep, kept):
     x = images(2, 3, 32, 32)
     before = {ratio: tiny(x, widened(tiny.space, ratio)) for ratio in (2, 3, 4)}
-    tiny.sort_channels(at_ratios(tiny.space, keep))
+    tiny.sort_channels(keep=at_ratios(tiny.space, keep))
     for ratio, expected in before.items():
         difference = (tiny(x, widened(tiny.space, ratio)) - expected).abs().max() / expected.abs().max()
         assert difference < 1e-5 if ratio in kept else difference > 1e-2, ratio
@@ -50,7 +50,7 @@ def test_sorting_puts_important_channels_first_within_what_is_kept(name):
     model = randomize(timm.create_model(f'{name}_supernet'), seed=1)
     block = model.elastic_stages()[-1][-1]
     border, largest = block.mid_chs(middle), block.conv_pwl.weight.abs().sum((0, 2, 3))
-    model.sort_channels(at_ratios(model.space, (middle, max(model.space.stages[0].expand_ratios))))
+    model.sort_channels(keep=at_ratios(model.space, (middle, max(model.space.stages[0].expand_ratios))))
     importance = block.conv_pwl.weight.abs().sum((0, 2, 3))
     torch.testing.assert_close(importance[[0, border]], torch.stack([largest[:border].max(), largest[border:].max()]))
     assert importance[border] > importance[border - 1]
@@ -61,7 +61,7 @@ def test_sorting_puts_important_channels_first_within_what_is_kept(name):
 def test_sorting_a_resnet_keeps_what_it_is_told_to_and_puts_important_channels_first(keep, kept):
     model, x = make('ofa_resnet_tiny'), images(2, 3, 32, 32)
     before = {ratio: model(x, widened(model.space, ratio)) for ratio in (0.2, 0.25, 0.35)}
-    model.sort_channels([space.restrict(widths=1) for space in at_ratios(model.space, keep)])
+    model.sort_channels(keep=[space.restrict(widths=1) for space in at_ratios(model.space, keep)])
     for ratio, expected in before.items():
         difference = (model(x, widened(model.space, ratio)) - expected).abs().max() / expected.abs().max()
         assert difference < 1e-5 if ratio in kept else difference > 1e-3, ratio
@@ -83,7 +83,7 @@ def test_what_phases_have_trained_stays_as_it_is(name, rng):
     for keep in ([space], parts):
         archs = [arch for part in keep for arch in [part.min_arch(), *part.sample(rng, 8)]]
         before = [model(x, arch) for arch in archs]
-        model.sort_channels(keep)
+        model.sort_channels(keep=keep)
         for arch, expected in zip(archs, before):
             torch.testing.assert_close(model(x, arch), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
     archs = space.sample(rng, 20)
@@ -133,7 +133,7 @@ def test_sorting_orders_channels_as_the_original_code_does(rng):
             tensor += 0.05 * torch.randn(tensor.shape, dtype=tensor.dtype)
         ours.load_state_dict(convert_upstream(theirs.state_dict(), ours))
         theirs.re_organize_middle_weights(theirs_stage)
-        ours.sort_channels([s.restrict(widths=1) for s in at_ratios(ours.space, keep)])
+        ours.sort_channels(keep=[s.restrict(widths=1) for s in at_ratios(ours.space, keep)])
         expected = convert_upstream(theirs.state_dict(), ours)
         different = {k for k, v in ours.state_dict().items() if not torch.equal(v, expected[k])}
         assert {k.split('.se.')[-1] for k in different} <= (HIDDEN if keep else set())
@@ -153,6 +153,6 @@ def test_sorting_orders_a_resnet_as_the_original_code_does():
         for block in theirs.blocks:
             block.conv.re_organize_middle_weights(theirs_stage) if hasattr(block, 'conv') else (
                 block.re_organize_middle_weights(theirs_stage))
-        ours.sort_channels([s.restrict(widths=1) for s in at_ratios(ours.space, keep)])
+        ours.sort_channels(keep=[s.restrict(widths=1) for s in at_ratios(ours.space, keep)])
         expected = convert_upstream(theirs.state_dict(), ours)
         assert all(torch.equal(v, expected[k]) for k, v in ours.state_dict().items())

@@ -5,7 +5,7 @@ An elastic block keeps the names and tensors of the stock block from which it is
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,13 @@ from .slices import first_channels
 
 for _name in ('dense_conv', 'depthwise_conv', 'first_channels'):
     fx.wrap(_name)  # a trace keeps the calls of this module whole
+
+Importance = Callable[[nn.Conv2d], torch.Tensor]  # how much each input channel (C,) of a convolution counts
+
+
+def l1_norm(conv: nn.Conv2d) -> torch.Tensor:
+    """Importance (C,) of each channel: the L1 norm of the weights that read it."""
+    return conv.weight.abs().sum((0, 2, 3))
 
 
 class ElasticInvertedResidual(nn.Module):
@@ -124,15 +131,14 @@ class ElasticInvertedResidual(nn.Module):
         return self.drop_path(x) + shortcut if self.has_skip else x
 
     @torch.no_grad()
-    def sort_channels(self, keep: Sequence[Stage] = ()) -> None:
-        """Order the middle channels by importance, the most important first.
+    def sort_channels(self, keep: Sequence[Stage] = (), importance: Importance = l1_norm) -> None:
+        """Order the middle channels by importance for the projection, the most important first.
 
-        Importance is the L1 norm of the projection's weights that read a channel. The function of the whole block
-        stays the same. `keep` holds choices that are trained already: channels then move only between the borders of
+        The function of the whole block stays the same. `keep` holds choices that are trained already: channels then move only between the borders of
         their expand ratios, so that the narrower blocks stay the same as well.
         """
         borders = [self.mid_chs(ratio) for stage in keep for ratio in stage.expand_ratios]
-        order = _descending(self.conv_pwl.weight.abs().sum((0, 2, 3)), borders)
+        order = _descending(importance(self.conv_pwl), borders)
         self.conv_pwl.weight.copy_(self.conv_pwl.weight[:, order])
         for layer in (self.bn2, self.conv_dw, self.bn1, self.conv_pw):
             _permute_outputs(layer, order)
@@ -140,7 +146,7 @@ class ElasticInvertedResidual(nn.Module):
             reduce, expand = self.se.conv_reduce, self.se.conv_expand
             _permute_outputs(expand, order)
             reduce.weight.copy_(reduce.weight[:, order])
-            order = _descending(expand.weight.abs().sum((0, 2, 3)), [self.hidden_chs(border) for border in borders])
+            order = _descending(importance(expand), [self.hidden_chs(border) for border in borders])
             expand.weight.copy_(expand.weight[:, order])
             _permute_outputs(reduce, order)
 
@@ -182,18 +188,16 @@ class ElasticBottleneck(nn.Module):
         return self.act(self.drop_path(y) + x)
 
     @torch.no_grad()
-    def sort_channels(self, keep: Sequence[Stage] = ()) -> None:
-        """Order the channels between the convolutions by importance, the most important first.
+    def sort_channels(self, keep: Sequence[Stage] = (), importance: Importance = l1_norm) -> None:
+        """Order the channels between the convolutions by importance for their reader, the most important first.
 
-        Importance is the L1 norm of the weights that read a channel. The function of the whole block stays the same;
-        with `keep`, that of the same block at these expand ratios and widths as well.
+        The function of the whole block stays the same; with `keep`, that of the same block at these expand ratios and widths as well.
         """
         borders = [bottleneck_mid_chs(width, ratio) for stage in keep for width in stage.widths
                    for ratio in stage.expand_ratios]
         for writer, reader in ((self.conv2_kxk, self.conv3_1x1), (self.conv1_1x1, self.conv2_kxk)):
-            weight = reader.conv.weight
-            order = _descending(weight.abs().sum((0, 2, 3)), borders)
-            weight.copy_(weight[:, order])
+            order = _descending(importance(reader.conv), borders)
+            reader.conv.weight.copy_(reader.conv.weight[:, order])
             _permute_outputs(writer.conv, order)
             _permute_outputs(writer.bn, order)
 

@@ -24,17 +24,15 @@ import torch
 from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import nn
 
-from ..errors import InputError
 from ..spaces import Arch
 from .chain import Chain, Link, chain_of
 from .least_squares import Moments, Spread, inputs_of, patches, points
-from .streams import Pair, Stream
+from .streams import Pair, Stream, checked_batches
 from .supernet import Supernet
 
 KERNEL_RIDGES = (1e-3,)  # so few unknowns need no choice
 KERNEL_ROWS = 1 << 16  # points of the output that decide a small kernel
 MAX_BYTES = 1 << 30  # of activations that are kept between two passes
-BATCH = 64  # images, where they come as one tensor
 TINY = 1e-8
 Layer = Callable[[torch.Tensor], torch.Tensor]
 
@@ -57,7 +55,7 @@ def repair(supernet: Supernet, arch: Arch, images: torch.Tensor | Iterable) -> n
     """
     supernet.space.check(arch)
     largest, training = supernet.space.max_arch(arch.resolution), supernet.training
-    subnet, batches = supernet.extract(arch).eval(), _batches(images, supernet, arch)
+    subnet, batches = supernet.extract(arch).eval(), checked_batches(images, supernet, arch.resolution)
     supernet.eval()
     stream = Stream([Pair(batch, batch, batch, batch) for batch in batches], MAX_BYTES)
     names = {block: name for name, block in supernet.named_modules()}
@@ -72,22 +70,6 @@ def repair(supernet: Supernet, arch: Arch, images: torch.Tensor | Iterable) -> n
         _follow(stream, supernet, subnet)
     supernet.train(training)
     return subnet
-
-
-def _batches(images: torch.Tensor | Iterable, supernet: Supernet, arch: Arch) -> list[torch.Tensor]:
-    """The images as checked batches on the network's device."""
-    weight, shape = next(supernet.parameters()), (supernet.in_chans, arch.resolution, arch.resolution)
-    given: Iterable = images.split(BATCH) if isinstance(images, torch.Tensor) and images.ndim else images
-    batches = []
-    for batch in given:
-        batch = batch[0] if isinstance(batch, (list, tuple)) else batch
-        if not isinstance(batch, torch.Tensor) or tuple(batch.shape[1:]) != shape or not batch.is_floating_point():
-            what = f'{batch.dtype} {tuple(batch.shape)}' if isinstance(batch, torch.Tensor) else type(batch).__name__
-            raise InputError(f'a batch of images is {what}; for this arch give normalized floats (N, {str(shape)[1:]}')
-        batches.append(batch.to(weight.device, weight.dtype))
-    if not sum(map(len, batches)):
-        raise InputError('there are no images to repair with; give some hundred')
-    return batches
 
 
 def _start(stream: Stream, supernet: Supernet, largest: Arch, arch: Arch) -> bool:
@@ -115,7 +97,12 @@ def _repair_block(stream: Stream, whole: Chain, subnet: Chain, skipped: Sequence
     stream.then(lambda pair: Pair(pair.whole, pair.subnet, pair.whole, pair.subnet))
     for i, (big, small) in enumerate(links[:-1]):
         _repair_link(stream, big, small, changed=i > 0 or not same)
-    _repair_last(stream, whole, subnet, skipped)
+    big, small = links[-1]
+    if small.linear and not small.depthwise:
+        _repair_last(stream, whole, subnet, skipped)
+    else:
+        _repair_link(stream, big, small, changed=True)
+        stream.then(partial(_leave, whole, subnet, skipped))
     return False
 
 
@@ -143,6 +130,14 @@ def _step(whole: Layer | None, subnet: Layer | None, pair: Pair) -> Pair:
     """Take a layer of each network, or of one of them."""
     return pair._replace(
         whole=whole(pair.whole) if whole else pair.whole, subnet=subnet(pair.subnet) if subnet else pair.subnet)
+
+
+def _leave(whole: Chain, subnet: Chain, skipped: Sequence[Chain], pair: Pair) -> Pair:
+    """Take what is behind the last link of a block, and the blocks that the subnet skips."""
+    out = whole.end(whole.add(pair.whole, pair.whole_input))
+    for block in skipped:
+        out = block(out)
+    return pair._replace(whole=out, subnet=subnet.end(subnet.add(pair.subnet, pair.subnet_input)))
 
 
 def _repair_last(stream: Stream, whole: Chain, subnet: Chain, skipped: Sequence[Chain]) -> None:

@@ -2,9 +2,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from .supernet import Supernet
+
+BATCH = 64  # images, where they come as one tensor
+
+
+def checked_batches(
+        images: torch.Tensor | Iterable, supernet: Supernet, resolution: int | None = None) -> list[torch.Tensor]:
+    """Normalized images as batches on the supernet's device. Raises `InputError` for what is none.
+
+    Args:
+        images: One tensor (N, channels, H, W), or batches of that, or (batch, labels) pairs.
+        supernet: Where they will go.
+        resolution: Their side (px), if it matters.
+    """
+    weight, channels, batches = next(supernet.parameters()), supernet.in_chans, list[torch.Tensor]()
+    for batch in images.split(BATCH) if isinstance(images, torch.Tensor) and images.ndim else images:
+        batch = batch[0] if isinstance(batch, (list, tuple)) else batch
+        shape = tuple(batch.shape) if isinstance(batch, torch.Tensor) else ()
+        side = (resolution, resolution) if resolution else shape[2:]
+        if len(shape) != 4 or shape[1:] != (channels, *side) or not batch.is_floating_point():
+            what = f'{batch.dtype} {shape}' if isinstance(batch, torch.Tensor) else type(batch).__name__
+            height, width = side if resolution else 'HW'
+            raise InputError(
+                f'a batch of images is {what:.80}; give normalized floats (N, {channels}, {height}, {width})')
+        batches.append(batch.to(weight.device, weight.dtype))
+    if not sum(map(len, batches)):
+        raise InputError('there are no images; give some hundred')
+    return batches
 
 
 class Pair(NamedTuple):

@@ -5,7 +5,7 @@ Source: arXiv:1908.09791, section 3.3.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError, one_line
 from ..spaces import Arch, SearchSpace, load_space, space_names
-from .elastic import ElasticBottleneck, ElasticInvertedResidual
+from .elastic import ElasticBottleneck, ElasticInvertedResidual, Importance, l1_norm
+from .energy import energy
 from .layers import first_channels_conv_norm_act
 from .ofa import ENTRY_POINTS
 from .stock import (
@@ -35,6 +36,7 @@ from .stock import (
     model_args,
     set_stem_stride,
 )
+from .streams import checked_batches
 from .weights import OTHER_ARGS, known_config
 
 
@@ -61,6 +63,10 @@ class Supernet(nn.Module):
 
     def __init__(self, space: SearchSpace, **kwargs):
         super().__init__(**kwargs)
+        self.become_elastic(space)
+
+    def become_elastic(self, space: SearchSpace) -> None:
+        """Become the supernet of a space, from a stock network of it."""
         self.space = space
         self.make_elastic()
         for module in self.modules():
@@ -152,12 +158,27 @@ class Supernet(nn.Module):
             return self.extract(self.space.max_arch())
 
     @torch.no_grad()
-    def sort_channels(self, keep: Sequence[SearchSpace] = ()) -> None:
-        """Order each block's middle channels by importance. The subnets of the spaces in `keep` stay the same."""
+    def sort_channels(
+            self, images: torch.Tensor | Iterable | None = None, *, keep: Sequence[SearchSpace] = ()) -> None:
+        """Order each block's middle channels by importance, the most important first.
+
+        The largest subnet computes the same as before, and so do those of the spaces in `keep`.
+
+        Args:
+            images: Some hundred training images, normalized: one tensor (N, channels, H, W), batches of them, or
+                (images, labels) pairs. With them a channel counts as much as the energy that it carries to its reader:
+                its variance times the squared norm of the weights that read it. Without, by the L1 norm of these.
+            keep: Spaces whose subnets are trained already.
+        """
+        importance: Importance = l1_norm
+        if images is not None:
+            batches, training = checked_batches(images, self), self.training
+            importance = energy(self.eval(), batches)
+            self.train(training)
         for i, stage in enumerate(self.elastic_stages()):
-            for block in stage:
-                assert isinstance(block, (ElasticInvertedResidual, ElasticBottleneck))
-                block.sort_channels([space.stages[i] for space in keep])
+            for j, block in enumerate(stage):
+                block.sort_channels(
+                    [space.stages[i].at(j) for space in keep if j < space.stages[i].depths[-1]], importance)
 
 
 class _MobileSupernet(Supernet):
@@ -264,6 +285,10 @@ def create_supernet(name: str, space: SearchSpace, pretrained: bool = False, **k
         raise InputError(f'output_stride {kwargs["output_stride"]!r:.40} is not for the supernet {name}; make a folder '
                          'of a subnet (timm-ofa specialize), and build that with output_stride')
     kwargs.pop('output_stride', None)
+    if space.network:
+        from .backbones import create_backbone  # it makes supernets of this module
+
+        return create_backbone(name, space, pretrained, **kwargs)
     network, network_kwargs = NETWORKS[space.family]
     args = model_args(space, space.max_arch())
     stem_stride = args.pop('stem_stride')

@@ -150,7 +150,7 @@ class _Run:
             for i, phase in enumerate(config.phases[start.phase:], start.phase):
                 subspace, recipe = phase.subspace(space), RECIPES[phase.recipe]
                 if phase.sort_channels and not (here.epoch or here.step):
-                    self.supernet.sort_channels(trained_before(space, config.phases, i))
+                    self.supernet.sort_channels(keep=trained_before(space, config.phases, i))
                     if self.average is not None:
                         self.average.start_from(self.supernet)
                 began = time.perf_counter()
