@@ -19,6 +19,9 @@ from .hub import publish as publish
 from .hub import publish_family as publish_family
 from .hub import pull as pull
 from .networks import convert_upstream as convert_upstream
+from .networks import repair as repair
+from .networks import space_of as space_of
+from .networks import supernet_of as supernet_of
 from .searching import Candidate as Candidate
 from .searching import Limit as Limit
 from .searching import MaxMacs as MaxMacs

@@ -2,8 +2,11 @@ from .convert import convert_upstream as convert_upstream
 from .depthwise import quick_depthwise as quick_depthwise
 from .initial import initialize as initialize
 from .initial import load_trained as load_trained
+from .initial import supernet_of as supernet_of
 from .layers import synchronize_batch_norm as synchronize_batch_norm
 from .ofa import ENTRY_POINTS as ENTRY_POINTS
+from .reading import space_of as space_of
+from .repairing import repair as repair
 from .saved_config import write_config as write_config
 from .stock import PAPER as PAPER
 from .stock import data_cfg as data_cfg

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -17,8 +18,11 @@ from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 
 from ..errors import InputError, one_line
+from .backbones import Backbone
 from .elastic import ElasticInvertedResidual
-from .supernet import EfficientNetSupernet, MobileNetV3Supernet, Supernet
+from .narrowing import stock
+from .reading import space_of
+from .supernet import EfficientNetSupernet, MobileNetV3Supernet, Supernet, new_supernet
 
 HOLDS: dict[type[Supernet], type[nn.Module]] = {  # a supernet -> the networks that may grow into it
     MobileNetV3Supernet: MobileNetV3, EfficientNetSupernet: EfficientNet}
@@ -52,6 +56,9 @@ def initialize(supernet: Supernet, source: str) -> bool:
         InputError: It cannot be loaded, or does not fit; the message names what does not.
     """
     model = load_trained(source, 'initial_checkpoint')
+    if isinstance(supernet, Backbone) and not isinstance(model, Supernet):
+        take_weights(supernet, model, f'initial_checkpoint {source!r:.120}')
+        return False
     if isinstance(model, Supernet):
         if replace(model.space, resolutions=supernet.space.resolutions) != supernet.space:
             raise InputError(
@@ -72,6 +79,41 @@ def initialize(supernet: Supernet, source: str) -> bool:
             f'initial_checkpoint {source!r:.120} does not fit into {supernet.space.name}: there, {place} computes '
             'something else; give another network')
     return isinstance(model, Supernet)
+
+
+def supernet_of(model: str | nn.Module, *, pretrained: bool = True, **rules: Any) -> Supernet:
+    """The supernet of the space that is read off a timm network. That network, with its weights, is its largest subnet.
+
+    Args:
+        model: A network, whose weights are copied; or a name of timm's, or a folder that timm loads.
+        pretrained: Whether a name has timm's weights; False: random ones.
+        rules: As for `space_of`.
+
+    Raises `InputError` if the network has a layer that a space cannot hold, or its weights cannot be had.
+    """
+    if isinstance(model, str):
+        model = load_trained(model, 'network') if pretrained else stock(model)
+    supernet = new_supernet(space_of(model, **rules), num_classes=model.num_classes)
+    assert isinstance(supernet, Backbone)
+    take_weights(supernet, model, 'the network')
+    return supernet
+
+
+def take_weights(supernet: Backbone, model: nn.Module, what: str) -> None:
+    """Give a supernet the weights of the network that its space was read off, or of one that is built alike.
+
+    If the classes differ, the classifier stays as it is. Raises `InputError`, which begins with `what`.
+    """
+    space, own = space_of(model), supernet.space
+    same = [[b.layers for b in s.blocks] for s in space.stages] == [[b.layers for b in s.blocks] for s in own.stages]
+    if (space.network, space.bn_eps) != (own.network, own.bn_eps) or not same:
+        raise InputError(f'{what} is not the network that {own.name} was read off; give it, or read a space off this '
+                         'one')
+    state = model.state_dict()
+    if model.num_classes != supernet.num_classes and own.network:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(f'{own.network.classifier}.')}
+    _, unexpected = supernet.load_state_dict(state, strict=False)
+    assert not unexpected, unexpected[0]
 
 
 def _misfit(supernet: Supernet, model: nn.Module) -> str | None:

@@ -18,6 +18,7 @@ from torch import nn
 from ..errors import InputError, listed
 from ..fields import read_value
 from ..spaces import MAX_WIDTH, integer, load_space
+from .narrowing import ofa_timm
 from .stock import (
     ACT_LAYERS,
     BOTTLE_ROW,
@@ -37,7 +38,9 @@ from .weights import checked
 
 __all__: list[str] = []  # timm's registry adds each entry-point
 
-ENTRY_POINTS = {'mobilenetv3': 'ofa_mobilenetv3', 'efficientnet': 'ofa_efficientnet', 'byobnet': 'ofa_byobnet'}
+ENTRY_POINTS = {
+    'mobilenetv3': 'ofa_mobilenetv3', 'efficientnet': 'ofa_efficientnet', 'byobnet': 'ofa_byobnet',
+    'timm': ofa_timm.__name__}
 DEFAULT_SPACES = {  # entry-point -> the space whose smallest net it builds when no blocks are given
     'ofa_mobilenetv3': 'ofa_mbv3_w10', 'ofa_efficientnet': 'ofa_proxyless_w13', 'ofa_byobnet': 'ofa_resnet50d'}
 default_cfgs = generate_default_cfgs({

@@ -42,7 +42,8 @@ def data_cfg(space: SearchSpace, resolution: int | None = None) -> dict[str, Any
     such that both give the same side.
     """
     resolution = resolution or max(space.resolutions)
-    first_conv, classifier = LAYER_NAMES[space.family]
+    network = space.network
+    first_conv, classifier = (network.stem[0].name, network.classifier) if network else LAYER_NAMES[space.family]
     return dict(
         input_size=(3, resolution, resolution), pool_size=(-(-resolution // space.reduction),) * 2,
         crop_pct=math.floor(1e4 * resolution / math.ceil(resolution / space.crop_pct)) / 1e4, interpolation='bilinear',
@@ -51,6 +52,10 @@ def data_cfg(space: SearchSpace, resolution: int | None = None) -> dict[str, Any
 
 def model_args(space: SearchSpace, arch: Arch) -> dict[str, Any]:
     """The JSON arguments with which the entry-point of the space's family builds this arch."""
+    if space.network:
+        return dict(network=space.network.name, blocks=[
+            [[k, b.active_mid_chs(e)] for b, k, e in zip(stage.blocks, kernels, ratios)]
+            for stage, kernels, ratios in zip(space.stages, space.check(arch).kernel_size, arch.expand_ratio)])
     args = dict(
         arch_def=space.arch_def(space.check(arch)), stem_stride=space.stem_stride, act=space.act, bn_eps=space.bn_eps)
     stem = space.widths(arch)[0]

@@ -76,11 +76,6 @@ class Block:
     def stride(self) -> int:
         return max(layer.stride for layer in self.layers)
 
-    @property
-    def is_fixed(self) -> bool:
-        """Whether it has no choices."""
-        return len(self.kernel_sizes) == len(self.expand_ratios) == 1
-
     def active_mid_chs(self, expand_ratio: float) -> int:
         """The middle channels of a choice; 0 for a block without a middle."""
         return self.mid_chs if expand_ratio == 1 else make_divisible(self.mid_chs * expand_ratio)

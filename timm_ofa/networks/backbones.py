@@ -1,0 +1,115 @@
+"""Supernets of spaces that were read off timm networks: the network itself, with its blocks elastic in place."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from timm.models import build_model_with_cfg
+from timm.models.byobnet import ByobNet
+from timm.models.efficientnet import EfficientNet
+from timm.models.mobilenetv3 import MobileNetV3
+from timm.models.resnet import ResNet
+from torch import nn
+
+from ..errors import InputError
+from ..spaces import Arch, Block, SearchSpace
+from .flexible import ElasticBlock, make_elastic
+from .frames import frame_of
+from .narrowing import stock
+from .reading import read_blocks, read_frame
+from .supernet import Supernet
+
+
+class Backbone(Supernet):
+    """The supernet of a space that was read off a timm network. A network becomes one in place, see `supernet_from`."""
+
+    def elastic_stages(self) -> list[nn.Sequential]:
+        return [self.get_submodule(stage.blocks[0].place.rpartition('.')[0])  # type: ignore[misc]
+                for stage in self.space.stages]
+
+    def make_elastic(self) -> None:
+        for stage, options in zip(self.elastic_stages(), self.space.stages):
+            for block, facts in zip(stage, options.blocks):
+                make_elastic(block, facts)
+
+    def choices(self, arch: Arch) -> list[list[tuple]]:
+        return [list(zip(kernels, ratios)) for kernels, ratios in zip(arch.kernel_size, arch.expand_ratio)]
+
+    def kernels(self, arch: Arch) -> dict[str, torch.Tensor]:
+        found = {}
+        for stage, blocks, choices in zip(self.elastic_stages(), self.space.stages, self.choices(arch)):
+            for block, facts, choice in zip(stage, blocks.blocks, choices):
+                assert isinstance(block, ElasticBlock)
+                found.update({f'{facts.place}.{name}': tensor for name, tensor in block.kernels(*choice).items()})
+        return found
+
+
+class EfficientNetBackbone(Backbone, EfficientNet):
+    def forward_before(self, x: torch.Tensor, arch: Arch) -> torch.Tensor:
+        return self.bn1(self.conv_stem(x))
+
+    def forward_after(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn2(self.conv_head(x))
+
+
+class MobileNetV3Backbone(Backbone, MobileNetV3):
+    def forward_before(self, x: torch.Tensor, arch: Arch) -> torch.Tensor:
+        return self.bn1(self.conv_stem(x))
+
+    def forward_after(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class ResNetBackbone(Backbone, ResNet):
+    def forward_before(self, x: torch.Tensor, arch: Arch) -> torch.Tensor:
+        return self.maxpool(self.act1(self.bn1(self.conv1(x))))
+
+    def forward_after(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class ByobBackbone(Backbone, ByobNet):
+    def forward_before(self, x: torch.Tensor, arch: Arch) -> torch.Tensor:
+        return self.stem(x)
+
+    def forward_after(self, x: torch.Tensor) -> torch.Tensor:
+        return self.final_conv(x)
+
+
+BACKBONES: dict[type[nn.Module], type[Backbone]] = {kind.__bases__[1]: kind for kind in Backbone.__subclasses__()}
+
+
+def supernet_from(network: nn.Module, space: SearchSpace) -> Backbone:
+    """Let a stock network become the supernet of the space that was read off it, in place. Its weights stay.
+
+    Raises `InputError` if the space is not of this network.
+    """
+    assert space.network
+    found, eps = read_frame(network)
+    wrong = None if (found, eps) == (space.network, space.bn_eps) else 'stem or head'
+    for stage, options in zip(frame_of(network).stages, space.stages):
+        del stage[len(options.blocks):]
+        for own, given in zip(read_blocks(network, stage), options.blocks):
+            if own != _largest(given):
+                wrong = wrong or given.place
+    if wrong:
+        raise InputError(f'{wrong} of the space {space.name} is not that of {found.name} in this timm; read the space '
+                         'off it again')
+    network.__class__ = BACKBONES[type(network)]
+    assert isinstance(network, Backbone)
+    network.become_elastic(space)
+    return network
+
+
+def _largest(block: Block) -> Block:
+    """The facts of a block without its choices."""
+    return replace(block, kernel_sizes=block.kernel_sizes[-1:], expand_ratios=(1,))
+
+
+def create_backbone(name: str, space: SearchSpace, pretrained: bool = False, **kwargs) -> Backbone:
+    """The supernet of a space that was read off a network, built through timm's builder under a registered name."""
+    def build(**given) -> Backbone:
+        assert space.network
+        return supernet_from(stock(space.network.name, **given), space)
+
+    return build_model_with_cfg(build, name, pretrained, feature_cfg=dict(feature_cls='getter'), **kwargs)
