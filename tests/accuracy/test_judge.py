@@ -1,4 +1,8 @@
 """BatchNorm recalibration, and how many answers are right."""
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +10,7 @@ from accuracy_makers import AUGMENT
 from torch import nn
 
 from timm_ofa.accuracy import SubnetJudge, evaluate, recalibrate_bn
+from timm_ofa.accuracy.judge import _eval_batch_size
 from timm_ofa.images import eval_batch
 from timm_ofa.training.config import Phase, TrainConfig
 from timm_ofa.training.supernets import train_supernet
@@ -98,6 +103,46 @@ def test_a_judge_gives_the_same_accuracy_each_time(supernet, digits, judge, spac
     other = SubnetJudge(supernet, digits.train, digits.holdout, augment=AUGMENT, calibration_images=64)
     assert judge.top1_pct(arch) == other.top1_pct(arch) == first
     assert list(judge._batches) == [20, 24]
+
+
+def test_batches_without_room_in_memory_are_made_anew_and_give_the_same(supernet, digits, judge, space, monkeypatch):
+    expected = {arch: judge.top1_pct(arch) for arch in (space.min_arch(20), space.min_arch(24))}
+    for kept_bytes, kept in ((0, []), (4 * 64 * 3 * 20**2, [20])):
+        monkeypatch.setattr('timm_ofa.accuracy.judge.KEPT_BYTES', kept_bytes)
+        other = SubnetJudge(supernet, digits.train, digits.holdout, augment=AUGMENT, calibration_images=64)
+        for arch, top1_pct in [*expected.items()] * 2:
+            assert other.top1_pct(arch) == top1_pct
+        assert list(other._batches) == kept
+
+
+def test_a_batch_has_fewer_images_where_they_are_large():
+    assert [_eval_batch_size(r) for r in (20, 32, 80, 128, 224, 10_000)] == [500, 500, 500, 200, 65, 1]
+
+
+@pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='only Linux tells the peak')
+def test_judging_takes_no_more_memory_than_is_said():
+    code = """if True:
+        import re, torch
+        from pathlib import Path
+        from timm_ofa import load_space
+        from timm_ofa.accuracy import SubnetJudge
+        from timm_ofa.images import load_data
+        from timm_ofa.networks import new_supernet
+
+        def peak_mb():
+            return 1.024e-3 * int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])
+        torch.set_num_threads(1)
+        data = load_data('digits', 32)
+        supernet = new_supernet(load_space('ofa_mbv3_tiny'), num_classes=10)
+        judge = SubnetJudge(supernet, data.train.decode(), data.test.decode(), calibration_images=600)
+        judge.top1_pct(supernet.space.min_arch(20))
+        Path('/proc/self/clear_refs').write_text('5')  # the peak begins anew
+        before = peak_mb()
+        judge.top1_pct(supernet.space.max_arch())
+        print(peak_mb() - before, judge.memory_mb)"""
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True)
+    taken, said = map(float, done.stdout.split())
+    assert 30 < taken < said
 
 
 @pytest.fixture(scope='module')

@@ -66,7 +66,7 @@ def int8_rows(judge: SubnetJudge, data: Data, arch: Arch) -> list[dict]:
     space, resolution = judge.supernet.space, arch.resolution
     model = to_onnx(space.rows(arch, data.num_classes), weights=judge.subnet(arch).state_dict(), bn_eps=space.bn_eps,
                     batch_size=None)
-    images = torch.cat(judge.batches(resolution))[:CALIBRATION_IMAGES].cpu().numpy()
+    images = torch.cat([*judge.batches(resolution)])[:CALIBRATION_IMAGES].cpu().numpy()
     files = {'fp32': model, 'int8': quantize(model, [image[None] for image in images])}
     sessions = {precision: Session(file, images[:1]) for precision, file in files.items()}
     latencies_ms = measure(list(sessions.values())).low_ms()

@@ -9,7 +9,15 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..images import Augment, ImageSet, StreamSet, calibration_batches, calibration_set, eval_batch
+from ..images import (
+    CALIBRATION_BATCH,
+    Augment,
+    ImageSet,
+    StreamSet,
+    calibration_batches,
+    calibration_set,
+    eval_batch,
+)
 from ..networks import Supernet
 from ..spaces import Arch, SearchSpace
 
@@ -17,6 +25,9 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
 CALIBRATION_IMAGES = 2000
+EVAL_BATCH, EVAL_PIXELS = 500, 200 * 128**2  # images of a batch, and their pixels together; the smaller bound counts
+KEPT_BYTES = 256 * 2**20  # calibration batches that are kept; others are made anew for each subnet
+TORCH_MEMORY = 2.1  # times the live activations of `peak_memory_mb`: what torch takes, measured on three families
 
 
 @torch.no_grad()
@@ -46,12 +57,15 @@ def recalibrate_bn(subnet: nn.Module, loader: Iterable) -> nn.Module:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, images: ImageSet, space: SearchSpace, resolution: int, batch_size: int = 500, *,
+def evaluate(model: nn.Module, images: ImageSet, space: SearchSpace, resolution: int, batch_size: int | None = None, *,
              top: int = 1) -> float:
-    """Accuracy of a model at a resolution (px), percent: how often the label is among its first `top` answers."""
+    """Accuracy of a model at a resolution (px), percent: how often the label is among its first `top` answers.
+
+    By default a batch has fewer images where they are large.
+    """
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
-    hits = 0
+    hits, batch_size = 0, batch_size or _eval_batch_size(resolution)
     for start in range(0, len(images), batch_size):
         indices = torch.arange(start, min(start + batch_size, len(images)))
         x = eval_batch(images.fetch(indices).to(device), space, resolution)
@@ -60,8 +74,12 @@ def evaluate(model: nn.Module, images: ImageSet, space: SearchSpace, resolution:
     return 100 * hits / len(images)
 
 
+def _eval_batch_size(resolution: int) -> int:
+    return max(1, min(EVAL_BATCH, EVAL_PIXELS // resolution**2))
+
+
 class SubnetJudge:
-    """Accuracy of the subnets of one supernet on one set of images. Calibration batches are kept by resolution."""
+    """Accuracy of the subnets of one supernet on one set of images."""
 
     def __init__(self, supernet: Supernet, calibration: ImageSet | StreamSet, images: ImageSet, *,
                  augment: Augment | None = None, calibration_images: int = CALIBRATION_IMAGES, seed: int = 0):
@@ -74,13 +92,28 @@ class SubnetJudge:
     def _calibration_set(self) -> ImageSet:
         return calibration_set(self.calibration, self.calibration_images, self.seed)
 
-    def batches(self, resolution: int) -> list[torch.Tensor]:
-        """Calibration batches at a resolution (px), the same ones each time."""
-        if resolution not in self._batches:
-            device = next(self.supernet.parameters()).device
-            self._batches[resolution] = [batch.to(device) for batch in calibration_batches(
-                self._calibration_set, self.supernet.space, resolution, augment=self.augment, seed=self.seed)]
+    def batches(self, resolution: int) -> Iterable[torch.Tensor]:
+        """Calibration batches at a resolution (px), the same ones each time. A few resolutions stay in memory."""
+        if resolution in self._batches:
+            return self._batches[resolution]
+        device, images = next(self.supernet.parameters()).device, self._calibration_set
+        made = (batch.to(device) for batch in calibration_batches(
+            images, self.supernet.space, resolution, augment=self.augment, seed=self.seed))
+        kept = sum(4 * batch.numel() for batches in self._batches.values() for batch in batches)
+        if kept + 12 * len(images) * resolution**2 > KEPT_BYTES:
+            return made
+        self._batches[resolution] = list(made)
         return self._batches[resolution]
+
+    @property
+    def memory_mb(self) -> float:
+        """About how much memory judging takes at most, MB (1e6 bytes), besides the images and the supernet."""
+        from ..devices import peak_memory_mb
+
+        space = self.supernet.space
+        largest = space.max_arch()
+        batch_size = max(CALIBRATION_BATCH, _eval_batch_size(largest.resolution))
+        return KEPT_BYTES / 1e6 + TORCH_MEMORY * peak_memory_mb(space, largest, batch_size, self.supernet.num_classes)
 
     def subnet(self, arch: Arch) -> nn.Module:
         """The stock network of an arch, recalibrated, in evaluation mode."""

@@ -14,6 +14,7 @@ from .shared import (
     config_path,
     open_supernet,
     options,
+    say_memory,
     stopped,
 )
 from .verbs import Answer, Option, Verb, positive, rows_answer, whole
@@ -104,6 +105,7 @@ def train(*, config: str, data: str | None = None, output: str | None = None, re
 
     def judge_some(supernet: Supernet) -> None:
         judge = SubnetJudge(supernet, images.train, images.test, augment=settings.augment, seed=settings.seed)
+        say_memory(judge)
         rows.extend(subnet_table(judge, folder / 'log.jsonl'))
 
     train_supernet(settings, images, folder, resume=resume, tensorboard=tensorboard, at_end=judge_some)
@@ -143,9 +145,11 @@ def _collect(active: bool, profile: str | None, supernet: str, data: str, num: i
     images = source.data.holdout
     if num_images:
         images = images.part(num_images, seed)
+    judge = source.judge(images)
+    say_memory(judge)
     with stopped(GO_ON):
         records = collect(
-            source.judge(images), source.data, num, out, seed=seed, propose=propose,
+            judge, source.data, num, out, seed=seed, propose=propose,
             proposer=propose.name if propose else '')
     leave()
     if not state.is_main_process:

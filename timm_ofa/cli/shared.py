@@ -9,17 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..console import say
 from ..errors import InputError, listed
 from ..runtimes import runtime_names
 from .verbs import Option, one_of, positive, whole
 
 if TYPE_CHECKING:
+    from ..accuracy import SubnetJudge
     from ..hub import NamedSubnet, Source, Training
     from ..networks import Supernet
     from ..spaces import Arch, SearchSpace
     from ..training import TrainConfig
 
 CALIBRATION_IMAGES = 2000
+MUCH_MB = 1000  # of memory, from which on it is said
 COMMON = dict(
     seed=Option('seed of all random choices', 'N', whole(0)),
     space=Option('search space: a name from `timm-ofa spaces`, or a JSON file of one', 'SPACE'),
@@ -85,6 +88,14 @@ def config_path(text: str, kind: str) -> Path:
     from ..hub import find_config
 
     return Path(text) if os.path.isfile(text) else find_config(text, kind).path
+
+
+def say_memory(judge: SubnetJudge) -> None:
+    """Say before subnets are judged how much memory that takes, where it is much."""
+    from ..accuracy import launched
+
+    if judge.memory_mb > MUCH_MB and launched().is_main_process:
+        say(f'judging subnets takes up to about {judge.memory_mb / 1e3:.1f} GB besides the images, in each process')
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from .kit import export_network_kit as export_network_kit
 from .kit import import_kit as import_kit
 from .kit import import_network_kit as import_network_kit
 from .memory import MemoryTable as MemoryTable
+from .memory import peak_memory_mb as peak_memory_mb
 from .netfiles import read_networks as read_networks
 from .note10 import import_note10_tables as import_note10_tables
 from .plan import times_warm as times_warm

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..accuracy import CALIBRATION_IMAGES, SubnetJudge, evaluate, supernet_digest
 from ..devices import Conditions, DeviceProfile, load_profile, profile_names
-from ..images import Augment, Data, EpochBatches, ImageSet
+from ..images import CALIBRATION_BATCH, Augment, Data, EpochBatches, ImageSet
 from ..networks import Supernet as TrainedSupernet
 from ..searching import Candidate
 from ..spaces import Arch, SearchSpace
@@ -97,7 +97,7 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
         search=None if found is None else Search(
             limit=found.limit_words, seed=found.seed, profile=Path(found.profile).name,
             profile_error_pct=found.profile_error_pct, predictor_error_pct=found.predictor_error_pct),
-        calibration=Calibration(images=min(judge.calibration_images, len(data.train)), batch_size=200),
+        calibration=Calibration(images=min(judge.calibration_images, len(data.train)), batch_size=CALIBRATION_BATCH),
         training=source.training, code_version=__version__)
     return model, record
 

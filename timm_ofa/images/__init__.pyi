@@ -1,3 +1,4 @@
+from .augmentation import CALIBRATION_BATCH as CALIBRATION_BATCH
 from .augmentation import Augment as Augment
 from .augmentation import calibration_batches as calibration_batches
 from .augmentation import calibration_set as calibration_set

@@ -5,6 +5,7 @@ the generator that the caller gives. Calibration gives a subnet its BatchNorm st
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..spaces import SearchSpace
 from .image_sets import Box, ImageSet, StreamSet
 
 Share = tuple[int, int, int]  # (i, n, pieces): the i-th of n equal parts of each of the equal pieces of a batch
+CALIBRATION_BATCH = 200  # images
 LUMA = 0.299, 0.587, 0.114  # how bright red, green and blue are, ITU-R BT.601
 RATIOS = np.log(3 / 4), np.log(4 / 3)  # logarithm of width by height of a random-resized crop, as in torchvision
 
@@ -171,8 +173,8 @@ def calibration_set(images: ImageSet | StreamSet, n: int = 2000, seed: int = 0) 
 
 
 def calibration_batches(images: ImageSet, space: SearchSpace, resolution: int, *, augment: Augment,
-                        batch_size: int = 200, seed: int = 0) -> list[torch.Tensor]:
+                        batch_size: int = CALIBRATION_BATCH, seed: int = 0) -> Iterator[torch.Tensor]:
     """Augmented batches (B, 3, resolution, resolution) of a calibration set; never a batch of one image."""
     rng = np.random.default_rng([seed, resolution])
     batches = torch.arange(len(images)).split(batch_size)
-    return [augment(images.fetch(batch), space, resolution, rng) for batch in batches if len(batch) > 1]
+    return (augment(images.fetch(batch), space, resolution, rng) for batch in batches if len(batch) > 1)

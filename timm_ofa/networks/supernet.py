@@ -155,7 +155,8 @@ class Supernet(nn.Module):
     def __prepare_scriptable__(self) -> nn.Module:
         """What `torch.jit.script` compiles: the largest network, as a stock model with a copy of the weights."""
         with set_scriptable(True):
-            return self.extract(self.space.max_arch())
+            largest = self.extract(self.space.max_arch())
+        return largest
 
     @torch.no_grad()
     def sort_channels(
