@@ -105,7 +105,8 @@ def read_frame(network: nn.Module) -> tuple[Network, float]:
     for stage in frame.stages:
         for block in stage.children():
             if type(block) not in KINDS:
-                raise InputError(f'{reader.where(block)} is a {type(block).__name__}, which no space holds yet')
+                raise InputError(f'{reader.where(block)} is a {type(block).__name__}, which no space holds yet; '
+                                 'give another network')
             reader.block(block, KINDS[type(block)].chain(block))
     reader.refuse_unseen()
     eps = {norm.eps for norm in network.modules() if isinstance(norm, nn.BatchNorm2d)}
@@ -149,7 +150,7 @@ def _with_choices(block: Block, rules: Rules) -> Block:
         block = replace(block, kernel_sizes=tuple(sorted({own, *(k for k in rules.kernel_sizes if k < own)})))
     if block.mid_chs:
         found: dict[int, float] = {block.mid_chs: 1}
-        for ratio in sorted(rules.ratios, reverse=True):
+        for ratio in sorted((r for r in rules.ratios if r < 1), reverse=True):
             chs = make_divisible(block.mid_chs * round(ratio, 4))
             if chs < block.mid_chs:
                 found.setdefault(chs, round(ratio, 4))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 BLOCKS = {  # the elastic block of each family
     'mobilenetv3': 'ir', 'efficientnet': 'ir', 'byobnet': 'bottle', 'timm': 'timm'}
 MAX_FRAMES = 100_000
+MAX_DEPTH = 64  # of a stage of a network that a space was read off
 MAX_STAGES = 12  # of a network, with the first block and the last convolution
 MAX_PRICES = 50_000_000  # numbers of a cost table, 400 MB
 MAX_PARAMS = 2_000_000_000  # of the largest network, 8 GB
@@ -53,7 +54,7 @@ def check_space(space: SearchSpace, where: str) -> SearchSpace:
 
 def _check_stage(stage: Stage, number: int, block: str, where: str) -> None:
     for name in ('widths', 'depths', 'kernel_sizes', 'expand_ratios'):
-        values, limit = getattr(stage, name), MAX_WIDTH if name == 'widths' else 16
+        values, limit = getattr(stage, name), MAX_WIDTH if name == 'widths' else MAX_DEPTH if stage.blocks else 16
         if not values or list(values) != sorted(set(values)) or not 0 < values[0] <= values[-1] <= limit:
             raise InputError(f'{where}: {name} {list(values)} of stage {number} must ascend within 1 to {limit}')
     if stage.block != block:
