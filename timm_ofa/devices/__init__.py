@@ -1,4 +1,4 @@
-"""devices: what each network of a space costs on a device, by measuring or by computing.
+"""What each network of a space costs on a device, by measuring or by computing.
 
 - `profile`: the value that prices networks, and its JSON file; `profiles/` is the shelf of files that ship
 - `plan`, `measuring`, `rowprices`: what is run, how it is timed, and the profile that follows; `heldout`: its check

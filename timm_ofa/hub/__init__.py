@@ -1,4 +1,4 @@
-"""hub: what is known of a finished network, the folder that holds it, and its way to the Hugging Face Hub and back.
+"""What is known of a finished network, the folder that holds it, and its way to the Hugging Face Hub and back.
 
 - `record`: all that is known of a network or a supernet; `configs`, `ofa`: the named models of `hub_configs/`;
   `checkpoints`: where their weights come from

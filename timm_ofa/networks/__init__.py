@@ -1,4 +1,4 @@
-"""networks: subnets as stock timm networks, and the supernet, which holds them all.
+"""Subnets as stock timm networks, and the supernet, which holds them all.
 
 - `stock`, `ofa`: an arch as a stock timm network; the entry-points that timm registers for it
 - `slices`, `layers`, `depthwise`, `elastic`: the parts of weights that a subnet uses, and the blocks that use them

@@ -1,4 +1,4 @@
-"""runtimes: what runs a network, or a part of it, so that it can be timed and compared; one file a runtime.
+"""What runs a network, or a part of it, so that it can be timed and compared; one file a runtime.
 
 - `registry`: finds a runtime by name; what the file of a runtime must provide is `Runtime` there
 - `onnxruntime` (the default), `openvino`, `litert`, `executorch`, `ncnn`, `pytorch`: the runtimes
