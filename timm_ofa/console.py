@@ -14,7 +14,8 @@ PROGRESS_SWITCH = 'TIMM_OFA_PROGRESS'  # environment variable: 0 turns all progr
 
 def say(text: str) -> None:
     """Print a remark on stderr, so that stdout holds only data."""
-    print(text, file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # it may be closed
+        print(text, file=sys.stderr, flush=True)
 
 
 def progress_bar(total: int, desc: str, unit: str, *, shown: bool = True, **kwargs: Any) -> tqdm:
@@ -25,7 +26,7 @@ def progress_bar(total: int, desc: str, unit: str, *, shown: bool = True, **kwar
     """
     from tqdm import tqdm
 
-    hidden = not shown or os.environ.get(PROGRESS_SWITCH) == '0'
+    hidden = not shown or sys.stderr is None or os.environ.get(PROGRESS_SWITCH) == '0'
     return tqdm(total=total, desc=desc, unit=unit, disable=hidden, **kwargs)
 
 

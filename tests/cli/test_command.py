@@ -1,14 +1,18 @@
 """The command as a program: exit status, stdout and stderr, remarks, and what stops it."""
+import json
 import logging
 import os
+import platform
 import resource
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from command_line import run
 
+import timm_ofa
 from timm_ofa.console import PROGRESS_SWITCH
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,3 +67,41 @@ def test_one_option_turns_progress_bars_off(capsys, monkeypatch):
     monkeypatch.setenv(PROGRESS_SWITCH, '1')
     assert run(capsys, 'spaces', '--no-progress')[0] == 0
     assert os.environ[PROGRESS_SWITCH] == '0'
+
+
+# ---- where the output goes -------------------------------------------------------------------------------------------
+
+
+def shell(script, tmp_path):
+    """What bash says of a script in which `$ofa` is the command."""
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'ofa': f'{sys.executable} -m timm_ofa'}
+    return subprocess.run(['bash', '-c', script], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize('words', ['models', '-h', 'search -h', 'spaces --format json'])
+def test_a_reader_that_leaves_ends_the_command_quietly(words, tmp_path):
+    done = shell(f'$ofa {words} | true; echo ${{PIPESTATUS[0]}}', tmp_path)
+    assert done.stderr == '' and done.stdout.strip() in ('141', '0')  # 0: all fit into the pipe before it was closed
+    assert shell(f'$ofa {words} | head -n 1', tmp_path).stderr == ''
+
+
+def test_a_closed_or_full_output_is_no_traceback(tmp_path):
+    assert (done := shell('$ofa spaces >&-', tmp_path)).returncode == 0 and done.stderr == ''
+    assert (done := shell('$ofa search 2>&-', tmp_path)).returncode == 2 and done.stdout == ''
+    if Path('/dev/full').exists():
+        done = shell('$ofa spaces > /dev/full', tmp_path)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and 'the disk takes no more' in done.stderr
+
+
+def test_the_version_is_told(capsys):
+    status, out, _ = run(capsys, '--version')
+    assert status == 0 and out == f'timm_ofa {timm_ofa.__version__}\n'
+
+
+def test_the_environment_names_no_place_and_no_user(capsys, monkeypatch):
+    monkeypatch.setenv('HF_TOKEN', 'hf_secret')
+    status, out, err = run(capsys, 'env', '--format', 'json')
+    told = {row['what']: row['value'] for row in json.loads(out)}
+    assert status == 0 and err == '' and told['torch'] == version('torch') and told['runtime onnxruntime'][0].isdigit()
+    assert told['cores'].startswith(f'{len(os.sched_getaffinity(0))} usable') and 'GB free of' in told['memory']
+    assert 'hf_secret' not in out and str(Path.home()) not in out and platform.node() not in out

@@ -62,7 +62,7 @@ def shown(words, data=None):
 
 def test_shelves_and_what_is_imported(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    for words in ('spaces', 'devices', 'models', 'models --device samsung-note10 --max-latency-ms 25'):
+    for words in ('env', 'spaces', 'devices', 'models', 'models --device samsung-note10 --max-latency-ms 25'):
         shown(words)
     shown('models --source . --supernets')
     row, = shown('import-upstream --name ofa_mbv3_w12_predictor --from predictor.pth --out released')

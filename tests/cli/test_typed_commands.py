@@ -58,7 +58,7 @@ def test_a_command_in_a_text_is_one_that_can_be_typed(file, command):
 
 def test_every_option_that_a_message_names_is_one():
     known = {flag for verb in VERBS.values() for name, option in verb.options.items()
-             for flag in (option.flags or (verb.flag(name),))} | {'--format', '--no-progress'}
+             for flag in (option.flags or (verb.flag(name),))} | {'--format', '--no-progress', '--version'}
     named = {(path.name, flag) for path, text in sentences() for flag in re.findall(r'(?<![\w-])--[a-z][a-z-]+', text)
              if path.name not in ('run_kit.py', 'measuring.py')}
     print(f'{len(TYPED)} commands, {len(INSTALLED)} of pip, {len(named)} options in messages, helps and cards')

@@ -6,16 +6,17 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 
 from ..console import PROGRESS_SWITCH, say
 from ..errors import InputError, one_line
-from . import learning, measuring, searching, sharing, shelves, specializing
+from . import environment, learning, measuring, searching, sharing, shelves, specializing
 from .verbs import Verb, parse
 
+PIPE = 13  # the signal that ends other programs in this case
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what an error of a full disk, or of a limit on it, may be
-GROUPS = (learning, shelves, measuring, searching, specializing, sharing)  # in the order of `timm-ofa -h`
+GROUPS = (learning, shelves, measuring, searching, specializing, sharing, environment)  # in the order of `timm-ofa -h`
 VERBS = {verb.name: verb for group in GROUPS for verb in vars(group).values() if isinstance(verb, Verb)}
 
 
@@ -40,10 +41,33 @@ def _remarks_shown() -> Iterator[None]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb; returns the exit status: 0, 2 for a wrong input or a full disk, 130 after Ctrl-C."""
+    """Run a verb; returns the exit status.
+
+    It is 0, 2 for a wrong input or a full disk, 130 after Ctrl-C, and 141 where nobody reads the output any more, as
+    behind `| head`.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a name that this console cannot show is escaped, not an error
             stream.reconfigure(errors='backslashreplace')
+    status = None
+    try:
+        try:
+            status = _run(argv)
+        finally:  # also after -h
+            for stream in filter(None, (sys.stdout, sys.stderr)):
+                stream.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and error.errno not in FULL:
+            raise
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # Python flushes them again at its end
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 128 + PIPE if isinstance(error, BrokenPipeError) else 2
+    return status
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    """Run a verb, and say what it answers."""
     try:
         with _remarks_shown():
             call = parse(VERBS, argv)
@@ -51,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 os.environ[PROGRESS_SWITCH] = '0'
             answer = call.run()
         if answer:
-            print(answer.shown(call.format))
+            print(answer.shown(call.format), flush=True)
             if answer.hint:
                 say(answer.hint)
     except InputError as error:

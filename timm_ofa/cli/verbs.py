@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NoReturn
 
+from .. import __version__
 from ..console import table
 from ..errors import InputError
 
@@ -231,6 +232,7 @@ def parse(verbs: Mapping[str, Verb], argv: Sequence[str] | None = None) -> Call:
     command = _OneLineParser(
         prog='timm-ofa', description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f'example: {EXAMPLE}')
+    command.add_argument('--version', action='version', version=f'timm_ofa {__version__}')
     subparsers = command.add_subparsers(dest='verb', metavar='VERB', required=True, parser_class=_OneLineParser)
     for verb in verbs.values():
         sub = subparsers.add_parser(

@@ -4,6 +4,7 @@ Tokens are those of `huggingface_hub`. None is kept or shown.
 """
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..errors import InputError, listed, one_line
 from ..networks import hub_address, refuse_unreachable
+from .record import HUB_ID
 
 OWNER = 'OWNER'  # stands for the namespace where it is not known yet
 CURES = {  # status of an answer -> what to do
@@ -32,9 +34,9 @@ def check_repo_id(repo_id: str) -> None:
     """Raise if this is not 'namespace/name'."""
     try:
         validate_repo_id(repo_id)
-        valid = repo_id.count('/') == 1
+        valid = re.fullmatch(HUB_ID, repo_id, re.ASCII)  # older clients take letters that the Hub refuses
     except errors.HFValidationError:
-        valid = False
+        valid = None
     if not valid:
         raise InputError(f"repository {repo_id!r:.120} is not a valid name; write it like 'acme/ofa_mbv3_lat22ms'")
 

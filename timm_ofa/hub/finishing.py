@@ -98,7 +98,7 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
             limit=found.limit_words, seed=found.seed, profile=Path(found.profile).name,
             profile_error_pct=found.profile_error_pct, predictor_error_pct=found.predictor_error_pct),
         calibration=Calibration(images=min(judge.calibration_images, len(data.train)), batch_size=CALIBRATION_BATCH),
-        training=source.training, code_version=__version__)
+        finetune_epochs=training.epochs if training else 0, training=source.training, code_version=__version__)
     return model, record
 
 

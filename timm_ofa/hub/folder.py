@@ -19,7 +19,8 @@ from .record import Record
 
 CARD, PERF, PLOT, DRAWING = 'README.md', 'perf.json', 'pareto.svg', 'architecture.svg'
 ONNX = 'model.onnx'
-FILES = (CONFIG, WEIGHTS, CARD, PERF, PLOT, DRAWING, ONNX, 'LICENSE')  # only these are published and fetched
+RESULTS = '.eval_results/top1.yaml'
+FILES = (CONFIG, WEIGHTS, CARD, PERF, PLOT, DRAWING, ONNX, RESULTS, 'LICENSE')  # only these are published and fetched
 REQUIRED = (CONFIG, WEIGHTS, PERF)
 FORMAT = 1  # version of our block in config.json, and of perf.json
 ELSEWHERE = {PERF: ('measurements', 'front'), CONFIG: ('num_classes', 'class_names')}  # fields outside of the block

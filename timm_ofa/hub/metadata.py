@@ -8,6 +8,7 @@ import re
 from functools import partial
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..devices import UNKNOWN
@@ -48,7 +49,8 @@ def card_data(record: Record | SupernetRecord) -> ModelCardData:
     """The front matter of the card."""
     supernet = getattr(record, 'supernet', None)
     base = supernet.id if supernet and re.fullmatch(HUB_ID, supernet.id, re.ASCII) else None
-    more: dict[str, Any] = {'base_model_relation': 'finetune'} if base else {}
+    tuned = bool(base and getattr(record, 'finetune_epochs', None))  # a part that keeps its weights has no relation
+    more: dict[str, Any] = {'base_model_relation': 'finetune'} if tuned else {}
     if record.training and record.training.co2_g is not None:
         more['co2_eq_emissions'] = {
             'emissions': record.training.co2_g, 'source': record.training.co2_source, 'training_type': 'pre-training',
@@ -58,6 +60,22 @@ def card_data(record: Record | SupernetRecord) -> ModelCardData:
         library_name='timm', pipeline_tag='image-classification', license=record.license, tags=tags(record),
         datasets=[record.dataset_id] if record.dataset_id else None, base_model=base, model_name=record.name,
         eval_results=results or None, ignore_metadata_errors=False, **more)
+
+
+def eval_results(record: Record | SupernetRecord) -> str | None:
+    """The Hub's own file of results (`.eval_results/*.yaml`), which shows them beside those of others. It wants a data
+    set of the Hub, and takes no latencies; None where there is no result for it."""
+    if isinstance(record, SupernetRecord):
+        judged = next((j for j in record.judged if j.subnet == 'largest'), None)
+        top1_pct, notes = judged and judged.top1_pct, 'Top-1 (%) of the largest subnet, weights of the supernet'
+    else:
+        top1_pct = record.top1_pct
+        notes = f'Top-1 (%), split {record.accuracy.split}, {record.accuracy.protocol}' if record.accuracy else ''
+    if top1_pct is None or not re.fullmatch(HUB_ID, record.dataset_id or '', re.ASCII):
+        return None
+    return yaml.safe_dump(
+        [{'dataset': {'id': record.dataset_id, 'task_id': 'default'}, 'value': top1_pct, 'notes': notes}],
+        sort_keys=False)
 
 
 def _results(record: Record) -> list[EvalResult]:

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import write_text
 from ..networks import BLOCK, DIGEST
 from ..training import TrainConfig
-from .folder import subset
-from .record import HUB_ID
+from .folder import RESULTS, subset
+from .metadata import eval_results
+from .record import HUB_ID, Record, SupernetRecord
 
 CONFIG_KEYS = (  # of config.json; those that timm reads, and our block
     'architecture', 'num_classes', 'num_features', 'global_pool', 'label_names', 'label_descriptions', 'model_args',
@@ -76,6 +78,12 @@ def public_emissions(text: str) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
+
+
+def write_results(folder: Path, record: Record | SupernetRecord) -> None:
+    """Write the Hub's file of results, if it takes the data set."""
+    if text := eval_results(record):
+        write_text(folder / RESULTS, text)
 
 
 def refuse_links(folder: Path, names: Iterable[str]) -> None:

@@ -55,7 +55,7 @@ def publish(folder: str | Path, repo_id: str | None = None, *, private: bool = F
     with tempfile.TemporaryDirectory() as stage:
         record, render = _stage(Path(folder), Path(stage))
         check_repo_id(repo_id or f'{OWNER}/{record.name}')
-        files = sorted({path.name for path in Path(stage).iterdir()} | {CARD})
+        files = sorted({str(path.relative_to(stage)) for path in Path(stage).rglob('*') if path.is_file()} | {CARD})
         found: dict[str, Any] = {'tags': tags(record), 'files': files}
         write_text(Path(stage) / CARD, render(repo_id))
         if dry_run:

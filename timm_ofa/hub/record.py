@@ -147,6 +147,7 @@ class Record:
     supernet: Supernet | None = None
     search: Search | None = None
     calibration: Calibration | None = None
+    finetune_epochs: int | None = number(default=None)  # after it was taken from the supernet; None: not known
     training: Training | None = None
     license: str = _slug(default='apache-2.0')
     dataset_id: str | None = text(DATASET_ID, default=None)  # on the Hub

@@ -35,13 +35,14 @@ from .folder import (
     ONNX,
     PERF,
     PLOT,
+    RESULTS,
     check_folder,
     check_network,
     entry_point,
     is_ours,
     subset,
 )
-from .outgoing import PERF_KEYS, copy_files, public_config, refuse_links
+from .outgoing import PERF_KEYS, copy_files, public_config, refuse_links, write_results
 from .plots import plot_architecture, plot_front
 from .record import Record
 
@@ -107,6 +108,7 @@ def _write_figures(folder: Path, record: Record, perf: dict) -> None:
     _write_json(folder / PERF, {**perf, **subset(record.to_dict(), ELSEWHERE[PERF])})
     if record.front:
         plot_front(record, folder / PLOT)
+    write_results(folder, record)
     write_text(folder / CARD, render_card(record))
 
 
@@ -130,7 +132,8 @@ def stage_folder(folder: str | Path, stage: Path) -> Record:
     refuse_links(folder, FILES)
     record = check_folder(folder)
     _check_card(folder, record)
-    copy_files(folder, stage, (name for name in FILES if name != CARD))
+    copy_files(folder, stage, (name for name in FILES if name not in (CARD, RESULTS)))
+    write_results(stage, record)
     for name, kept in ((CONFIG, public_config(read_json(folder / CONFIG))),
                        (PERF, subset(read_json(folder / PERF), PERF_KEYS))):
         if kept != read_json(folder / name):

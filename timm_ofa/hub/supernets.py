@@ -30,6 +30,7 @@ from .outgoing import (
     public_name,
     public_training,
     refuse_links,
+    write_results,
 )
 from .plots import is_report, plot_training
 from .record import HUB_ID, NAME, SupernetRecord
@@ -138,6 +139,7 @@ def stage_supernet(folder: str | Path, stage: Path) -> tuple[SupernetRecord, Tra
     write_text(stage / CONFIG, json.dumps(config, indent=2) + '\n')
     write_text(stage / SPACE, json.dumps(record.space.to_dict(), indent=2) + '\n')
     copy_files(folder, stage, (WEIGHTS, 'LICENSE'))
+    write_results(stage, record)
     for name in (LOG, TIMES):
         events = [public_event(event, training) for event in run_events(folder, name)]
         if events:
