@@ -80,6 +80,15 @@ class PlainSampling(Recipe, name='plain'):
     """Uniform subnets, labels alone: the baseline of arXiv:1908.09791, figure 6."""
 
 
+class LargestAlone(Recipe, name='largest'):
+    """The largest subnet alone, labels alone: an ordinary training, at all resolutions of the space."""
+    ignores = ('kd_weight', 'subnets_per_step')
+
+    def draw(self, space: SearchSpace, n: int, rng: np.random.Generator, done: float,
+             whole: SearchSpace | None = None) -> list[Arch]:
+        return [space.max_arch(int(rng.choice(space.resolutions)))]
+
+
 class Coupled(ProgressiveShrinking, name='coupled'):
     """In each stage, depth and expand ratio grow together; all blocks of a stage have the same ratio (CompOFA).
 
