@@ -24,7 +24,9 @@ def checked_batches(
         resolution: Their side (px), if it matters.
     """
     weight, channels, batches = next(supernet.parameters()), supernet.in_chans, list[torch.Tensor]()
-    for batch in images.split(BATCH) if isinstance(images, torch.Tensor) and images.ndim else images:
+    if isinstance(images, torch.Tensor):
+        images = images.split(BATCH) if images.ndim else [images]
+    for batch in images:
         batch = batch[0] if isinstance(batch, (list, tuple)) else batch
         shape = tuple(batch.shape) if isinstance(batch, torch.Tensor) else ()
         side = (resolution, resolution) if resolution else shape[2:]
