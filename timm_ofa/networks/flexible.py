@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d, Conv2dSame, pad_same
+from timm.layers import Conv2dSame, pad_same
 from timm.models import _efficientnet_blocks as mobile
 from timm.models import byobnet, resnet
 from torch import fx, nn
@@ -126,7 +126,7 @@ class ElasticBlock(nn.Module):
             if i == self.kernel_link:
                 weight = self.smaller(weight, kernel_size)
             y = convolve(y, weight, link)
-            y = normalize(link.norm, y, scale, shift)
+            y = first_channels_norm_act(link.norm, y, scale, shift, len(scale))
             for layer in link.then:
                 y = squeeze_excite(layer, y, squeeze) if squeeze and isinstance(layer, mobile.SqueezeExcite) else (
                     layer(y))
@@ -160,25 +160,25 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, link: Link) -> torch.Tensor:
     """The convolution of a link with a part of its weight, padded as the link's own."""
     conv, side = link.conv, weight.shape[-1]
     if isinstance(conv, Conv2dSame):
-        x = pad_same(x, [side, side], conv.stride)
-        return F.conv2d(x, weight, None, conv.stride, groups=len(weight) if link.depthwise else 1)
+        return conv_same(x, weight, conv.stride, link.depthwise)
     if link.depthwise:
         return depthwise_conv(x, weight, conv.stride)
     return dense_conv(x, weight, conv.stride, (side // 2, side // 2))
 
 
-def normalize(norm: nn.BatchNorm2d, x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """BatchNorm, and the activation that timm's has in it, of x with the first channels' weights and biases."""
-    if isinstance(norm, BatchNormAct2d):
-        return first_channels_norm_act(norm, x, scale, shift, len(scale))
-    if len(scale) == norm.num_features:
-        return norm(x)
-    assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
-    assert norm.momentum is not None
-    if norm.training:
-        norm.num_batches_tracked.add_(1)
-    mean, var = norm.running_mean[:len(scale)], norm.running_var[:len(scale)]
-    return F.batch_norm(x, mean, var, scale, shift, norm.training, norm.momentum, norm.eps)
+@fx.wrap
+def conv_same(x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], depthwise: bool) -> torch.Tensor:
+    """Convolution of x (N, C, H, W) with weight (O, C, K, K), padded as TensorFlow does.
+
+    For an even side and stride 2 that is one pixel later than padding by half a kernel. So, in training, a depthwise
+    convolution is the one that is fast there, of an image with one more row and column, without its first results.
+    """
+    side = weight.shape[-1]
+    even = x.shape[-1] % 2 == x.shape[-2] % 2 == 0
+    if depthwise and torch.is_grad_enabled() and even and tuple(stride) == (2, 2) and side > 3:
+        return depthwise_conv(F.pad(x, (1, 0, 1, 0)), weight, stride)[:, :, 1:, 1:]
+    x = pad_same(x, [side, side], list(stride))
+    return F.conv2d(x, weight, None, stride, groups=len(weight) if depthwise else 1)
 
 
 def _there(*layers: nn.Module | None) -> tuple[nn.Module, ...]:

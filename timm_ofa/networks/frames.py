@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from timm.layers import ConvNormAct
+from timm.layers import ClassifierHead, ConvNormAct
 from timm.models.byobnet import ByobNet
 from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
@@ -39,10 +39,11 @@ def frame_of(model: nn.Module) -> Frame:
     if kind is ResNet:
         return Frame(_flat([model.conv1, model.bn1, model.act1, model.maxpool]),
                      [model.layer1, model.layer2, model.layer3, model.layer4], [], [], model.fc)
-    if kind is ByobNet:
+    if kind is ByobNet and isinstance(model.head, ClassifierHead):
         return Frame(_flat([model.stem]), list(model.stages), _flat([model.final_conv]), [], model.head.fc)
-    known = 'EfficientNet, MobileNetV3, ResNet, ByobNet'
-    raise InputError(f'a {kind.__name__} of timm is no class that a space is read off; give one of {known}')
+    head = f' with a {type(model.head).__name__}' if kind is ByobNet else ''
+    raise InputError(f'a {kind.__name__}{head} is no class that a space is read off; give an EfficientNet, '
+                     'MobileNetV3, ResNet or ByobNet of timm')
 
 
 def _flat(layers: Sequence[nn.Module]) -> list[nn.Module]:

@@ -15,13 +15,14 @@ fx.wrap('first_channels')  # a trace keeps the calls of this module whole
 
 
 def first_channels_norm_act(
-        norm: BatchNormAct2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, channels: int) -> torch.Tensor:
+        norm: nn.BatchNorm2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, channels: int) -> torch.Tensor:
     """BatchNorm and activation of x (N, channels, H, W) with the layer's first weights and biases, (channels,) each.
 
-    In training mode the first running statistics are updated in place, as in the original's dynamic BatchNorm. They
-    mix all subnets, so each subnet must be recalibrated before it is used.
+    timm's layer has an activation, torch's has none. In training mode the first running statistics are updated in
+    place, as in the original's dynamic BatchNorm. They mix all subnets, so each subnet must be recalibrated before it
+    is used.
     """
-    synchronized = norm.training and isinstance(norm, SynchronizedBatchNormAct2d)
+    synchronized = norm.training and isinstance(norm, (SynchronizedBatchNormAct2d, SynchronizedBatchNorm2d))
     if channels == norm.num_features and not synchronized:
         return norm(x)
     assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
@@ -33,11 +34,20 @@ def first_channels_norm_act(
         x = _synchronized_batch_norm(x, mean, var, weight, bias, norm.momentum, norm.eps)
     else:
         x = F.batch_norm(x, mean, var, weight, bias, norm.training, norm.momentum, norm.eps)
-    return norm.act(norm.drop(x))
+    return norm.act(norm.drop(x)) if isinstance(norm, BatchNormAct2d) else x
 
 
 class SynchronizedBatchNormAct2d(BatchNormAct2d):
     """timm's layer, but in training its statistics are those of the batches of all processes, on any device."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            return first_channels_norm_act(self, x, self.weight, self.bias, self.num_features)
+        return super().forward(x)
+
+
+class SynchronizedBatchNorm2d(nn.BatchNorm2d):
+    """The same for a BatchNorm without an activation."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training:
@@ -50,6 +60,8 @@ def synchronize_batch_norm(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is BatchNormAct2d:
             module.__class__ = SynchronizedBatchNormAct2d
+        elif type(module) is nn.BatchNorm2d:
+            module.__class__ = SynchronizedBatchNorm2d
 
 
 def _synchronized_batch_norm(

@@ -80,7 +80,8 @@ class TrainConfig:
     accumulate: int = number(1, 4096, default=1)  # parts in which each process takes its share of a batch
     sync_bn: bool = True  # BatchNorm sees the images of all processes, so that n processes learn what one does
     teacher: str | None = text(limit=MAX_LONG_TEXT, default=None)  # a timm model or a folder; None: the largest subnet
-    initial_checkpoint: str | None = text(limit=MAX_LONG_TEXT, default=None)  # see `initialize`; None: random weights
+    initial_checkpoint: str | None = text(limit=MAX_LONG_TEXT, default=None)  # see `initialize`; None: random weights,
+    #                                        or those of the network that the space was read off
     checkpoint_minutes: float = number(1e-9, default=5.0)  # between checkpoints; each phase ends with one as well
     augment: Augment = field(default_factory=Augment)
 

@@ -180,10 +180,11 @@ def _beginning(config: TrainConfig, num_classes: int, begun: bool) -> Supernet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         supernet = new_supernet(config.load_space(), num_classes=num_classes, drop_rate=config.drop_rate)
-    if config.initial_checkpoint and not begun and initialize(supernet, config.initial_checkpoint):
+    source = config.initial_checkpoint or (config.space.network and config.space.network.name)
+    if source and not begun and initialize(supernet, source):
         for phase in config.phases:
             if phase.sort_channels:
                 raise InputError(
                     f'{config.name}: sort_channels in phase {phase.name!r} would change the trained subnets of '
-                    f'initial_checkpoint {config.initial_checkpoint!r:.120}; leave it out')
+                    f'initial_checkpoint {source!r:.120}; leave it out')
     return supernet
