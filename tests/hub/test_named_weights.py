@@ -67,6 +67,7 @@ def test_the_hub_comes_first(monkeypatch, tmp_path):
         save_file(timm.create_model(NAME).state_dict(), tmp_path / 'model.safetensors')
         return tmp_path / 'model.safetensors'
 
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path / 'hub'))
     monkeypatch.setattr(checkpoints, 'hub_weights', download)
     monkeypatch.setattr(checkpoints, '_fetch_upstream', lambda *_: pytest.fail('asked the authors'))
     timm.create_model(NAME, pretrained=True)
@@ -134,16 +135,43 @@ def network_files(seed):
     return files, str(float(model.classifier.weight.detach().double().sum()))
 
 
-def test_a_network_that_is_published_again_is_loaded_anew(server, client):
+def test_a_network_that_is_published_again_is_refused_until_that_is_wanted(server, client):
+    """Nobody stated the hash of its weights, so whoever owns the repository could replace them."""
     repo = server.repos[f'timm-ofa/{NAME}'] = Repo(private=False)
-    for seed in (1, 2):
-        files, expected = network_files(seed)
-        repo.commit(files, 'published')
-        assert client(LOAD) == expected
+    files, expected = network_files(1)
+    repo.commit(files, 'published')
+    assert client(LOAD) == client(LOAD) == expected
+    files, expected = network_files(2)
+    repo.commit(files, 'published')
+    line = client(LOAD)
+    assert line.startswith('InputError: weights of') and 'have changed: SHA-256' in line and '\n' not in line
+    pins = Path(re.search("delete that line in '(.+)'", line)[1])
+    kept = json.loads(pins.read_text())
+    address, = kept
+    assert address.endswith(f'/timm-ofa/{NAME}') and re.fullmatch('[0-9a-f]{64}', kept[address])
+    pins.write_text('{}')
+    assert client(LOAD) == expected and json.loads(pins.read_text()) != kept
     server.forbid, asked = '.*', len(server.requests)
     line = client(f'from huggingface_hub import constants\nconstants.HF_HUB_OFFLINE = True{LOAD}\n'
                   'constants.HF_HUB_OFFLINE = False')
     assert line == expected and len(server.requests) == asked  # from the cache
+
+
+def test_weights_of_the_authors_that_change_are_refused(authors, no_hub, monkeypatch):
+    folder, address = authors
+    load = partial(timm.create_model, NAME, pretrained=True, pretrained_cfg_overlay=dict(url=f'{address}/init'))
+    for seed in (0, 1):
+        torch.save(upstream_checkpoint(NAME, seed), folder / 'init')
+        if not seed:
+            load()
+    for path in (no_hub / 'cache').glob('*.safetensors'):
+        path.unlink()
+    with pytest.raises(InputError, match=f'{address}/init have changed: SHA-256 .*delete that line') as error:
+        load()
+    assert '\n' not in str(error.value)
+    monkeypatch.setattr('timm_ofa.hub.pins.write_text', lambda *_: (_ for _ in ()).throw(PermissionError(13, 'denied')))
+    (no_hub / 'timm_ofa_pins.json').unlink()
+    assert load() is not None  # a cache that cannot be written is a warning
 
 
 def test_a_gated_repository_says_that_it_is_one(server, client):

@@ -22,6 +22,7 @@ from ..errors import InputError, one_line
 from ..files import fetch, save_tensors, sha256_of
 from ..networks import convert_upstream, hub_address, hub_weights, refuse_unreachable
 from .configs import HubConfig, Weights
+from .pins import refuse_changed
 
 _logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ def fetch_weights(config: HubConfig, cfg: PretrainedCfg, reference: Callable[[],
                   cache_dir: str | Path | None = None) -> Path:
     """A file with a named model's weights: from the Hub, otherwise converted from the authors' checkpoint.
 
+    It must be the file that the same address gave before.
     `reference` gives the network of the checkpoint, which may be on the meta device.
     """
     sources: list[tuple[str, Callable[[], Path]]] = []
@@ -55,11 +57,14 @@ def fetch_weights(config: HubConfig, cfg: PretrainedCfg, reference: Callable[[],
     failures = []
     for address, download in sources:
         try:
-            return download()
+            path = download()
         except (OSError, ValueError) as error:  # what the Hub's client and we raise
             _logger.info('weights of %s: %s failed (%s)', config.name, address, one_line(error))
             reason = one_line(error)
             failures.append(reason if address in reason else f'{address} ({reason})')
+        else:
+            refuse_changed(config.name, address, path, cache_dir or Path(constants.HF_HUB_CACHE).parent)
+            return path
     raise InputError(
         f'weights of {config.name!r} could not be loaded: {"; ".join(failures) or "no source is set"}; '
         f'{weights_cure(config)}, or use pretrained=False')
