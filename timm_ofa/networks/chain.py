@@ -55,7 +55,8 @@ class Link:
         """
         norm, (scale, _) = self.norm, self.scale_and_shift()
         assert norm.running_mean is not None and norm.running_var is not None
-        scale = scale.abs().clamp(min=1e-3 * float(scale.abs().max())).copysign(scale)
+        floor = 1e-3 * float(scale.abs().max()) or 1.0  # also where BatchNorm ignores a channel, or all
+        scale = scale.abs().clamp(min=floor).copysign(scale)
         weight = weight / scale[:, None]
         variance = ((weight @ spread) * weight).sum(1).clamp(min=0)
         self.conv.weight.copy_(weight.view_as(self.conv.weight))
