@@ -3,6 +3,8 @@
 - `stock`, `ofa`: an arch as a stock timm network; the entry-points that timm registers for it
 - `slices`, `layers`, `depthwise`, `elastic`: the parts of weights that a subnet uses, and the blocks that use them
 - `supernet`: the supernet of a search space; `initial`: the trained weights with which it may begin
+- `chain`: the convolutions of a block, in order; `energy`: how much a channel counts; `repairing`, with `streams` and
+  `least_squares`: subnets of a network that was trained as a whole
 - `weights`: weights from a folder or the Hub, checked; `convert`: checkpoints of the original code
 
 A new block is a class in `elastic`. A new family is a class in `supernet`, its arguments in `stock` and its names in
