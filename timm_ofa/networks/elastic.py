@@ -134,8 +134,8 @@ class ElasticInvertedResidual(nn.Module):
     def sort_channels(self, keep: Sequence[Stage] = (), importance: Importance = l1_norm) -> None:
         """Order the middle channels by importance for the projection, the most important first.
 
-        The function of the whole block stays the same. `keep` holds choices that are trained already: channels then move only between the borders of
-        their expand ratios, so that the narrower blocks stay the same as well.
+        The function of the whole block stays the same. `keep` holds choices that are trained already: channels then
+        move only between the borders of their expand ratios, so that the narrower blocks stay the same as well.
         """
         borders = [self.mid_chs(ratio) for stage in keep for ratio in stage.expand_ratios]
         order = _descending(importance(self.conv_pwl), borders)
@@ -170,7 +170,7 @@ class ElasticBottleneck(nn.Module):
             self.add_module(name, getattr(block, name))
 
     @staticmethod
-    def chain(block: ElasticBottleneck | BottleneckBlock) -> Chain:
+    def chain(block: ElasticBottleneck) -> Chain:
         """The three convolutions of an elastic or a stock block."""
         layers = block.conv1_1x1, block.conv2_kxk, block.conv3_1x1
         return Chain(tuple(Link(layer.conv, layer.bn) for layer in layers), block.shortcut, block.act)
@@ -191,7 +191,8 @@ class ElasticBottleneck(nn.Module):
     def sort_channels(self, keep: Sequence[Stage] = (), importance: Importance = l1_norm) -> None:
         """Order the channels between the convolutions by importance for their reader, the most important first.
 
-        The function of the whole block stays the same; with `keep`, that of the same block at these expand ratios and widths as well.
+        The function of the whole block stays the same; with `keep`, that of the same block at these expand ratios and
+        widths as well.
         """
         borders = [bottleneck_mid_chs(width, ratio) for stage in keep for width in stage.widths
                    for ratio in stage.expand_ratios]

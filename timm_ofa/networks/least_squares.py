@@ -59,8 +59,9 @@ class Moments:
     def covariances(self, halves: Sequence[int] = (0, 1)) -> Covariances:
         """Those of one half of the images, or of all."""
         rows, c = sum(self.rows[half] for half in halves), self._inputs
-        mean = sum(self._sums[half] for half in halves) / rows
-        covariance = sum(self._products[half] for half in halves) / rows - mean.mT @ mean[..., :c]
+        mean = torch.stack([self._sums[half] for half in halves]).sum(0) / rows
+        products = torch.stack([self._products[half] for half in halves]).sum(0)
+        covariance = products / rows - mean.mT @ mean[..., :c]
         mean = (mean + self._origin).squeeze(-2)
         return Covariances(covariance[..., :c, :], covariance[..., c:, :], mean[..., :c], mean[..., c:])
 
@@ -108,7 +109,7 @@ def patches(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     """What a convolution reads at each point of its output: (C, N·H·W, K·K), for x (N, C, height, width)."""
     (rows, columns), (down, right), (tall, wide) = conv.kernel_size, conv.stride, conv.dilation
     if isinstance(conv, Conv2dSame):
-        x = pad_same(x, conv.kernel_size, conv.stride, conv.dilation)
+        x = pad_same(x, list(conv.kernel_size), list(conv.stride), list(conv.dilation))
     else:
         assert not isinstance(conv.padding, str)
         x = F.pad(x, [conv.padding[1]] * 2 + [conv.padding[0]] * 2)

@@ -121,7 +121,7 @@ def _repair_link(stream: Stream, whole: Link, subnet: Link, changed: bool) -> No
     if changed and not fitted:
         _match_statistics(stream, subnet.norm)
     for big, small in zip(whole.then, subnet.then):
-        if isinstance(small, SqueezeExcite):
+        if isinstance(big, SqueezeExcite) and isinstance(small, SqueezeExcite):
             _fit_squeeze_excite(stream, whole, subnet, big, small)
     stream.then(partial(_step, whole.finish, subnet.finish))
 

@@ -178,7 +178,7 @@ class Supernet(nn.Module):
             self.train(training)
         for i, stage in enumerate(self.elastic_stages()):
             for j, block in enumerate(stage):
-                block.sort_channels(
+                block.sort_channels(  # type: ignore[operator] # each class of elastic blocks has it
                     [space.stages[i].at(j) for space in keep if j < space.stages[i].depths[-1]], importance)
 
 
