@@ -12,6 +12,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import read_off_models
 import timm
 
 from timm_ofa import load_space
@@ -22,18 +23,19 @@ SOME = [*SMALL, 'ofa_mbv3_note10_lat22ms']
 MODELS = [
     *SOME, 'ofa_proxyless_cpu_lat11ms', 'ofa_resnet50d_flops600m', 'ofa_mbv3_w10_supernet',
     'ofa_proxyless_w13_supernet', 'ofa_resnet50d_supernet']
-SUPERNETS = [name for name in MODELS if name.endswith('_supernet')]
-WITH_MATRICES = [name for name in SUPERNETS if 'resnet' not in name]  # their kernel size is elastic
+READ_OFF = [*read_off_models.SUBNETS, *read_off_models.SUPERNETS]  # of spaces that were read off networks
+SUPERNETS = [name for name in (*MODELS, *READ_OFF) if name.endswith('_supernet')]
+WITH_MATRICES = [name for name in SUPERNETS if not re.search('resnet|byobnet', name)]  # their kernel size is elastic
 
 TESTS = {  # of timm, that take the name of a model -> models
-    'test_model_forward': MODELS,
-    'test_model_backward': MODELS,
-    'test_model_default_cfgs': MODELS,
+    'test_model_forward': [*MODELS, *READ_OFF],
+    'test_model_backward': [*MODELS, *READ_OFF],
+    'test_model_default_cfgs': [*MODELS, *READ_OFF],
     'test_model_forward_features': MODELS,
-    'test_model_forward_intermediates_features': MODELS,
+    'test_model_forward_intermediates_features': [*MODELS, *READ_OFF],
     'test_model_forward_intermediates': MODELS,
     'test_model_forward_torchscript': SOME,
-    'test_model_forward_fx': MODELS,
+    'test_model_forward_fx': [*MODELS, *READ_OFF],
     'test_model_backward_fx': MODELS,
     'test_model_forward_fx_torchscript': SOME,
     'test_features_only_grad_checkpointing_backward': SMALL[:3],  # timm's wrapper of a supernet has no checkpointing
@@ -114,5 +116,6 @@ def create_with_frozen_matrices(*args, **kwargs):
 
 
 def test_every_family_is_among_them():
-    assert set(ENTRY_POINTS.values()) <= set(MODELS)
-    assert {load_space(name.removesuffix('_supernet')).family for name in SUPERNETS} == set(ENTRY_POINTS)
+    spaces = [load_space(name.removesuffix('_supernet')) for name in MODELS if name.endswith('_supernet')]
+    assert set(ENTRY_POINTS.values()) <= {*MODELS, 'ofa_timm'}
+    assert {space.family for space in (*spaces, *read_off_models.SPACES.values())} == set(ENTRY_POINTS)

@@ -1,17 +1,28 @@
-"""The verbs that list: `spaces`, `devices` and `models`. None of them needs torch, but for what is on the Hub."""
+"""The verbs that list: `spaces`, `devices` and `models`. None of them needs torch, but for networks and the Hub."""
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .shared import options
+from ..files import write_text
+from .shared import check_files, options
 from .verbs import Answer, Option, Verb, rows_answer
 
 if TYPE_CHECKING:
     from ..hub import NamedSubnet, Weights
     from ..spaces import SearchSpace
 
-SPACES = Verb('spaces', 'List the search spaces that come with the package.', '--format json')
+SPACES = Verb(
+    'spaces', 'List the search spaces that come with the package, or write one that is read off a network of timm.',
+    '--from tf_efficientnet_lite0 --out lite0.json',
+    options(
+        'resolutions',
+        network=Option('write the space whose largest network is this one of timm', 'NAME', flags=('--from',)),
+        out=Option('file of the space, for `--space` and for `space:` of a training', 'FILE.json')))
+SPACE_HEADER = ['space', 'networks', 'resolutions', 'mmacs', 'mparams']
 DEVICES = Verb('devices', 'List the device profiles that come with the package.', '--format json')
 MODELS = Verb(
     'models', 'List the named networks of the package, or the networks that somebody published.',
@@ -28,15 +39,20 @@ def list_spaces() -> Answer:
     """The search spaces with the range of their networks."""
     from ..spaces import load_space, space_names
 
-    rows = []
-    for space in map(load_space, space_names()):
-        low, high = space.min_arch(), space.max_arch()
-        rows.append(dict(
-            space=space.name, family=space.family, networks=float(space.size()),
-            resolutions=f'{min(space.resolutions)}..{max(space.resolutions)}',
-            mmacs=f'{space.macs(low) / 1e6:.1f}..{space.macs(high) / 1e6:.1f}',
-            mparams=f'{space.params(low) / 1e6:.2f}..{space.params(high) / 1e6:.2f}', source=space.source))
-    return rows_answer(['space', 'networks', 'resolutions', 'mmacs', 'mparams'], rows)
+    return rows_answer(SPACE_HEADER, [_space_row(load_space(name)) for name in space_names()])
+
+
+@SPACES.mode('network')
+def read_space(*, network: str, out: str, resolutions: Sequence[int] | None = None) -> Answer:
+    """Write the space that is read off a network."""
+    from ..networks import space_of
+
+    check_files(out=out)
+    if not out.endswith('.json'):
+        raise InputError(f'--out {out!r:.120} is no name of a space; end it in .json')
+    space = space_of(network, resolutions=resolutions)
+    write_text(Path(out), json.dumps(space.to_dict(), indent=1) + '\n')
+    return rows_answer(SPACE_HEADER, [_space_row(space)], f'the space is in {out}')
 
 
 @DEVICES.mode()
@@ -103,6 +119,15 @@ def list_supernets(*, source: str) -> Answer:
 
     header = ['name', 'space', 'networks', 'resolutions', 'data', 'largest_top1_pct']
     return rows_answer(header, find_supernets(source))
+
+
+def _space_row(space: SearchSpace) -> dict[str, Any]:
+    low, high = space.min_arch(), space.max_arch()
+    return dict(
+        space=space.name, family=space.family, networks=float(space.size()),
+        resolutions=f'{min(space.resolutions)}..{max(space.resolutions)}',
+        mmacs=f'{space.macs(low) / 1e6:.1f}..{space.macs(high) / 1e6:.1f}',
+        mparams=f'{space.params(low) / 1e6:.2f}..{space.params(high) / 1e6:.2f}', source=space.source)
 
 
 def _model_row(name: str, subnet: NamedSubnet) -> dict[str, Any]:

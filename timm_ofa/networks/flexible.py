@@ -108,8 +108,8 @@ class ElasticBlock(nn.Module):
         parts = first + last
         slices = first_channels([part[1] for part in parts], [part[2] for part in parts], len(first))
         found: list[dict[int, torch.Tensor]] = [{} for _ in self.own.links]
-        for (i, tensor, _), part in zip(parts, slices):
-            found[i][id(tensor)] = part
+        for n, (i, tensor, _) in enumerate(parts):
+            found[i][id(tensor)] = slices[n]
         return [self._ordered(link, own) for link, own in zip(self.own.links, found)]
 
     @staticmethod
@@ -126,13 +126,16 @@ class ElasticBlock(nn.Module):
             if i == self.kernel_link:
                 weight = self.smaller(weight, kernel_size)
             y = convolve(y, weight, link)
-            y = first_channels_norm_act(link.norm, y, scale, shift, len(scale))
+            y = first_channels_norm_act(link.norm, y, scale, shift, mid if i in self.middle else link.norm.num_features)
             for layer in link.then:
                 y = squeeze_excite(layer, y, squeeze) if squeeze and isinstance(layer, mobile.SqueezeExcite) else (
                     layer(y))
         if self.drop_path is not None:
             y = self.drop_path(y)
-        return self.own.act(self.own.add(y, x))
+        shortcut, act = self.own.shortcut, self.own.act  # an identity may be no layer of the block
+        if shortcut is not None:
+            y = y + (x if isinstance(shortcut, nn.Identity) else shortcut(x))
+        return y if isinstance(act, nn.Identity) else act(y)
 
     @torch.no_grad()
     def sort_channels(self, keep: Sequence[Block] = (), importance: Importance = l1_norm) -> None:
@@ -158,12 +161,13 @@ class ElasticBlock(nn.Module):
 
 def convolve(x: torch.Tensor, weight: torch.Tensor, link: Link) -> torch.Tensor:
     """The convolution of a link with a part of its weight, padded as the link's own."""
-    conv, side = link.conv, weight.shape[-1]
+    conv = link.conv
     if isinstance(conv, Conv2dSame):
         return conv_same(x, weight, conv.stride, link.depthwise)
     if link.depthwise:
         return depthwise_conv(x, weight, conv.stride)
-    return dense_conv(x, weight, conv.stride, (side // 2, side // 2))
+    assert not isinstance(conv.padding, str)
+    return dense_conv(x, weight, conv.stride, conv.padding)
 
 
 @fx.wrap

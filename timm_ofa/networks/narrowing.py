@@ -14,7 +14,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import nn
 
-from ..errors import InputError, one_line
+from ..errors import InputError
 from ..fields import read_value
 from ..spaces import MAX_WIDTH
 from .flexible import KINDS, kernel_link, middle
@@ -24,6 +24,7 @@ from .weights import checked
 
 __all__: list[str] = []  # timm's registry adds the entry-point
 
+OWN = ('input_size', 'pool_size', 'crop_pct', 'interpolation', 'mean', 'std', 'first_conv', 'classifier')
 DEFAULT = 'mobilenetv3_small_050'  # the network that is built when none is named
 _cfg = timm.get_pretrained_cfg(DEFAULT)
 assert _cfg is not None
@@ -50,6 +51,10 @@ def ofa_timm(
     """
     if blocks is not None:
         blocks = read_value(tuple[tuple[tuple[int, ...], ...], ...], blocks, 'blocks', low=0, high=MAX_WIDTH)
+    if kwargs.get('pretrained_cfg') is None and isinstance(network, str) and timm.is_model(network):
+        own = timm.get_pretrained_cfg(network) or _cfg  # how images are prepared, and names of layers
+        kwargs['pretrained_cfg_overlay'] = {
+            **{key: getattr(own, key) for key in OWN}, **(kwargs.get('pretrained_cfg_overlay') or {})}
     return build_model_with_cfg(
         partial(_build, network, blocks), 'ofa_timm', pretrained, feature_cfg=dict(feature_cls='getter'), **kwargs)
 
@@ -58,13 +63,8 @@ def stock(name: str, **kwargs) -> nn.Module:
     """A network of timm's by its name, with random weights."""
     if not isinstance(name, str) or not timm.is_model(name) or name.startswith('ofa_'):
         raise InputError(f'network {name!r:.80} is no network of timm; give a name of timm.list_models()')
-    try:
-        network = timm.create_model(name, **kwargs)
-        frame_of(network)
-    except InputError:
-        raise
-    except Exception as error:  # timm raises what it likes
-        raise InputError(f'network {name} cannot be built ({one_line(error):.200}); give another') from None
+    network = timm.create_model(name, **kwargs)
+    frame_of(network)
     return network
 
 

@@ -5,9 +5,9 @@ layers are looked at.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import timm
 import torch
@@ -30,16 +30,8 @@ ACTS = {'relu': 're', 'relu6': 'r6', 'hardswish': 'hs', 'silu': 'sw', 'swish': '
 SILENT = (nn.Identity, nn.Dropout, nn.Flatten, DropPath, SelectAdaptivePool2d, nn.AdaptiveAvgPool2d)
 
 
-@dataclass(frozen=True)
-class Rules:
-    """What may vary in a space that is read off a network."""
-    ratios: tuple[float, ...] = RATIOS  # of each block's own middle channels
-    kernel_sizes: tuple[int, ...] = KERNEL_SIZES  # those that are not above a block's own
-    least_depth: float = 0.5  # share of the blocks of a stage that stay
-    resolutions: tuple[int, ...] | None = None  # px; None: multiples of 32 from half of the network's own up to it
-
-
-def space_of(model: str | nn.Module, **rules: Any) -> SearchSpace:
+def space_of(model: str | nn.Module, *, ratios: Sequence[float] = RATIOS, kernel_sizes: Sequence[int] = KERNEL_SIZES,
+             least_depth: float = 0.5, resolutions: Sequence[int] | None = None) -> SearchSpace:
     """The search space of a timm network, which is its largest subnet.
 
     In each stage the last blocks may be left out, if they have a shortcut. Each block may have a smaller depthwise
@@ -47,31 +39,40 @@ def space_of(model: str | nn.Module, **rules: Any) -> SearchSpace:
 
     Args:
         model: A network of timm's, or its name. What it has been trained for does not matter.
-        rules: Fields of `Rules`: `ratios`, `kernel_sizes`, `least_depth`, `resolutions`.
+        ratios: Shares of each block's own middle channels, rounded as timm rounds; all of them is always a choice.
+        kernel_sizes: Smaller depthwise kernels; a block's own is always a choice.
+        least_depth: The share of the blocks of a stage that stay.
+        resolutions: px; None: multiples of the network's strides, from half of its own resolution up to it.
 
     Raises:
         InputError: The network has a layer that a space cannot hold; the message names it. Or a rule is wrong.
     """
-    found, network = _checked(Rules(**rules)), stock_network(model)
-    cfg, frame = network.pretrained_cfg, read_frame(network)
-    reduction = read_stride(frame[0])
-    stages = [_stage(network, stage, found) for stage in frame_of(network).stages]
-    total = reduction * int(torch.tensor([stage.stride for stage in stages]).prod())
-    own = cfg['input_size'][-1]
-    sides = found.resolutions or tuple(range(-(-own // 2 // total) * total, own + 1, total)) or (own,)
-    return SearchSpace.from_dict(SearchSpace(
-        name=frame[0].name, family='timm', stem_widths=((_width(frame[0]),),), stem_stride=min(2, reduction),
+    ratios = read_value(tuple[float, ...], tuple(ratios), 'ratios', low=0.01, high=1)
+    kernel_sizes = read_value(tuple[int, ...], tuple(kernel_sizes), 'kernel_sizes', low=1, high=31)
+    read_value(float, least_depth, 'least_depth', low=0, high=1)
+    network = stock_network(model)
+    cfg, (frame, bn_eps) = network.pretrained_cfg, read_frame(network)
+    reduction = math.prod(layer.stride * (2 if layer.kind == 'max' else 1) for layer in frame.stem)
+    width = [layer.width for layer in frame.stem if layer.width][-1]
+    stages = [_stage([_with_choices(block, ratios, kernel_sizes) for block in read_blocks(network, stage)], least_depth)
+              for stage in frame_of(network).stages]
+    space = SearchSpace(
+        name=frame.name, family='timm', stem_widths=((width,),), stem_stride=min(2, reduction),
         stem_pool=reduction == 4, first=None, stages=tuple(stages), last_width=0, num_features=0,
-        act=frame[0].stem[0].act or 're', bn_eps=frame[1], num_classes=cfg['num_classes'], resolutions=sides,
-        extra_resolutions=(), mean=tuple(cfg['mean']), std=tuple(cfg['std']),
-        crop_pct=max(0.5, min(1.0, cfg['crop_pct'])), network=frame[0],
-        source=f'read off {frame[0].name} of timm {timm.__version__}').to_dict(), f'space of {frame[0].name}')
+        act=frame.stem[0].act or 're', bn_eps=bn_eps, num_classes=cfg['num_classes'],
+        resolutions=tuple(resolutions or ()), extra_resolutions=(), mean=tuple(cfg['mean']), std=tuple(cfg['std']),
+        crop_pct=max(0.5, min(1.0, cfg['crop_pct'])), network=frame,
+        source=f'read off {frame.name} of timm {timm.__version__}')
+    if resolutions is None:
+        own, step = cfg['input_size'][-1], space.reduction
+        space = replace(space, resolutions=tuple(range(-(-own // 2 // step) * step, own + 1, step)) or (own,))
+    return SearchSpace.from_dict(space.to_dict(), f'space of {frame.name}')
 
 
 def stock_network(model: str | nn.Module) -> nn.Module:
     """The network of timm's that a name or a model stands for, without storage for weights."""
     name = model if isinstance(model, str) else vars(model).get('pretrained_cfg', {}).get('architecture', '')
-    if not isinstance(name, str) or not timm.is_model(name.split('.')[0]):
+    if not isinstance(name, str) or not timm.is_model(name.split('.')[0]) or name.startswith('ofa_'):
         what = repr(model)[:80] if isinstance(model, str) else f'a {type(model).__name__}'
         raise InputError(f'{what} is no network that timm knows; give a name of timm.list_models()')
     name = name.split('.')[0]
@@ -90,10 +91,15 @@ def _difference(model: nn.Module, network: nn.Module) -> str | None:
     """The first layer that two networks have not in common."""
     def told(net: nn.Module) -> dict[str, str]:
         return {name: f'{type(layer).__name__} {layer.extra_repr()}' for name, layer in net.named_modules()
-                if not any(layer.children()) and not isinstance(layer, (nn.Dropout, DropPath, nn.Identity))}
+                if _is_layer(layer) and not isinstance(layer, (nn.Dropout, DropPath, nn.Identity))}
 
     own, theirs = told(model), told(network)
     return next((name for name in {**theirs, **own} if own.get(name) != theirs.get(name)), None)
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether a module computes something itself."""
+    return next(module.children(), None) is None or next(module.parameters(recurse=False), None) is not None
 
 
 def read_frame(network: nn.Module) -> tuple[Network, float]:
@@ -112,20 +118,11 @@ def read_frame(network: nn.Module) -> tuple[Network, float]:
     eps = {norm.eps for norm in network.modules() if isinstance(norm, nn.BatchNorm2d)}
     if len(eps) != 1:
         raise InputError(f'the epsilons of BatchNorm are {sorted(eps)}; a space holds one')
-    if type(frame.classifier) is not nn.Linear and type(frame.classifier).__name__ != 'Linear':
+    if not isinstance(frame.classifier, (nn.Linear, nn.Identity)):
         raise InputError(f'the classifier is a {type(frame.classifier).__name__}; give a network with a linear one')
     return Network(
         name=network.pretrained_cfg['architecture'], stem=tuple(stem), last=last[0] if last else None,
         features=features[0] if features else None, classifier=reader.names[frame.classifier]), eps.pop()
-
-
-def read_stride(network: Network) -> int:
-    """By how much the stem shrinks an image."""
-    return int(torch.tensor([layer.stride * (2 if layer.kind == 'max' else 1) for layer in network.stem]).prod())
-
-
-def _width(network: Network) -> int:
-    return next(layer.width for layer in reversed(network.stem) if layer.width)
 
 
 def read_blocks(network: nn.Module, stage: nn.Module) -> list[Block]:
@@ -134,39 +131,27 @@ def read_blocks(network: nn.Module, stage: nn.Module) -> list[Block]:
     return [reader.block(block, KINDS[type(block)].chain(block)) for block in stage.children()]
 
 
-def _stage(network: nn.Module, stage: nn.Module, rules: Rules) -> Stage:
-    blocks = [_with_choices(block, rules) for block in read_blocks(network, stage)]
+def _stage(blocks: Sequence[Block], least_depth: float) -> Stage:
     needed = max([0, *(i for i, b in enumerate(blocks) if not b.skip)]) + 1
-    least = max(needed, round(rules.least_depth * len(blocks) + 0.4999))
-    first = blocks[0]
+    least = max(needed, math.ceil(least_depth * len(blocks)))
+    acts = [layer.act for layer in blocks[0].layers if layer.kind == 'conv' and layer.act]
     return of_blocks(Stage(
-        block='timm', widths=(blocks[-1].width,), stride=first.stride, act=first.row(8, 8, 1, 1).act or 're',
+        block='timm', widths=(blocks[-1].width,), stride=blocks[0].stride, act=acts[0] if acts else blocks[0].last_act,
         se_ratio=0, depths=tuple(range(least, len(blocks) + 1)), kernel_sizes=(), expand_ratios=()), blocks)
 
 
-def _with_choices(block: Block, rules: Rules) -> Block:
+def _with_choices(block: Block, ratios: Sequence[float], kernel_sizes: Sequence[int]) -> Block:
     own = block.kernel_sizes[-1]
     if any(layer.kernel_size == 0 for layer in block.layers):
-        block = replace(block, kernel_sizes=tuple(sorted({own, *(k for k in rules.kernel_sizes if k < own)})))
+        block = replace(block, kernel_sizes=tuple(sorted({own, *(k for k in kernel_sizes if k < own and k % 2)})))
     if block.mid_chs:
         found: dict[int, float] = {block.mid_chs: 1}
-        for ratio in sorted((r for r in rules.ratios if r < 1), reverse=True):
+        for ratio in sorted((r for r in ratios if r < 1), reverse=True):
             chs = make_divisible(block.mid_chs * round(ratio, 4))
             if chs < block.mid_chs:
                 found.setdefault(chs, round(ratio, 4))
         block = replace(block, expand_ratios=tuple(sorted(found.values())))
     return block
-
-
-def _checked(rules: Rules) -> Rules:
-    """The rules, with their values checked."""
-    given = read_value(tuple[float, ...], tuple(rules.ratios), 'ratios', low=0.01, high=1)
-    kernels = read_value(tuple[int, ...], tuple(rules.kernel_sizes), 'kernel_sizes', low=1, high=31)
-    read_value(float, rules.least_depth, 'least_depth', low=0, high=1)
-    sides = rules.resolutions
-    if sides is not None:
-        sides = read_value(tuple[int, ...], tuple(sides), 'resolutions', low=8, high=1024)
-    return replace(rules, ratios=given, kernel_sizes=kernels, resolutions=sides)
 
 
 class _Reader:
@@ -181,8 +166,7 @@ class _Reader:
 
     def refuse_unseen(self) -> None:
         for layer, name in self.names.items():
-            leaf = not any(True for _ in layer.children()) or any(True for _ in layer.parameters(recurse=False))
-            if leaf and layer not in self.seen and not isinstance(layer, SILENT):
+            if _is_layer(layer) and layer not in self.seen and not isinstance(layer, SILENT):
                 raise InputError(f'{name} is a {type(layer).__name__}, which no space holds yet; give another network')
 
     def layers(self, modules: Sequence[nn.Module]) -> list[Layer]:
