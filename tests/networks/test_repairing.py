@@ -12,7 +12,7 @@ from torch import nn
 from timm_ofa.accuracy import recalibrate_bn
 from timm_ofa.errors import InputError
 from timm_ofa.images import eval_batch, load_data
-from timm_ofa.networks import repairing
+from timm_ofa.networks import repairing, streams
 from timm_ofa.networks.energy import energy
 from timm_ofa.networks.least_squares import RIDGES
 from timm_ofa.networks.repairing import repair
@@ -108,9 +108,13 @@ def test_repair_is_the_same_each_time_and_in_any_batches(monkeypatch):
     first = repair(supernet, arch, x).state_dict()
     again = repair(supernet, arch, x).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
+    monkeypatch.setattr(repairing, 'KERNEL_ROWS', 1)  # passes that end early
+    monkeypatch.setattr(streams, 'BATCH', 6)
+    first = repair(supernet, arch, x).state_dict()
     monkeypatch.setattr(repairing, 'MAX_BYTES', 0)  # nothing is kept between passes
     again = repair(supernet, arch, x).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
+    monkeypatch.undo()
     out = {batch: repair(supernet.double(), arch, [(part, None) for part in x.double().split(batch)])(x.double())
            for batch in (24, 7)}
     torch.testing.assert_close(out[7], out[24], rtol=1e-6, atol=1e-6)

@@ -50,34 +50,30 @@ class Pair(NamedTuple):
 
 
 class Stream:
-    """Batches that move on by steps. Each pass over them takes the steps that are new since the last one.
+    """Batches that move on by steps. A pass over them takes the steps that are new, and may end early.
 
-    Where all batches together take no more than `max_bytes`, they are kept, so that no step is taken twice. Where they
-    would take more, the next pass begins again from what was kept last. The results are the same.
+    Where all batches together take no more than `max_bytes`, they are kept as they are then, so that no step is taken
+    twice. Where they would take more, the next pass begins again from what was kept last. The results are the same.
     """
 
     def __init__(self, pairs: Iterable[Pair], max_bytes: int):
-        self._kept, self._steps, self._max_bytes = list(pairs), list[Callable[[Pair], Pair]](), max_bytes
+        self._kept = [(pair, 0) for pair in pairs]  # with the number of steps that it has taken
+        self._steps: list[Callable[[Pair], Pair]] = []
+        self._max_bytes = max_bytes
 
     def then(self, step: Callable[[Pair], Pair]) -> None:
         """Take one more step with each batch, in the next pass."""
         self._steps.append(step)
 
     def __iter__(self) -> Iterator[Pair]:
-        moved = self._moved(self._kept[0])
-        keep = bool(self._steps) and len(self._kept) * _bytes(moved) <= self._max_bytes
-        for i, pair in enumerate(self._kept):
-            moved = self._moved(pair) if i else moved
+        keep = None
+        for i, (pair, taken) in enumerate(self._kept):
+            for step in self._steps[taken:]:
+                pair = step(pair)
+            keep = len(self._kept) * _bytes(pair) <= self._max_bytes if keep is None else keep
             if keep:
-                self._kept[i] = moved
-            yield moved
-        if keep:
-            self._steps.clear()
-
-    def _moved(self, pair: Pair) -> Pair:
-        for step in self._steps:
-            pair = step(pair)
-        return pair
+                self._kept[i] = pair, len(self._steps)
+            yield pair
 
 
 def _bytes(pair: Pair) -> int:
