@@ -1,5 +1,7 @@
 """The loop: recipes, parts of a batch, rate and momentum, batches, losses that are not finite, too little memory."""
 import resource
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,3 +137,35 @@ def test_other_errors_of_a_network_are_not_taken_for_too_little_memory(digits, m
     monkeypatch.setattr('timm_ofa.networks.supernet.Supernet.forward', forward)
     with pytest.raises(RuntimeError, match='mat1 and mat2'):
         train_supernet(CONFIG, digits, tmp_path / 'run')
+
+
+GAPS = """
+import torch
+from pathlib import Path
+from timm_ofa.training.loop import give_back_memory, keep_freed_memory
+def mb():
+    return int(Path('/proc/self/statm').read_text().split()[1]) * 4096 / 1e6
+keep_freed_memory()
+kept, freed = [], []
+for _ in range(100):  # 400 MB, with something that stays after each part
+    freed.append(torch.ones(10**6))
+    kept.append(torch.ones(10**4))
+full = mb()
+del freed
+idle = mb()
+give_back_memory()
+print(full - idle, full - mb())
+"""
+
+
+@pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='only Linux tells the memory of a process')
+def test_freed_memory_is_kept_and_given_back_from_time_to_time(digits, tmp_path, monkeypatch):
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', GAPS], capture_output=True, text=True, check=True)
+    at_once, given_back = map(float, done.stdout.split())
+    assert at_once < 50 and given_back > 350
+    calls = []
+    monkeypatch.setattr('timm_ofa.training.loop.GIVE_BACK_EVERY', 2)
+    monkeypatch.setattr('timm_ofa.training.loop.give_back_memory', lambda: calls.append(1))
+    train_supernet(replace(CONFIG, phases=CONFIG.phases[:1]), digits, tmp_path / 'run')
+    steps = [e['step'] for e in events(tmp_path / 'run') if e['event'] == 'train'][-1]
+    assert len(calls) == steps // 2 > 2

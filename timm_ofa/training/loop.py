@@ -33,6 +33,7 @@ from .config import Phase
 from .recipes import RECIPES, Targets
 
 LOG_EVERY = 20  # steps between two log lines; losses are also looked at only then
+GIVE_BACK_EVERY = 100  # steps after which the system gets back the memory that lies idle
 
 Batches = Callable[[int, int], Iterable[tuple[torch.Tensor, torch.Tensor]]]
 """(epoch, steps to skip) -> batches of images and labels."""
@@ -86,6 +87,8 @@ class Loop:
                 self.bar.update()
                 if progress.total_steps % LOG_EVERY == 0 or progress.step == self.steps_per_epoch:
                     progress = self._report(phase, self._look(phase, progress))
+                if progress.total_steps % GIVE_BACK_EVERY == 0:
+                    give_back_memory()
                 if progress.step == self.steps_per_epoch:
                     progress = replace(progress, epoch=epoch + 1, step=0)
                 if why := due():
@@ -236,8 +239,17 @@ def _memory_for(network: str, phase: Phase, progress: Progress, images: torch.Te
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep the memory that a step frees; page faults cost a tenth of a step on a CPU."""
+    """Let the C library keep the memory that a step frees; page faults cost a tenth of a step on a CPU.
+
+    Subnets of many sizes leave gaps, so from time to time `give_back_memory` is called.
+    """
     with suppress(OSError, TypeError, AttributeError):  # the library is not glibc
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-4, 0)  # M_MMAP_MAX: large blocks come from the heap
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: bytes at its end that may lie idle
+
+
+def give_back_memory() -> None:
+    """Give the system all whole pages that the C library keeps without use, also those between others."""
+    with suppress(OSError, TypeError, AttributeError):  # the library is not glibc
+        ctypes.CDLL(None).malloc_trim(0)
