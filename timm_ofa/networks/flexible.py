@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -50,11 +50,11 @@ class ElasticBlock(nn.Module):
     if TYPE_CHECKING:
         facts: Block
         own: Chain
-        drop_path: nn.Module | None
+        drop_path: Any
         kernel_transform: nn.ParameterDict
 
     @staticmethod
-    def chain(block: nn.Module) -> Chain:
+    def chain(block: Any) -> Chain:
         """The convolutions of an elastic or a stock block, in order."""
         raise NotImplementedError
 
@@ -185,11 +185,11 @@ def conv_same(x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], dept
     return F.conv2d(x, weight, None, stride, groups=len(weight) if depthwise else 1)
 
 
-def _there(*layers: nn.Module | None) -> tuple[nn.Module, ...]:
+def _there(*layers: Any) -> tuple[Any, ...]:
     return tuple(layer for layer in layers if layer is not None and not isinstance(layer, nn.Identity))
 
 
-def _skip(block: nn.Module) -> nn.Module | None:
+def _skip(block: Any) -> nn.Module | None:
     return nn.Identity() if block.has_skip else None
 
 
@@ -198,14 +198,17 @@ def _skip(block: nn.Module) -> nn.Module | None:
 
 class InvertedResidual(ElasticBlock, mobile.InvertedResidual):
     kind = 'ir'
-    chain = staticmethod(ElasticInvertedResidual.chain)
+
+    @staticmethod
+    def chain(block: Any) -> Chain:
+        return ElasticInvertedResidual.chain(block)
 
 
 class DepthwiseSeparable(ElasticBlock, mobile.DepthwiseSeparableConv):
     kind = 'ds'
 
     @staticmethod
-    def chain(block):
+    def chain(block: Any) -> Chain:
         return Chain((Link(block.conv_dw, block.bn1, _there(block.se)), Link(block.conv_pw, block.bn2)), _skip(block))
 
 
@@ -213,7 +216,7 @@ class EdgeResidual(ElasticBlock, mobile.EdgeResidual):
     kind = 'er'
 
     @staticmethod
-    def chain(block):
+    def chain(block: Any) -> Chain:
         return Chain((Link(block.conv_exp, block.bn1, _there(block.se)), Link(block.conv_pwl, block.bn2)), _skip(block))
 
 
@@ -221,7 +224,7 @@ class ConvBnAct(ElasticBlock, mobile.ConvBnAct):
     kind = 'cn'
 
     @staticmethod
-    def chain(block):
+    def chain(block: Any) -> Chain:
         return Chain((Link(block.conv, block.bn1),), _skip(block))
 
 
@@ -229,7 +232,7 @@ class UniversalInvertedResidual(ElasticBlock, mobile.UniversalInvertedResidual):
     kind = 'uir'
 
     @staticmethod
-    def chain(block):
+    def chain(block: Any) -> Chain:
         before = _there(block.dw_start, block.pw_exp, block.dw_mid)
         links = [Link(layer.conv, layer.bn, _there(block.se) if layer is before[-1] else ()) for layer in before]
         links += [Link(layer.conv, layer.bn) for layer in _there(block.pw_proj, block.dw_end)]
@@ -240,7 +243,7 @@ class ResNetBasic(ElasticBlock, resnet.BasicBlock):
     kind = 'basic'
 
     @staticmethod
-    def chain(block):
+    def chain(block: Any) -> Chain:
         links = (Link(block.conv1, block.bn1, (block.act1,)), Link(block.conv2, block.bn2, _there(block.se)))
         return Chain(links, block.downsample or nn.Identity(), block.act2)
 
@@ -249,7 +252,7 @@ class ResNetBottleneck(ElasticBlock, resnet.Bottleneck):
     kind = 'bottle'
 
     @staticmethod
-    def chain(block):
+    def chain(block: Any) -> Chain:
         links = (Link(block.conv1, block.bn1, (block.act1,)), Link(block.conv2, block.bn2, (block.act2,)),
                  Link(block.conv3, block.bn3, _there(block.se)))
         return Chain(links, block.downsample or nn.Identity(), block.act3)
@@ -259,14 +262,17 @@ class ByobBasic(ElasticBlock, byobnet.BasicBlock):
     kind = 'basic'
 
     @staticmethod
-    def chain(block):
+    def chain(block: Any) -> Chain:
         layers = block.conv1_kxk, block.conv2_kxk
         return Chain(tuple(Link(layer.conv, layer.bn) for layer in layers), block.shortcut, block.act)
 
 
 class ByobBottleneck(ElasticBlock, byobnet.BottleneckBlock):
     kind = 'bottle'
-    chain = staticmethod(ElasticBottleneck.chain)
+
+    @staticmethod
+    def chain(block: Any) -> Chain:
+        return ElasticBottleneck.chain(block)
 
 
 KINDS: dict[type[nn.Module], type[ElasticBlock]] = {kind.__bases__[1]: kind for kind in ElasticBlock.__subclasses__()}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from timm.layers import ClassifierHead, ConvNormAct
 from timm.models.byobnet import ByobNet
@@ -21,13 +22,13 @@ from ..errors import InputError
 class Frame:
     """The layers of a network outside of its blocks, in order, and its stages."""
     stem: Sequence[nn.Module]
-    stages: Sequence[nn.Module]
+    stages: Sequence[nn.Sequential]
     last: Sequence[nn.Module]  # convolution, BatchNorm and activation between the last stage and the pool, or nothing
     features: Sequence[nn.Module]  # the same between the pool and the classifier
     classifier: nn.Module
 
 
-def frame_of(model: nn.Module) -> Frame:
+def frame_of(model: Any) -> Frame:
     """The frame of a timm network; raises `InputError` if its class is not known here."""
     kind = type(model)
     if kind is EfficientNet:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import timm
 import torch
@@ -51,7 +52,7 @@ def space_of(model: str | nn.Module, *, ratios: Sequence[float] = RATIOS, kernel
     kernel_sizes = read_value(tuple[int, ...], tuple(kernel_sizes), 'kernel_sizes', low=1, high=31)
     read_value(float, least_depth, 'least_depth', low=0, high=1)
     network = stock_network(model)
-    cfg, (frame, bn_eps) = network.pretrained_cfg, read_frame(network)
+    cfg, (frame, bn_eps) = vars(network)['pretrained_cfg'], read_frame(network)
     reduction = math.prod(layer.stride * (2 if layer.kind == 'max' else 1) for layer in frame.stem)
     width = [layer.width for layer in frame.stem if layer.width][-1]
     stages = [_stage([_with_choices(block, ratios, kernel_sizes) for block in read_blocks(network, stage)], least_depth)
@@ -76,7 +77,7 @@ def stock_network(model: str | nn.Module) -> nn.Module:
         what = repr(model)[:80] if isinstance(model, str) else f'a {type(model).__name__}'
         raise InputError(f'{what} is no network that timm knows; give a name of timm.list_models()')
     name = name.split('.')[0]
-    given = {} if isinstance(model, str) else {'num_classes': model.num_classes, 'in_chans': 3}
+    given: dict[str, Any] = {} if isinstance(model, str) else {'num_classes': model.num_classes, 'in_chans': 3}
     try:
         with torch.device('meta'):
             network = timm.create_model(name, **given)
@@ -121,7 +122,7 @@ def read_frame(network: nn.Module) -> tuple[Network, float]:
     if not isinstance(frame.classifier, (nn.Linear, nn.Identity)):
         raise InputError(f'the classifier is a {type(frame.classifier).__name__}; give a network with a linear one')
     return Network(
-        name=network.pretrained_cfg['architecture'], stem=tuple(stem), last=last[0] if last else None,
+        name=vars(network)['pretrained_cfg']['architecture'], stem=tuple(stem), last=last[0] if last else None,
         features=features[0] if features else None, classifier=reader.names[frame.classifier]), eps.pop()
 
 
@@ -210,13 +211,12 @@ class _Reader:
         return Layer(name=self.names[conv], width=conv.out_channels, kernel_size=side, stride=stride,
                      depthwise=depthwise, bias=conv.bias is not None, same=same)
 
-    def _squeeze(self, se: nn.Module) -> Layer:
-        if isinstance(se, SEModule):
-            first, act, second, gate = se.fc1, se.act, se.fc2, se.gate
-            if se.add_maxpool or not isinstance(se.bn, nn.Identity):
-                raise InputError(f'{self.where(se)} has more than two convolutions; give another network')
-        else:
-            first, act, second, gate = se.conv_reduce, se.act1, se.conv_expand, se.gate
+    def _squeeze(self, se: SqueezeExcite | SEModule) -> Layer:
+        if isinstance(se, SEModule) and (se.add_maxpool or not isinstance(se.bn, nn.Identity)):
+            raise InputError(f'{self.where(se)} has more than two convolutions; give another network')
+        layers: list[Any] = [se.fc1, se.act, se.fc2, se.gate] if isinstance(se, SEModule) else [
+            se.conv_reduce, se.act1, se.conv_expand, se.gate]
+        first, act, second, gate = layers
         self.seen |= {first, second}
         return Layer(kind='se', name=self.names[first], second=self.names[second], hidden=first.out_channels,
                      act=self._act(act), gate=self._act(gate))
@@ -251,9 +251,10 @@ class _Reader:
                 for layer in layers)
 
 
-def _shortcut(shortcut: nn.Module) -> list[nn.Module]:
+def _shortcut(shortcut: Any) -> list[nn.Module]:
     if isinstance(shortcut, DownsampleAvg):
-        return [shortcut.pool, shortcut.conv.conv, shortcut.conv.bn]
+        layer: Any = shortcut.conv
+        return [shortcut.pool, layer.conv, layer.bn]
     if hasattr(shortcut, 'bn'):
         return [shortcut.conv, shortcut.bn]
     return list(shortcut.children()) if isinstance(shortcut, nn.Sequential) else []

@@ -35,8 +35,8 @@ def all_rows(space: SearchSpace, resolution: int, num_classes: int) -> list[Row]
     for i, s in enumerate(space.stages):
         for j in range(max(s.depths) if s.blocks else min(2, max(s.depths))):  # later ones are like the second
             found += [
-                elastic_row(space, resolution, i, j, *widths, *choice)
-                for *widths, choice in itertools.product(inputs(space, i), s.widths, s.choices(j))]
+                elastic_row(space, resolution, i, j, in_chs, out_chs, *choice)
+                for in_chs, out_chs, choice in itertools.product(inputs(space, i), s.widths, s.choices(j))]
     for width in space.stages[-1].widths:
         found += rows_after(space, resolution, width, num_classes)
     return list(dict.fromkeys(found))
