@@ -59,7 +59,7 @@ def collect(judge: SubnetJudge, data: Data, num: int, path: str | Path, *, seed:
     meta = dict(
         space=space.name, resolutions=list(space.resolutions), supernet_sha256=supernet_digest(judge.supernet),
         data=data.name, images=len(judge.images), images_sha256=judge.images.digest(),
-        calibration_images=judge.calibration_images, seed=seed,
+        calibration_images=judge.calibration_images, seed=seed, **({'repairs': True} if judge.repairs else {}),
         **({'proposer': proposer} if propose else {}))
     _check_meta(path, meta_path, meta)
     state.wait_for_everyone()  # all have looked
@@ -147,7 +147,7 @@ def read_records(path: str | Path, space: SearchSpace) -> Records:
                 raise InputError(f'top1_pct {top1_pct} is not a percentage')
         except InputError as error:
             raise InputError(f'records {Path(path).name} line {number}: {error}') from None
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(
                 f'records {Path(path).name} line {number} is not an arch with top1_pct; remove it') from None
         records.append((arch, float(top1_pct)))
