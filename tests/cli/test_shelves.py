@@ -5,6 +5,8 @@ import re
 import pytest
 from command_line import run
 
+from timm_ofa import load_space
+
 
 @pytest.mark.parametrize('verb, field', [('spaces', 'space'), ('devices', 'profile'), ('models', 'name')])
 def test_shelves_are_shown_as_tables_and_as_json(capsys, verb, field):
@@ -14,6 +16,20 @@ def test_shelves_are_shown_as_tables_and_as_json(capsys, verb, field):
     rows = json.loads(out)
     assert status == 0 and err == '' and rows and len(text.splitlines()) == len(rows) + 2
     assert all(row[field] in text for row in rows)
+
+
+def test_a_space_is_read_off_a_network_into_a_file(capsys, tmp_path):
+    file = tmp_path / 'own.json'
+    status, text, err = run(capsys, 'spaces', '--from', 'test_efficientnet', '--resolutions', 64, 96, '--out', file)
+    assert status == 0 and '64..96' in text and 'own.json' in err
+    space = load_space(file)
+    assert space.network.name == 'test_efficientnet' and space.resolutions == (64, 96)
+    for words, naming in ((('--from', 'mixnet_s', '--out', file), 'MixedConv2d'), (('--out', file), '--from'),
+                          (('--from', 'nonet', '--out', file), 'nonet'),
+                          (('--from', 'test_resnet', '--out', tmp_path / 'x'), '.json')):
+        status, _, err = run(capsys, 'spaces', *words)
+        assert status and naming in err and err.count('\n') == 1
+    assert load_space(file) == space
 
 
 def test_models_are_chosen_by_device_and_latency(capsys):

@@ -13,7 +13,7 @@ from timm_ofa.hub.folder import check_folder
 from timm_ofa.hub.record import Accuracy, Record
 from timm_ofa.hub.saving import add_onnx, save_folder
 from timm_ofa.images import eval_batch, load_data
-from timm_ofa.networks.initial import initialize
+from timm_ofa.networks.initial import initialize, supernet_of
 from timm_ofa.networks.supernet import new_supernet
 from timm_ofa.spaces.shelf import load_space
 
@@ -140,6 +140,21 @@ def lite0(tmp_path_factory, shared):
     data, folder = load_data(str(source), 147, limit=400), tmp_path_factory.mktemp('lite0')
     save_teacher(folder, data.class_names, 'efficientnet_lite0')
     return folder, data
+
+
+def test_a_network_with_real_weights_is_the_largest_subnet_of_its_space(lite0, tmp_path):
+    _, data = lite0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parents[1] / 'bench')
+        from bench_teacher import save_teacher
+    save_teacher(tmp_path / 'tf', data.class_names)  # with TensorFlow's padding
+    network, supernet = timm.create_model(f'local-dir:{tmp_path / "tf"}', pretrained=True).eval(), supernet_of(
+        str(tmp_path / 'tf'), resolutions=[96, 128]).eval()
+    x = eval_batch(data.test.fetch(torch.arange(60)), supernet.space, 128)
+    with torch.inference_mode():
+        logits = network(x)
+        assert torch.equal(supernet(x, supernet.space.max_arch()), logits)
+        assert (logits.argmax(1) == data.test.labels[:60]).float().mean() > 0.5
 
 
 def test_real_weights_go_through_supernet_onnx_int8_and_card(lite0, tmp_path):
