@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
+import io
 import json
 import random
 import re
@@ -212,11 +214,12 @@ def fault_of(reader: Reader, folder: Path) -> str | None:
     """What is wrong with how a reader takes the files of a folder."""
     began = time.process_time()
     try:
-        reader.read(folder)
+        with contextlib.redirect_stdout(io.StringIO()):  # -h of the command
+            reader.read(folder)
     except InputError as error:
         if '\n' in str(error) or len(str(error)) > 1500:
             return f'not one short line: {str(error)[:300]!r}'
-    except SystemExit:  # -h of the command
+    except SystemExit:  # likewise
         pass
     except BaseException:
         return traceback.format_exc(limit=-3)
@@ -224,8 +227,8 @@ def fault_of(reader: Reader, folder: Path) -> str | None:
     return f'{seconds:.1f} s' if seconds > MAX_SECONDS else None
 
 
-def fuzz(inputs: int, seed: int = 0, only: str = '') -> tuple[int, list[str]]:
-    """Read so many changed inputs; gives how many were refused or read, and the faults."""
+def fuzz(inputs: int, seed: int = 0, only: str = '', tell: Callable[[str], None] = len) -> tuple[int, list[str]]:
+    """Read so many changed inputs; gives how many were refused or read, and the faults, which `tell` gets at once."""
     faults, done = list[str](), 0
     with tempfile.TemporaryDirectory() as place:
         prepared = []
@@ -245,6 +248,7 @@ def fuzz(inputs: int, seed: int = 0, only: str = '') -> tuple[int, list[str]]:
             (folder / name).write_bytes(data)
             if fault := fault_of(reader, folder):
                 faults.append(f'{reader.name}, seed {seed}, input {i}: {fault}\n  of {data[:300]!r}')
+                tell(faults[-1])
             (folder / name).write_bytes(reader.files[name])
             done += 1
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1000
@@ -259,6 +263,6 @@ if __name__ == '__main__':
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--only', default='', help='readers whose name holds this')
     options = parser.parse_args()
-    count, found_faults = fuzz(options.inputs, options.seed, options.only)
-    print(*found_faults, f'{count:,} inputs, {len(found_faults)} faults', sep='\n')
+    count, found_faults = fuzz(options.inputs, options.seed, options.only, lambda fault: print(fault, flush=True))
+    print(f'{count:,} inputs, {len(found_faults)} faults')
     sys.exit(bool(found_faults))
