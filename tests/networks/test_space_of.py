@@ -134,6 +134,15 @@ def test_a_space_that_is_not_of_its_network_makes_no_supernet(supernet):
         new_supernet(SearchSpace.from_dict(wrong), num_classes=7)
 
 
+def test_a_space_with_fewer_choices_has_a_supernet_too():
+    space = space_of('tinynet_e', resolutions=[64])
+    few = space.restrict(kernel_sizes=[3], expand_ratios=[0.3333, 0.5], depths=[1])
+    own, x = new_supernet(few, num_classes=7).eval(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(own(x, few.max_arch()), own.extract(few.max_arch())(x))
+    assert max(few.max_arch().depth) == 1 and own.blocks[2][0].conv_dw.kernel_size == (5, 5)
+
+
 def test_a_supernet_is_saved_and_loaded(supernet, tmp_path):
     save_supernet(supernet, tmp_path / 'net', {'data': 'x', 'class_names': []})
     loaded, x = load_supernet(str(tmp_path / 'net')).eval(), torch.randn(2, 3, 64, 64)

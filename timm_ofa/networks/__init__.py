@@ -5,10 +5,12 @@
 - `supernet`: the supernet of a search space; `initial`: the trained weights with which it may begin
 - `chain`: the convolutions of a block, in order; `energy`: how much a channel counts; `repairing`, with `streams` and
   `least_squares`: subnets of a network that was trained as a whole
+- `reading`, `frames`: a space read off a network of timm's; `flexible`: timm's own blocks, elastic; `narrowing`: a
+  stock network, cut; `backbones`: the supernets of such spaces
 - `weights`: weights from a folder or the Hub, checked; `convert`: checkpoints of the original code
 
-A new block is a class in `elastic`. A new family is a class in `supernet`, its arguments in `stock` and its names in
-`convert`.
+A new block of timm's is a class in `flexible`, one of our own in `elastic`. A new family is a class in `supernet`, its
+arguments in `stock` and its names in `convert`.
 """
 import lazy_loader
 

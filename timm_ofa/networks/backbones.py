@@ -90,7 +90,7 @@ def supernet_from(network: nn.Module, space: SearchSpace) -> Backbone:
     for stage, options in zip(frame_of(network).stages, space.stages):
         del stage[len(options.blocks):]
         for own, given in zip(read_blocks(network, stage), options.blocks):
-            if own != _largest(given):
+            if own != replace(given, kernel_sizes=own.kernel_sizes, expand_ratios=(1,)) or not _cut_from(given, own):
                 wrong = wrong or given.place
     if wrong:
         raise InputError(f'{wrong} of the space {space.name} is not that of {found.name} in this timm; read the space '
@@ -101,9 +101,10 @@ def supernet_from(network: nn.Module, space: SearchSpace) -> Backbone:
     return network
 
 
-def _largest(block: Block) -> Block:
-    """The facts of a block without its choices."""
-    return replace(block, kernel_sizes=block.kernel_sizes[-1:], expand_ratios=(1,))
+def _cut_from(block: Block, own: Block) -> bool:
+    """Whether the kernels of a block can be cut out of its own one."""
+    smaller = range(1, own.kernel_sizes[0], 2) if any(not layer.kernel_size for layer in own.layers) else ()
+    return all(k in (*own.kernel_sizes, *smaller) for k in block.kernel_sizes)
 
 
 def create_backbone(name: str, space: SearchSpace, pretrained: bool = False, **kwargs) -> Backbone:

@@ -61,9 +61,10 @@ class ElasticBlock(nn.Module):
     def make_elastic(self, facts: Block) -> None:
         self.facts, self.own = facts, self.chain(self)
         self.middle, self.kernel_link = middle(self.own), kernel_link(self.own)
-        self.kernel_pairs = list(pairwise(sorted(facts.kernel_sizes, reverse=True)))
+        weight = self.own.links[self.kernel_link or 0].conv.weight
+        sides = {*facts.kernel_sizes, weight.shape[-1]} if self.kernel_link is not None else set()
+        self.kernel_pairs = list(pairwise(sorted(sides, reverse=True)))
         if self.kernel_pairs:
-            weight = self.own.links[0].conv.weight
             self.kernel_transform = nn.ParameterDict({
                 f'k{large}to{small}': nn.Parameter(torch.eye(small**2, device=weight.device, dtype=weight.dtype))
                 for large, small in self.kernel_pairs})

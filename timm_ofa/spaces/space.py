@@ -263,16 +263,18 @@ class SearchSpace:
         for name, count in (('widths', widths), ('deepest', deepest)):
             if count is not None and (not is_whole(count) or count < 1):
                 raise InputError(f'{name} {count!r:.40} is not how many of the largest to keep; give 1 or more')
-        stages = tuple(
-            replace(
-                s, depths=keep(s.depths, depths, 'depths')[-(deepest or len(s.depths)):],
-                widths=s.widths[-(widths or len(s.widths)):],
+        def kept_stage(s: Stage) -> Stage:
+            own = replace(s, depths=keep(s.depths, depths, 'depths')[-(deepest or len(s.depths)):])
+            if s.blocks:
+                return of_blocks(own, [replace(
+                    b, kernel_sizes=nearest(b.kernel_sizes, kernel_sizes),
+                    expand_ratios=nearest(b.expand_ratios, expand_ratios)) for b in s.blocks[:own.depths[-1]]])
+            return replace(
+                own, widths=s.widths[-(widths or len(s.widths)):],
                 kernel_sizes=keep(s.kernel_sizes, kernel_sizes, 'kernel_sizes'),
-                expand_ratios=keep(s.expand_ratios, expand_ratios, 'expand_ratios')) if not s.blocks else
-            of_blocks(replace(s, depths=keep(s.depths, depths, 'depths')[-(deepest or len(s.depths)):]), [
-                replace(b, kernel_sizes=nearest(b.kernel_sizes, kernel_sizes),
-                        expand_ratios=nearest(b.expand_ratios, expand_ratios)) for b in s.blocks])
-            for s in self.stages)
+                expand_ratios=keep(s.expand_ratios, expand_ratios, 'expand_ratios'))
+
+        stages = tuple(map(kept_stage, self.stages))
         return replace(
             self, stages=stages, resolutions=keep(self.resolutions, resolutions, 'resolutions'),
             stem_widths=self._kept_stems(widths, all(len(s.depths) == 1 for s in stages)))
