@@ -8,7 +8,7 @@ from PIL import Image
 
 from timm_ofa import load_space
 from timm_ofa.images import Augment, eval_batch, stored_side
-from timm_ofa.images.augmentation import normalize, resize
+from timm_ofa.images.augmentation import _scaled_side, normalize, resize
 
 PLAIN = Augment(shift=0, flip=False)
 
@@ -190,3 +190,9 @@ def test_erasing_fills_a_rectangle_of_some_images_with_the_mean_color(space):
     for mask in erased[share > 0]:
         rows, columns = mask.any(1), mask.any(0)
         assert mask.sum() == rows.sum() * columns.sum()
+
+
+@pytest.mark.parametrize('resolution, side', [(160, 183), (128, 147), (224, 256), (176, 202)])
+def test_evaluation_scales_to_the_next_whole_side(resolution, side):
+    """As the original does: 160 / 0.875 = 182.9 px are 183."""
+    assert _scaled_side(resolution, load_space('ofa_mbv3_w10')) == side

@@ -6,10 +6,12 @@ import pytest
 import timm
 import torch
 from refusals import one_line
+from safetensors.torch import load_file, save_file
 from supernet_makers import SPACES, images, randomize
 from torch import nn
 
 from timm_ofa import InputError, load_space
+from timm_ofa.files import sha256_of
 from timm_ofa.networks import Supernet, load_supernet, model_args, new_supernet
 from timm_ofa.training.runs import save_supernet
 
@@ -181,3 +183,15 @@ def test_a_script_of_a_supernet_is_that_of_its_largest_network(space):
     supernet = randomize(new_supernet(load_space(space), num_classes=3)).eval()
     x = images(2, 3, 24, 24)
     torch.testing.assert_close(torch.jit.script(supernet)(x), supernet(x))
+
+
+@pytest.mark.parametrize('name', ['one_more', 'blocks.9.0.conv.weight'])
+def test_a_file_with_a_tensor_too_many_is_refused(name, saved, tmp_path):
+    source = changed(saved, tmp_path)
+    tensors = load_file(tmp_path / 'model.safetensors')
+    save_file({**tensors, name: torch.ones(2)}, tmp_path / 'model.safetensors')
+    config = json.loads((tmp_path / 'config.json').read_text())
+    config['timm_ofa']['model_sha256'] = sha256_of(tmp_path / 'model.safetensors')
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    with pytest.raises(InputError, match=rf"'{name}' has the shape \[2\], the network needs None"):
+        timm.create_model(source, pretrained=True)

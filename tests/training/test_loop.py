@@ -16,7 +16,7 @@ from timm_ofa import InputError, load_space
 from timm_ofa.images import Augment, EpochBatches
 from timm_ofa.networks import new_supernet
 from timm_ofa.training import Phase, supernets, train_supernet
-from timm_ofa.training.loop import Loop
+from timm_ofa.training.loop import Loop, make_optimizer
 from timm_ofa.training.recipes import RECIPES
 
 
@@ -169,3 +169,12 @@ def test_freed_memory_is_kept_and_given_back_from_time_to_time(digits, tmp_path,
     train_supernet(replace(CONFIG, phases=CONFIG.phases[:1]), digits, tmp_path / 'run')
     steps = [e['step'] for e in events(tmp_path / 'run') if e['event'] == 'train'][-1]
     assert len(calls) == steps // 2 > 2
+
+
+def test_batch_norm_and_biases_do_not_decay():
+    model = timm.create_model('ofa_mbv3_tiny_supernet', num_classes=10)
+    decay = {parameter: group['weight_decay'] for group in make_optimizer(model, 0.1, 0.9, 0.3).param_groups
+             for parameter in group['params']}
+    assert len(decay) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        assert decay[parameter] == (0.0 if parameter.ndim == 1 else 0.3), name

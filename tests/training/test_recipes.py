@@ -147,6 +147,11 @@ def test_wild_importance_weights_are_clipped():
     loss = recipe.loss(other, Targets(torch.tensor([0]), 0.0, largest=sure))
     gradient, = torch.autograd.grad(loss, other)
     assert torch.isfinite(loss) and gradient.abs().max() <= recipe.clip
+    student, teacher = other.log_softmax(1), sure.log_softmax(1)  # the unclipped ratio of both would be e^50
+    assert recipe._divergence(student, teacher, -1.0).item() == pytest.approx((recipe.clip - 1) / 2)
+    student = torch.tensor([[-0.1, -3.0]], requires_grad=True)
+    gradient, = torch.autograd.grad(recipe._surrogate(student, torch.tensor([[-50.0, 0.0]]), -1.0).sum(), student)
+    torch.testing.assert_close(gradient, torch.tensor([[recipe.clip * np.exp(-0.1), np.exp(-6.0)]]).float())
 
 
 def test_delayed_subnets_become_heavier(batch):
