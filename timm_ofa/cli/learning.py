@@ -4,7 +4,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..console import say
 from .shared import (
     CALIBRATION_IMAGES,
     COMMON,
@@ -97,10 +96,7 @@ def train(*, config: str, data: str | None = None, output: str | None = None, re
     images = load_data(
         settings.data, stored_side(space), holdout=settings.holdout, limit=settings.limit, seed=settings.seed,
         decode=settings.decode, images_per_epoch=settings.images_per_epoch, skip_broken=settings.skip_broken)
-    if not resume:
-        remarks = check_data(images)
-        if launched().is_main_process:
-            say('\n'.join(remarks))
+    remarks = [] if resume else check_data(images)
     rows: list[dict[str, Any]] = []
 
     def judge_some(supernet: Supernet) -> None:
@@ -108,7 +104,7 @@ def train(*, config: str, data: str | None = None, output: str | None = None, re
         say_memory(judge)
         rows.extend(subnet_table(judge, folder / 'log.jsonl'))
 
-    train_supernet(settings, images, folder, resume=resume, tensorboard=tensorboard, at_end=judge_some)
+    train_supernet(settings, images, folder, resume=resume, tensorboard=tensorboard, remarks=remarks, at_end=judge_some)
     if not launched().is_main_process:
         return None
     return rows_answer(['subnet', 'top1_pct', 'macs_m', 'params_k', 'arch'], rows, hint=f'supernet: {folder}')

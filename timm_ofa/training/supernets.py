@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -33,13 +33,15 @@ logger = get_logger(__name__)
 
 
 def train_supernet(config: TrainConfig, data: Data, output: str | Path, *, resume: bool = False,
-                   tensorboard: bool = False, at_end: Callable[[Supernet], None] = lambda supernet: None) -> Supernet:
+                   tensorboard: bool = False, remarks: Sequence[str] = (),
+                   at_end: Callable[[Supernet], None] = lambda supernet: None) -> Supernet:
     """Train the phases one after the other into the folder `output`; returns the trained supernet.
 
     Writes `train.yaml`, `log.jsonl`, `times.jsonl` and `checkpoints/`, and at the end `config.json` and
     `model.safetensors`, so that `load_supernet` and `timm.create_model('local-dir:...')` load the folder.
 
     Args:
+        remarks: On the data, for the log; said once all is checked.
         at_end: Called with the trained supernet while the processes of a launch still are together.
 
     Raises:
@@ -55,6 +57,8 @@ def train_supernet(config: TrainConfig, data: Data, output: str | Path, *, resum
     with accelerated(config.precision, kwargs_handlers=handlers, **trackers) as accelerator:
         changed = check_run(config, output, resume)
         run = _Run(config, data, output, accelerator, resume)
+        for remark in remarks:
+            logger.info(remark)
         accelerator.wait_for_everyone()  # all have looked; from here on the run writes
         if accelerator.is_main_process:
             write_settings(config, output)
