@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from timm_ofa.errors import InputError
+from timm_ofa.networks import space_of
 from timm_ofa.runtimes import load_runtime, runtime_names
 from timm_ofa.runtimes.layers import random_input
 from timm_ofa.runtimes.torch_export import to_torch
@@ -49,6 +50,15 @@ def test_a_whole_network_agrees_with_torch(runtime, name, batch_size, rng):
     x = random_input(rows, batch_size, seed=5)
     y = runtime.load(rows, batch_size=batch_size, seed=2).predict(x)
     assert max_relative_error(y, by_torch(rows, x, seed=2)) < MAX_ERROR['fp32']
+
+
+@pytest.mark.parametrize('side', [47, 64])
+def test_a_network_of_timm_agrees_with_torch(runtime, side):
+    """TensorFlow's padding, swish, and squeeze-and-excite with a sigmoid."""
+    space = space_of('tf_efficientnet_b0', resolutions=[side])
+    rows = space.rows(space.min_arch())
+    x = random_input(rows)
+    assert max_relative_error(runtime.load(rows).predict(x), by_torch(rows, x)) < MAX_ERROR['fp32']
 
 
 def test_an_image_may_lie_in_memory_in_any_order(runtime):
