@@ -42,7 +42,7 @@ def commands():
 
 
 COMMANDS = [c for c in commands() if c.startswith('timm-ofa ') and len(c.split()) > 2]
-BENCHMARKS = [c for c in commands() if c.startswith('python tests/bench/')]
+BENCHMARKS = [c for c in commands() if c.startswith('python tests/')]
 TESTS = [c for c in commands() if c.startswith('pytest')]
 
 
