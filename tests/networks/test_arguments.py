@@ -82,7 +82,7 @@ def test_hostile_channels_of_a_stem_are_refused(value):
     refusal('stem_chs', 'ofa_byobnet', stem_chs=value)
 
 
-@pytest.mark.parametrize('entry_point', ENTRY_POINTS.values())
+@pytest.mark.parametrize('entry_point', [name for family, name in ENTRY_POINTS.items() if family != 'timm'])
 @pytest.mark.parametrize('name, value', [
     ('act', 'gelu'), ('act', []), ('act', 3), ('stem_stride', 4), ('stem_stride', 0), ('stem_stride', 2.0),
     ('stem_stride', True), ('stem_stride', '2'), ('stem_stride', [2]), ('bn_eps', 0), ('bn_eps', -1e-5), ('bn_eps', 10),
