@@ -51,7 +51,8 @@ def phases_of(recipe: str, space: SearchSpace, lr: float, length: float) -> tupl
         'delayed': (phase('delayed', 11, lr, warmup_epochs=1, recipe='delayed', subnets_per_step=3),),  # 6 + 18
         **{name: (phase(name, 7, lr, warmup_epochs=1, recipe=name, subnets_per_step=3),)  # 24
            for name in ('plain', 'sandwich', 'alpha')},
-        'mean_teacher': (phase('mean_teacher', 6, lr, warmup_epochs=1, recipe='mean_teacher', subnets_per_step=3),),  # 23
+        'mean_teacher': (  # 7 * (3 + 1/3)
+            phase('mean_teacher', 6, lr, warmup_epochs=1, recipe='mean_teacher', subnets_per_step=3),),
         'largest': (phase('largest', 23, lr, warmup_epochs=1, recipe='largest'),),  # 24
     }
     return phases[recipe]

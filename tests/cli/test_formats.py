@@ -12,9 +12,9 @@ from command_line import ARCH, CONFIG, NAMED
 
 from timm_ofa import load_space
 from timm_ofa.accuracy.released import RELEASED
-from timm_ofa.cli import quickstart
+from timm_ofa.cli import pipeline, quickstart, stages
 from timm_ofa.cli.command import VERBS
-from timm_ofa.cli.verbs import parse
+from timm_ofa.cli.verbs import Answer, parse
 from timm_ofa.networks.supernet import new_supernet
 from timm_ofa.searching import Candidate
 from timm_ofa.training.runs import save_supernet
@@ -65,6 +65,7 @@ def test_shelves_and_what_is_imported(folder, monkeypatch):
     for words in ('env', 'spaces', 'devices', 'models', 'models --device samsung-note10 --max-latency-ms 25'):
         shown(words)
     shown('models --source . --supernets')
+    shown('spaces --from lcnet_035 --out lcnet.json')
     row, = shown('import-upstream --name ofa_mbv3_w12_predictor --from predictor.pth --out released')
     assert row == {'name': 'ofa_mbv3_w12_predictor', 'path': 'released.safetensors'}
 
@@ -122,10 +123,16 @@ def test_measuring_and_publishing(folder, monkeypatch):
 
 def test_the_quickstart(monkeypatch):
     source = SimpleNamespace(supernet=SimpleNamespace(space=SPACE), data=SimpleNamespace(num_classes=10))
-    rows = [quickstart._row(label, Candidate(SPACE.max_arch(), 90.0, 0.2), 88.0, {'latency_ms': 0.21}, source)
+    rows = [stages.row(label, Candidate(SPACE.max_arch(), 90.0, 0.2), 88.0, {'latency_ms': 0.21}, source)
             for label in ('chosen', 'largest subnet', 'smallest subnet')]
     monkeypatch.setattr(quickstart, 'quickstart', lambda *_, **__: rows)
     assert len(shown('quickstart')) == 3
+
+
+def test_the_whole_job(monkeypatch):
+    monkeypatch.setattr(pipeline.Job, 'run', lambda job: Answer([{'network': job.origin}], job.data_source))
+    for words in ('', ' --profile note10'):
+        assert shown('run --data digits --from lcnet_050' + words) == [{'network': 'lcnet_050'}]
 
 
 def test_no_mode_is_left_out():

@@ -66,14 +66,16 @@ def work(monkeypatch, call):
     library.hub.named_subnets.return_value = {}
     library.training.load_config.return_value.name = 'run'
     for space in (library.spaces.load_space.return_value, library.networks.load_supernet.return_value.space,
-                  library.training.load_config.return_value.load_space.return_value):
+                  library.training.load_config.return_value.load_space.return_value,
+                  library.networks.space_of.return_value):
+        space.to_dict.return_value, space.resolutions = {}, (32,)
         space.params.return_value = space.macs.return_value = 1
     library.networks.load_supernet.return_value.num_classes = library.images.load_data.return_value.num_classes = 10
     library.images.load_data.return_value.holdout.__len__.return_value = 100
     for package in PACKAGES:
         monkeypatch.setitem(sys.modules, f'timm_ofa.{package}', getattr(library, package))
     steps = MagicMock(name='steps')
-    for module in ('timm_ofa.cli.quickstart', 'safetensors.torch'):
+    for module in ('timm_ofa.cli.quickstart', 'timm_ofa.cli.pipeline', 'safetensors.torch'):
         monkeypatch.setitem(sys.modules, module, steps)
     try:
         answer = call.run()
@@ -108,4 +110,4 @@ def test_how_many_were_gone_through():
     pairs = [(verb, mode, name) for verb, mode in MODES for name in verb.options]
     read = sum(name in mode.reads for _, mode, name in pairs)
     print(f'{len(VERBS)} verbs, {len(MODES)} modes: {read} options read, {len(pairs) - read} refused')
-    assert len(VERBS) == 15 and len(MODES) >= 26 and len(pairs) > 200
+    assert len(VERBS) == 16 and len(MODES) >= 26 and len(pairs) > 200

@@ -4,7 +4,7 @@ import json
 import pytest
 from command_line import remarks, run
 
-from timm_ofa.cli import quickstart
+from timm_ofa.cli import quickstart, stages
 
 
 def test_the_quickstart_refuses_a_limit_that_nothing_meets_before_it_trains(capsys, monkeypatch, tmp_path):
@@ -23,4 +23,4 @@ def test_the_quickstart_does_not_go_on_with_steps_of_other_settings(name, value,
     status, out, err = run(capsys, 'quickstart', '--out', tmp_path)
     assert (status, out) == (2, '') and f'--{name} is {known[name]!r}' in err and f'done with {value!r}' in err
     monkeypatch.setattr(quickstart, 'load_runtime', lambda name: None)
-    quickstart._check_settings(tmp_path, {**known, name: value})
+    stages.check_settings(tmp_path / 'quickstart.json', {**known, name: value})

@@ -25,7 +25,7 @@ def test_a_step_draws_archs_of_the_space_at_one_resolution(recipe, name, rng):
     space, drawn = load_space(name), RECIPES[recipe]
     for done in (0.0, 0.4, 0.6, 1.0):
         archs = drawn.draw(space, 4, rng, done)
-        assert len(archs) == (1 if recipe == 'largest' or recipe == 'delayed' and done < 0.5 else 4)
+        assert len(archs) == (1 if recipe == 'largest' or (recipe == 'delayed' and done < 0.5) else 4)
         assert recipe != 'largest' or archs == [space.max_arch(archs[0].resolution)]
         assert len({arch.resolution for arch in archs}) == 1 and all(space.check(arch) for arch in archs)
     same = [drawn.draw(space, 3, np.random.default_rng(5), 0.9) for _ in range(2)]

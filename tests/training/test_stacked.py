@@ -1,4 +1,4 @@
-"""Stacked trainings of the benchmarks compute what the supernet does: logits and gradients, for several runs at once."""
+"""Stacked trainings of the benchmarks have the logits and gradients of the supernet, for several runs at once."""
 import sys
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from timm_ofa import load_space
 from timm_ofa.networks import new_supernet
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'bench'))
-from stacked import StackedSupernet  # noqa: E402
+from stacked import StackedSupernet
 
 
 def gradients(supernet):

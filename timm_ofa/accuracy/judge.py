@@ -1,6 +1,7 @@
-"""How good a subnet is: recalibrate its BatchNorm statistics, then count its hits."""
+"""How good a subnet is: recalibrate its BatchNorm statistics or repair it, then count its hits."""
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -18,13 +19,14 @@ from ..images import (
     calibration_set,
     eval_batch,
 )
-from ..networks import Supernet
+from ..networks import Supernet, repair
 from ..spaces import Arch, SearchSpace
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
 CALIBRATION_IMAGES = 2000
+REPAIR_IMAGES = 768
 EVAL_BATCH, EVAL_PIXELS = 500, 200 * 128**2  # images of a batch, and their pixels together; the smaller bound counts
 KEPT_BYTES = 256 * 2**20  # calibration batches that are kept; others are made anew for each subnet
 TORCH_MEMORY = 2.1  # times the live activations of `peak_memory_mb`: what torch takes, measured on three families
@@ -79,14 +81,20 @@ def _eval_batch_size(resolution: int) -> int:
 
 
 class SubnetJudge:
-    """Accuracy of the subnets of one supernet on one set of images."""
+    """Accuracy of the subnets of one supernet on one set of images.
+
+    `repairs`: only the largest subnet was trained, and the others are repaired. The supernet then gets its channels
+    sorted by energy, and `calibration_images` are those of the repair.
+    """
 
     def __init__(self, supernet: Supernet, calibration: ImageSet | StreamSet, images: ImageSet, *,
-                 augment: Augment | None = None, calibration_images: int = CALIBRATION_IMAGES, seed: int = 0):
-        self.supernet, self.calibration, self.images = supernet, calibration, images
+                 augment: Augment | None = None, calibration_images: int = CALIBRATION_IMAGES, seed: int = 0,
+                 repairs: bool = False):
+        self.supernet, self.calibration, self.images, self.repairs = supernet, calibration, images, repairs
         self.augment = augment or Augment()
         self.calibration_images, self.seed = calibration_images, seed
         self._batches: dict[int, list[torch.Tensor]] = {}
+        self._wholes: dict[int, Supernet] = {}
 
     @cached_property
     def _calibration_set(self) -> ImageSet:
@@ -116,8 +124,25 @@ class SubnetJudge:
         return KEPT_BYTES / 1e6 + TORCH_MEMORY * peak_memory_mb(space, largest, batch_size, self.supernet.num_classes)
 
     def subnet(self, arch: Arch) -> nn.Module:
-        """The stock network of an arch, recalibrated, in evaluation mode."""
+        """The stock network of an arch, recalibrated or repaired, in evaluation mode."""
+        if self.repairs:
+            return repair(self._whole(arch.resolution), arch, self.batches(arch.resolution))
         return recalibrate_bn(self.supernet.extract(arch), self.batches(arch.resolution)).eval()
+
+    @cached_property
+    def _sorted(self) -> Supernet:
+        """The supernet with its channels sorted."""
+        supernet = copy.deepcopy(self.supernet)
+        supernet.sort_channels(self.batches(max(supernet.space.resolutions)))
+        return supernet
+
+    def _whole(self, resolution: int) -> Supernet:
+        """The sorted supernet with the BatchNorm statistics of a resolution (px)."""
+        if resolution not in self._wholes:
+            supernet = copy.deepcopy(self._sorted)
+            recalibrate_bn(supernet, self.batches(resolution))
+            self._wholes[resolution] = supernet.eval()
+        return self._wholes[resolution]
 
     def top1_pct(self, arch: Arch) -> float:
         """Top-1 accuracy of an arch, percent."""

@@ -11,12 +11,13 @@ from io import TextIOWrapper
 
 from ..console import PROGRESS_SWITCH, say
 from ..errors import InputError, one_line
-from . import environment, learning, measuring, searching, sharing, shelves, specializing
+from . import environment, learning, measuring, running, searching, sharing, shelves, specializing
 from .verbs import Verb, parse
 
 PIPE = 13  # the signal that ends other programs in this case
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what an error of a full disk, or of a limit on it, may be
-GROUPS = (learning, shelves, measuring, searching, specializing, sharing, environment)  # in the order of `timm-ofa -h`
+GROUPS = (  # in the order of `timm-ofa -h`
+    running, learning, shelves, measuring, searching, specializing, sharing, environment)
 VERBS = {verb.name: verb for group in GROUPS for verb in vars(group).values() if isinstance(verb, Verb)}
 
 

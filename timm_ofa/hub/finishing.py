@@ -28,7 +28,7 @@ def arch_name(space: SearchSpace, under: Conditions | None, limit_ms: float | No
 
     It says the conditions `under` which the limit holds, as far as they are not the usual ones.
     """
-    family = '_'.join(space.name.split('_')[:2])
+    family = f'ofa_{space.name}' if space.network else '_'.join(space.name.split('_')[:2])
     limit = f'lat{limit_ms:g}ms'.replace('.', 'p') if limit_ms else 'subnet'
     return under.network_name(family, limit) if under else f'{family}_any_{limit}'
 
@@ -43,12 +43,13 @@ class Source:
     training: Training | None = None
     seed: int = 0
     calibration_images: int = CALIBRATION_IMAGES
+    repairs: bool = False  # only the largest subnet was trained
 
     def judge(self, images: ImageSet) -> SubnetJudge:
         """A judge that calibrates on the training images and evaluates on the given ones."""
         return SubnetJudge(
             self.supernet, self.data.train, images, augment=self.augment, seed=self.seed,
-            calibration_images=self.calibration_images)
+            calibration_images=self.calibration_images, repairs=self.repairs)
 
 
 def finish(source: Source, candidate: Candidate, *, name: str | None = None, found: FrontFile | None = None,
@@ -87,19 +88,28 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
         top1_pct=round(top1_pct, 3), predicted_top1_pct=round(candidate.top1_pct, 3) if found else None,
         accuracy=Accuracy(
             dataset=data.name, split=data.split, n=len(data.test),
-            protocol=(
-                f'top-1, {arch.resolution} px, center {100 * space.crop_pct:g} %, bilinear, fp32; weights of the '
-                f'supernet, {f"fine-tuned for {training.epochs} epochs" if training else "not fine-tuned"}'
-                f'{f"; {data.skipped:,} broken images of the data set were left out" if data.skipped else ""}')),
+            protocol=_protocol(source, arch, training)),
         front=(*(_front_point(c, c == candidate) for c in (found.front if found else ())), *references),
         supernet=Supernet(id=supernet_id, revision=revision, sha256=supernet_digest(source.supernet)), license=license,
         dataset_id=data.name if re.fullmatch(HUB_ID, data.name, re.ASCII) else None,
         search=None if found is None else Search(
             limit=found.limit_words, seed=found.seed, profile=Path(found.profile).name,
             profile_error_pct=found.profile_error_pct, predictor_error_pct=found.predictor_error_pct),
-        calibration=Calibration(images=min(judge.calibration_images, len(data.train)), batch_size=CALIBRATION_BATCH),
+        calibration=Calibration(
+            images=min(judge.calibration_images, len(data.train)), batch_size=CALIBRATION_BATCH,
+            repaired=source.repairs),
         finetune_epochs=training.epochs if training else 0, training=source.training, code_version=__version__)
     return model, record
+
+
+def _protocol(source: Source, arch: Arch, training: FinetuneConfig | None) -> str:
+    """How the accuracy was measured, and of which weights."""
+    tuned = f'fine-tuned for {training.epochs} epochs' if training else 'not fine-tuned'
+    skipped = source.data.skipped
+    return (
+        f'top-1, {arch.resolution} px, center {100 * source.supernet.space.crop_pct:g} %, bilinear, fp32; weights of '
+        f'the supernet, {"repaired in closed form, " if source.repairs else ""}{tuned}'
+        f'{f"; {skipped:,} broken images of the data set were left out" if skipped else ""}')
 
 
 def _limit_conditions(found: FrontFile | None, measured: Sequence[dict], num_classes: int) -> Conditions | None:

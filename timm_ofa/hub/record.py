@@ -99,9 +99,10 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The images that the BatchNorm statistics come from."""
+    """The images that the BatchNorm statistics come from, or the repair of the weights."""
     images: int = number()
     batch_size: int = number()
+    repaired: bool = False  # the weights were repaired in closed form
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,234 @@
+"""The work of `run`, stage by stage; see `running` for what it does and why."""
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..accuracy import REPAIR_IMAGES
+from ..console import say, table
+from ..devices import DeviceProfile, load_profile
+from ..errors import InputError
+from ..files import write_text
+from ..hub import (
+    Attempt,
+    FrontFile,
+    Source,
+    arch_name,
+    arch_timer,
+    catalog,
+    check_target,
+    check_token,
+    meet_limit,
+    publish_family,
+    save_front,
+)
+from ..images import Augment, Data, ImageSet, check_data, load_data, stored_side
+from ..networks import load_trained, read_json, space_of, supernet_of
+from ..runtimes import load_runtime
+from ..searching import Candidate, Limit, refuse_infeasible, search
+from ..spaces import Arch, SearchSpace
+from ..training import FinetuneConfig, Phase, TrainConfig
+from . import stages
+from .planning import Plan, make_plan, sides_for, usual_side
+from .shared import check_folder_place, check_room
+from .verbs import Answer
+
+SETTINGS, PLAN, LIMIT_SHARE, PROFILE_SECONDS = 'run.json', 'plan.json', 0.6, 20.0
+BATCH_SIZE, LR, FINETUNE_LR, WEIGHT_DECAY = 64, 0.01, 0.004, 1e-4
+SMALL_PX = 64  # smaller images are shifted, larger ones cropped
+SHOWN = 8  # networks of a front
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is wanted."""
+    data_source: str
+    origin: str  # the network
+    out: Path
+    limits_ms: Sequence[float]
+    minutes: float
+    resolutions: Sequence[int] | None
+    publish: str | None
+    seed: int
+    skip_broken: bool
+    profile: str | None = None  # of a device; None: this machine
+    conditions: Mapping[str, Any] = field(default_factory=dict)  # of measuring this machine
+
+    def run(self) -> Answer:
+        """All stages; those that are done are not repeated."""
+        began = time.perf_counter()
+        self._check()
+        say(f'1/7 images: {self.data_source}')
+        say(''.join(f'    {remark}\n' for remark in check_data(self.data)).rstrip('\n'))
+        say(f'2/7 network: {self.origin}, at {", ".join(map(str, self.space.resolutions))} px')
+        check_room(self.out, 4e-6 * 9 * self.space.params(self.space.max_arch()))
+        write_text(self.out / SETTINGS, json.dumps(self._settings, indent=1))
+        plan = self._plan()
+        say(f'    plan for {self.minutes:g} minutes: {plan}')
+        say(f'3/7 latency of {self.profile or "this machine"}')
+        profile, limits_ms = self._device()
+        say(f'4/7 the whole network: {f"{plan.epochs} epochs" if plan.epochs else "trained already"}')
+        source = self._source(plan)
+        say(f'5/7 accuracy of {plan.subnets} of {self.space.size():,} subnets, repaired')
+        predictor = stages.predicted(self.out, source, plan.subnets, self.seed)
+        say(f'6/7 search: most accurate under {", ".join(f"{ms:g}" for ms in limits_ms)} ms')
+        fronts = []
+        for limit_ms in limits_ms:
+            result = search(self.space, predictor, profile, max_latency_ms=limit_ms, seed=self.seed)
+            fronts.append(save_front(
+                self.out / f'front_{limit_ms:g}ms.jsonl', result, self.space, predictor, profile,
+                self.profile or str(self.out / 'profile.json'), limit_ms, self.seed))
+        compared = stages.references(self.space, predictor, profile, {
+            f'{self.space.name} at {r} px': self.space.max_arch(r) for r in reversed(self.space.resolutions)})
+        say(_front_table(fronts[-1], compared))
+        say('7/7 fine-tune, save, load again in a new process')
+        rows = self._finish(source, profile, plan, fronts, compared)
+        stages.write_summary(self.out, rows, limits_ms, time.perf_counter() - began)
+        return Answer(rows, self._closing_words(rows))
+
+    # ---- what is known before the work ------------------------------------------------------------------------------
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """What finished steps depend on."""
+        return {'data': self.data_source, 'from': self.origin, 'profile': self.profile, 'seed': self.seed,
+                'resolutions': list(self.resolutions) if self.resolutions else None, **self.conditions}
+
+    def _check(self) -> None:
+        """Raise `InputError` for what would fail after the work."""
+        check_folder_place(str(self.out))
+        stages.check_settings(self.out / SETTINGS, self._settings)
+        if self.profile is None:
+            load_runtime(self.conditions['runtime'], self.conditions['precision'], 'cpu')
+        if self.publish:
+            check_token(self.publish, [])
+
+    @cached_property
+    def model(self) -> nn.Module:
+        return load_trained(self.origin, '--from')
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """What may vary in the network, at resolutions that suit the images."""
+        own = space_of(self.model)
+        if self.resolutions:
+            return space_of(self.model, resolutions=tuple(sorted(set(self.resolutions))))
+        train = load_data(self.data_source, max(own.resolutions), seed=self.seed).train
+        if not isinstance(train, ImageSet):
+            raise InputError(f'--data {self.data_source!r:.120} is a stream; give images that can be read again')
+        return space_of(self.model, resolutions=tuple(sides_for(own, usual_side(train))))
+
+    @cached_property
+    def data(self) -> Data:
+        return load_data(self.data_source, stored_side(self.space), seed=self.seed, skip_broken=self.skip_broken)
+
+    @property
+    def _trained(self) -> bool:
+        """Whether the network knows the classes of the images."""
+        return self.model.num_classes == self.data.num_classes
+
+    @property
+    def _augment(self) -> Augment:
+        if max(self.space.resolutions) < SMALL_PX:
+            return Augment()
+        return Augment(crop='area', scale=(0.5, 1.0))
+
+    def _plan(self) -> Plan:
+        """The plan of the folder; a new one where there is none yet."""
+        file = self.out / PLAN
+        if file.exists():
+            return Plan(**read_json(file))
+        plan = make_plan(
+            supernet_of(self.model, resolutions=self.space.resolutions), self.data, self.minutes,
+            max(1, len(self.limits_ms)), self._batch_size, self._trained)
+        write_text(file, json.dumps(asdict(plan), indent=1))
+        return plan
+
+    @property
+    def _batch_size(self) -> int:
+        """Smaller for few images, so that an epoch has 16 steps."""
+        return max(8, min(BATCH_SIZE, len(self.data.train) // 16 // 8 * 8))
+
+    # ---- the stages -------------------------------------------------------------------------------------------------
+
+    def _device(self) -> tuple[DeviceProfile, list[float]]:
+        """The profile, and the limits (ms), lowest first."""
+        if self.profile:
+            profile = load_profile(self.profile)
+        else:
+            profile = stages.profiled(
+                self.out / 'profile.json', self.space, self.data.num_classes, PROFILE_SECONDS, self.seed,
+                **self.conditions)
+        whole_ms, least_ms = profile.latency_ms(self.space, [self.space.max_arch(), self.space.min_arch()])
+        usual_ms = max(LIMIT_SHARE * whole_ms, (least_ms + whole_ms) / 2 if least_ms > LIMIT_SHARE * whole_ms else 0)
+        limits_ms = sorted(set(self.limits_ms)) or [float(f'{usual_ms:.2g}')]
+        refuse_infeasible(self.space, profile, [Limit(profile, limits_ms[0])])
+        return profile, limits_ms
+
+    def _source(self, plan: Plan) -> Source:
+        """The whole network, trained, as a supernet whose subnets are repaired."""
+        if not plan.epochs:
+            supernet, training = supernet_of(self.model, resolutions=self.space.resolutions).eval(), None
+        else:
+            slug = re.sub('[^a-z0-9]+', '_', self.space.name.lower())
+            config = TrainConfig(
+                f'ofa_{slug}_run', self.space, self.data_source, phases=(
+                    Phase('whole', plan.epochs - (plan.epochs > 1), LR, plan.epochs > 1, recipe='largest'),),
+                batch_size=self._batch_size, seed=self.seed, weight_decay=WEIGHT_DECAY, augment=self._augment,
+                initial_checkpoint=self.origin, skip_broken=self.skip_broken)
+            supernet, training = stages.trained(config, self.data, self.out / 'supernet')
+        return Source(
+            supernet, self.space.name, self.data, self._augment, training, self.seed, REPAIR_IMAGES, repairs=True)
+
+    def _finish(self, source: Source, profile: DeviceProfile, plan: Plan, fronts: Sequence[FrontFile],
+                compared: Mapping[str, Candidate]) -> list[dict[str, Any]]:
+        """Make a network for each limit, publish them if that is wanted; rows of the whole network and of these."""
+        timer = None if self.profile else arch_timer(self.space, profile, self.data.num_classes)
+        training = FinetuneConfig(
+            plan.finetune_epochs, FINETUNE_LR, batch_size=self._batch_size, weight_decay=WEIGHT_DECAY,
+            teacher='largest') if plan.finetune_epochs else None
+        rows: list[dict[str, Any]] = stages.compared_rows(source, compared, timer)
+        made: dict[Arch, Path] = {}
+        for found in fronts:
+            limit_ms = found.bound_ms
+            chosen = meet_limit(found.front, limit_ms, timer)[-1] if timer else Attempt(found.best(), {})
+            if chosen.candidate.arch in made:
+                say(f'    {limit_ms:g} ms: the same network as within less; left out')
+                continue
+            folder = self.out / arch_name(self.space, found.under, limit_ms)
+            check_target(folder)
+            made[chosen.candidate.arch] = folder
+            row = stages.saved(source, chosen, found, profile, compared, folder, training)
+            rows.append({**row, 'network': folder.name})
+        page = catalog(str(self.out), self.out / 'index.html')
+        say(f'    page of the networks: {page}')
+        if self.publish:
+            for done in publish_family([str(folder) for folder in made.values()], self.publish):
+                say(f'    published: {done["url"]} ({done["version"]})')
+        return rows
+
+    def _closing_words(self, rows: Sequence[dict[str, Any]]) -> str:
+        """The table for people, and the lines that load a network."""
+        names = ['network', 'top1_pct', 'predicted_ms', 'measured_ms', 'macs_m', 'params_k']
+        shown = table(
+            ['network', 'top-1 %', 'predicted ms', 'measured ms', 'MMACs', 'k params'],
+            [[row[name] if row[name] is not None else '-' for name in names] for row in rows])
+        return (
+            f'{shown}\n\n    import timm, timm_ofa\n'
+            f"    model = timm.create_model('local-dir:{rows[-1]['folder']}', pretrained=True)")
+
+
+def _front_table(found: FrontFile, compared: Mapping[str, Candidate]) -> str:
+    """The front as it is predicted before anything is fine-tuned, with the networks to compare with."""
+    step = max(1, len(found.front) // SHOWN)
+    points = [(str(c.arch), c) for c in found.front[::-1][::step][::-1]]
+    return table(['predicted before fine-tuning', 'top-1 %', 'ms'], [
+        [label, round(c.top1_pct, 1), round(stages.latency_ms(c), 3)] for label, c in [*compared.items(), *points]])

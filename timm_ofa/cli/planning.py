@@ -1,0 +1,112 @@
+"""A plan for `run`: what fits into the minutes that are given, from steps that are timed on this machine."""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..accuracy import REPAIR_IMAGES
+from ..errors import InputError
+from ..images import Data, ImageSet
+from ..networks import Supernet, quick_depthwise, repair
+from ..spaces import SearchSpace
+
+TRAIN, JUDGE, FINETUNE = 0.4, 0.25, 0.25  # shares of the minutes; the rest is for measuring and for what goes wrong
+MOST_EPOCHS, MOST_SUBNETS, LEAST_SUBNETS, REPAIRED = 30, 80, 24, 64
+
+
+def usual_side(images: ImageSet, n: int = 64) -> int:
+    """The median of the shorter sides of some images, as they are stored, px."""
+    sides: list[int] = []
+
+    def look(place: int, width: int, height: int) -> tuple[float, float, float, float]:
+        sides.append(min(width, height))
+        return 0.0, 0.0, float(width), float(height)
+
+    images.fetch(np.unique(np.linspace(0, len(images) - 1, n).astype(int)).tolist(), look)
+    return int(np.median(sides))
+
+
+def sides_for(space: SearchSpace, usual: int) -> list[int]:
+    """Resolutions (px) for images of a usual side: multiples of the network's reduction, down to half of the largest.
+
+    The largest is not above the network's own, and not above the images' side unless that is below 64 px.
+    """
+    step = space.reduction
+    largest = min(max(space.resolutions), max(64, usual // step * step))
+    return list(range(-(-largest // 2 // step) * step, largest + 1, step))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does, and how long that takes."""
+    epochs: int  # of the whole network; 0: it is trained already
+    subnets: int  # judged for the predictor
+    finetune_epochs: int  # of each network that is found
+    train_s: float
+    judge_s: float
+    finetune_s: float
+
+    def __str__(self) -> str:
+        def part(what: str, seconds: float) -> str:
+            return f'{what} ({seconds / 60:.1f} min)'
+        parts = [part(f'{self.epochs} epochs of the whole network', self.train_s)] if self.epochs else []
+        parts.append(part(f'{self.subnets} subnets repaired and judged', self.judge_s))
+        if self.finetune_epochs:
+            parts.append(part(f'{self.finetune_epochs} epochs of each network found', self.finetune_s))
+        return ', '.join(parts)
+
+
+def make_plan(supernet: Supernet, data: Data, minutes: float, networks: int, batch_size: int, trained: bool) -> Plan:
+    """Time a step of each kind and divide the minutes; raises `InputError` if not even the least fits.
+
+    Args:
+        networks: How many are fine-tuned at the end.
+        trained: The whole network needs no training.
+    """
+    space, total_s = supernet.space, 60 * minutes
+    largest = space.max_arch()
+    area = sum(r**2 for r in space.resolutions) / len(space.resolutions) / largest.resolution**2  # of a mean image
+    supernet.train()
+    step_s = area * _seconds(lambda: _step(supernet, batch_size, largest.resolution))
+    supernet.eval()
+    images = torch.randn(2 * REPAIRED, 3, largest.resolution, largest.resolution)
+    smallest = space.min_arch(largest.resolution)
+    few_s, many_s = (_seconds(lambda n=n: repair(supernet, smallest, images[:n].split(REPAIRED)))
+                     for n in (REPAIRED, 2 * REPAIRED))
+    repair_s = few_s + area * max(0.0, many_s - few_s) * (REPAIR_IMAGES / REPAIRED - 1)
+    with torch.inference_mode():
+        image_s = area * _seconds(lambda: supernet(images)) / len(images)
+    subnet_s = repair_s + 0.6 * image_s * len(data.holdout)
+    epoch_s = step_s * (len(data.train) // batch_size)
+    subnets = max(LEAST_SUBNETS, min(MOST_SUBNETS, int(JUDGE * total_s / subnet_s)))
+    epochs = 0 if trained else min(MOST_EPOCHS, int(TRAIN * total_s / epoch_s))
+    needed_s = (0 if trained else epoch_s) + LEAST_SUBNETS * subnet_s
+    if needed_s > total_s or not (epochs or trained):
+        raise InputError(
+            f'--minutes {minutes:g} is too short: an epoch of the whole network takes {epoch_s / 60:.1f} minutes, '
+            f'judging {LEAST_SUBNETS} subnets {LEAST_SUBNETS * subnet_s / 60:.1f}; give about '
+            f'{max(epoch_s / TRAIN, LEAST_SUBNETS * subnet_s / JUDGE) / 60 + 1:.0f}, or smaller --resolutions')
+    tuned_s = 0.8 * epoch_s * networks  # a teacher is asked, the networks are smaller
+    finetune_epochs = min(epochs or MOST_EPOCHS, int(FINETUNE * total_s / tuned_s))
+    return Plan(epochs, subnets, finetune_epochs, epochs * epoch_s, subnets * subnet_s, finetune_epochs * tuned_s)
+
+
+def _step(supernet: Supernet, batch_size: int, resolution: int) -> None:
+    """What a step of training computes; no weight changes."""
+    with quick_depthwise(supernet):
+        loss = supernet(torch.randn(batch_size, 3, resolution, resolution)).square().mean()
+        torch.autograd.grad(loss, [p for p in supernet.parameters() if p.requires_grad], allow_unused=True)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """The shorter of two times; the first one warms up."""
+    times = []
+    for _ in range(2):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)

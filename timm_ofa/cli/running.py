@@ -1,0 +1,57 @@
+"""The verb `run`: from images and a timm network to finished networks for a device, in one command.
+
+The network is fine-tuned once, as anybody would do it. Then every subnet is repaired in seconds, so a front of them is
+found without further training. Those that are chosen are fine-tuned with the whole network as their teacher.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .shared import GO_ON, options, stopped
+from .verbs import Answer, Option, Verb, positive
+
+RUN = Verb(
+    'run', 'Go from images and a timm network to smaller networks that are as good, for this machine or a device.',
+    '--data photos --from efficientnet_lite0 --max-latency-ms 3',
+    options(
+        'data skip_broken runtime precision threads resolutions seed',
+        origin=Option('timm network with weights: a name, a folder, or hf-hub:ORG/NAME; it is trained unless '
+                      'it knows these classes already', 'MODEL', flags=('--from',)),
+        max_latency_ms=Option('largest latency in ms; by default 60 % of the latency of the whole network', 'MS',
+                              positive),
+        limits_ms=Option('several such limits; a network is made for each', 'MS', positive, many=True),
+        profile=Option('device profile; by default this machine is measured', 'PROFILE'),
+        minutes=Option('about how long all of it may take', 'M', positive),
+        publish=Option('at the end publish the networks on the Hub', 'ORG'),
+        out=Option('folder of all results; given again, finished steps are not repeated', 'DIR')))
+
+
+@RUN.mode()
+def run(*, data: str, origin: str, out: str = 'timm_ofa_run', max_latency_ms: float | None = None,
+        limits_ms: Sequence[float] = (), runtime: str = 'onnxruntime', precision: str = 'fp32', threads: int = 1,
+        minutes: float = 60.0, resolutions: Sequence[int] | None = None, publish: str | None = None, seed: int = 0,
+        skip_broken: bool = False) -> Answer:
+    """For this machine, which is measured."""
+    from .pipeline import Job
+
+    limits = [*limits_ms, *([max_latency_ms] if max_latency_ms else [])]
+    job = Job(
+        data, origin, Path(out), limits, minutes, resolutions, publish, seed, skip_broken,
+        conditions=dict(runtime=runtime, precision=precision, threads=threads))
+    with stopped(GO_ON):
+        return job.run()
+
+
+@RUN.mode('profile')
+def run_for_device(*, data: str, origin: str, profile: str, out: str = 'timm_ofa_run',
+                   max_latency_ms: float | None = None, limits_ms: Sequence[float] = (), minutes: float = 60.0,
+                   resolutions: Sequence[int] | None = None, publish: str | None = None, seed: int = 0,
+                   skip_broken: bool = False) -> Answer:
+    """For the device of a profile; nothing is measured."""
+    from .pipeline import Job
+
+    limits = [*limits_ms, *([max_latency_ms] if max_latency_ms else [])]
+    job = Job(data, origin, Path(out), limits, minutes, resolutions, publish, seed, skip_broken, profile=profile)
+    with stopped(GO_ON):
+        return job.run()

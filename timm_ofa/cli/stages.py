@@ -1,0 +1,139 @@
+"""The stages between images and finished networks, which `run` and `quickstart` share.
+
+Each stage leaves files in the folder of all results. When it runs again, it takes what is there.
+"""
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from ..accuracy import AccuracyPredictor, collect, read_records
+from ..console import say
+from ..devices import DeviceProfile, load_profile, profile_space, this_device
+from ..errors import InputError
+from ..files import write_text
+from ..hub import Attempt, FrontFile, FrontPoint, Source, Training, finish, save_folder, training_cost
+from ..images import Data
+from ..networks import Supernet, load_supernet, read_json
+from ..searching import Candidate
+from ..spaces import Arch, SearchSpace
+from ..training import FinetuneConfig, TrainConfig, train_supernet
+
+Timer = Callable[[Arch], dict[str, Any]]  # what `measure_network` gives for an arch
+SUMMARY = 'summary.json'
+
+
+def check_settings(file: Path, settings: dict[str, Any]) -> None:
+    """Raise `InputError` if the finished steps in the folder of a file were done with other settings."""
+    before = read_json(file) if file.exists() else settings
+    for name, value in settings.items():
+        if before.get(name) != value:
+            raise InputError(
+                f'--{name.replace("_", "-")} is {value!r:.80}, the steps in {str(file.parent)!r:.120} were done with '
+                f'{before.get(name)!r:.80}; give that, or another --out')
+
+
+def trained(config: TrainConfig, data: Data, folder: Path) -> tuple[Supernet, Training | None]:
+    """The trained supernet. Training that was stopped continues; training that is done is not repeated."""
+    if (folder / 'config.json').exists():  # written last
+        supernet = load_supernet(str(folder))
+    else:
+        supernet = train_supernet(config, data, folder, resume=(folder / 'train.yaml').exists())
+    cost = training_cost(folder)
+    if cost and cost.hardware == 'cpu':
+        cost = replace(cost, hardware=this_device()[1])
+    return supernet.eval(), cost
+
+
+def profiled(path: Path, space: SearchSpace, num_classes: int, seconds: float, seed: int, **conditions: Any,
+             ) -> DeviceProfile:
+    """The profile of this machine, measured unless it is there; `conditions` as for `profile_space`."""
+    if not path.exists():
+        profile_space(
+            space, num_classes=num_classes, seconds=seconds, seed=seed, partial_results=f'{path}.partial',
+            **conditions).save(path)
+    profile = load_profile(path)
+    error_pct = (profile.check or {})['mape_pct']
+    say(f'    {len(profile.table)} blocks; {error_pct:.1f} % mean error on networks it has not seen')
+    return profile
+
+
+def predicted(out: Path, source: Source, num: int, seed: int) -> AccuracyPredictor:
+    """The accuracy predictor, fitted to `num` subnets that are judged on held-out images."""
+    judge, space = source.judge(source.data.holdout), source.supernet.space
+    collect(judge, source.data, num, out / 'records.jsonl', seed=seed)
+    records = read_records(out / 'records.jsonl', space)
+    predictor = AccuracyPredictor.fit(space, [arch for arch, _ in records], [top1 for _, top1 in records], seed=seed)
+    predictor.save(out / 'predictor.safetensors')
+    check = predictor.check or {}
+    say(f'    predictor: Kendall tau {check["kendall_tau"]:.2f}, error {check["rmse_pct"]:.2f} points')
+    return predictor
+
+
+def references(space: SearchSpace, predictor: AccuracyPredictor, profile: DeviceProfile,
+               archs: Mapping[str, Arch]) -> dict[str, Candidate]:
+    """Networks to compare with, as the predictor and the profile see them."""
+    return {
+        label: Candidate(arch, float(predictor.predict([arch])[0]), float(ms))
+        for (label, arch), ms in zip(archs.items(), profile.latency_ms(space, list(archs.values())))}
+
+
+def saved(source: Source, chosen: Attempt, found: FrontFile, profile: DeviceProfile, compared: Mapping[str, Candidate],
+          folder: Path, training: FinetuneConfig | None = None) -> dict[str, Any]:
+    """Finish a network, save its folder, load it in a new process; its row."""
+    points = tuple(
+        FrontPoint(arch=str(c.arch), top1_pct=round(c.top1_pct, 3), latency_ms=round(latency_ms(c), 6), label=label)
+        for label, c in compared.items())
+    model, record = finish(
+        source, chosen.candidate, name=folder.name, found=found, measured=[chosen.measured] if chosen.measured else [],
+        training=training, references=points, profile=profile)
+    save_folder(folder, model, record)
+    _load_in_new_process(folder)
+    return row('chosen', chosen.candidate, record.top1_pct, chosen.measured, source, folder)
+
+
+def compared_rows(source: Source, compared: Mapping[str, Candidate], timer: Timer | None) -> list[dict[str, Any]]:
+    """Rows of networks to compare with, judged on the test images."""
+    judge = source.judge(source.data.test)
+    return [row(label, c, round(judge.top1_pct(c.arch), 3), timer(c.arch) if timer else {}, source)
+            for label, c in compared.items()]
+
+
+def latency_ms(candidate: Candidate) -> float:
+    """The predicted latency; all candidates here have one."""
+    assert candidate.latency_ms is not None
+    return candidate.latency_ms
+
+
+def row(label: str, candidate: Candidate, top1_pct: float | None, measured: Mapping[str, Any], source: Source,
+        folder: Path | None = None) -> dict[str, Any]:
+    """What is known of a network, for tables and programs."""
+    space, arch, num_classes = source.supernet.space, candidate.arch, source.data.num_classes
+    return {
+        'network': label, 'top1_pct': top1_pct, 'predicted_ms': round(latency_ms(candidate), 4),
+        'measured_ms': round(measured['latency_ms'], 4) if measured else None,
+        'macs_m': round(space.macs(arch, num_classes) / 1e6, 2),
+        'params_k': round(space.params(arch, num_classes) / 1e3, 1), 'arch': str(arch), 'folder': str(folder or '')}
+
+
+def _load_in_new_process(folder: Path) -> None:
+    """Do once what a user does next: import and create the model."""
+    code = f'import timm, timm_ofa; timm.create_model({f"local-dir:{folder}"!r}, pretrained=True)'
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f'{folder} does not load in a new process: {done.stderr.strip().splitlines()[-1:]}')
+
+
+def write_summary(out: Path, rows: Sequence[dict[str, Any]], limits_ms: Sequence[float], seconds: float) -> None:
+    """Write all rows into the folder of all results."""
+    write_text(out / SUMMARY, json.dumps(dict(
+        limits_ms=list(limits_ms), seconds=round(seconds, 1), networks=list(rows), torch=torch.__version__,
+        timm=timm.__version__), indent=1))
