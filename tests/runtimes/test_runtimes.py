@@ -53,10 +53,10 @@ def test_a_whole_network_agrees_with_torch(runtime, name, batch_size, rng):
 
 
 @pytest.mark.parametrize('side', [47, 64])
-def test_a_network_of_timm_agrees_with_torch(runtime, side):
+def test_the_first_blocks_of_a_network_of_timm_agree_with_torch(runtime, side):
     """TensorFlow's padding, swish, and squeeze-and-excite with a sigmoid."""
     space = space_of('tf_efficientnet_b0', resolutions=[side])
-    rows = space.rows(space.min_arch())
+    rows = space.rows(space.max_arch())[:6]
     x = random_input(rows)
     assert max_relative_error(runtime.load(rows).predict(x), by_torch(rows, x)) < MAX_ERROR['fp32']
 
