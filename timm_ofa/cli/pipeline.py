@@ -133,7 +133,7 @@ class Job:
     @property
     def _trained(self) -> bool:
         """Whether the network knows the classes of the images."""
-        return self.model.num_classes == self.data.num_classes
+        return vars(self.model)['num_classes'] == self.data.num_classes
 
     @property
     def _augment(self) -> Augment:

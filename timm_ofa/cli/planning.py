@@ -4,6 +4,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ def make_plan(supernet: Supernet, data: Data, minutes: float, networks: int, bat
     supernet.eval()
     images = torch.randn(2 * REPAIRED, 3, largest.resolution, largest.resolution)
     smallest = space.min_arch(largest.resolution)
-    few_s, many_s = (_seconds(lambda n=n: repair(supernet, smallest, images[:n].split(REPAIRED)))
+    few_s, many_s = (_seconds(partial(repair, supernet, smallest, images[:n].split(REPAIRED)))
                      for n in (REPAIRED, 2 * REPAIRED))
     repair_s = few_s + area * max(0.0, many_s - few_s) * (REPAIR_IMAGES / REPAIRED - 1)
     with torch.inference_mode():

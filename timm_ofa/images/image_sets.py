@@ -102,7 +102,7 @@ class ImageSet:
             return self._pixels[torch.as_tensor(indices)]
         squares = list(self._squares([int(i) for i in indices], crop))
         refuse_broken(image for image in squares if isinstance(image, InputError))
-        return torch.stack(squares)
+        return torch.stack([image for image in squares if isinstance(image, torch.Tensor)])
 
     def _squares(self, indices: Sequence[int], crop: Crop | None = None) -> Iterator[torch.Tensor | InputError]:
         """Images (3, side, side), or why there is none, one after the other. Several threads decode them; a loader
