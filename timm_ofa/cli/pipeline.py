@@ -121,7 +121,8 @@ class Job:
         own = space_of(self.model)
         if self.resolutions:
             return space_of(self.model, resolutions=tuple(sorted(set(self.resolutions))))
-        train = load_data(self.data_source, max(own.resolutions), seed=self.seed).train
+        train = load_data(
+            self.data_source, max(own.resolutions), seed=self.seed, decode='always', skip_broken=self.skip_broken).train
         if not isinstance(train, ImageSet):
             raise InputError(f'--data {self.data_source!r:.120} is a stream; give images that can be read again')
         return space_of(self.model, resolutions=tuple(sides_for(own, usual_side(train))))
