@@ -6,8 +6,8 @@
 The network is EfficientNet-Lite0 with ImageNet's weights, or that of FOLDER. If its classes are not those of the
 images, it is first fine-tuned at the resolution, once. Then the space is read off it, and subnets at two thirds and at
 half of its MACs and the smallest one are judged: with channels in the order of the L1 norm, with channels sorted by
-energy, and repaired. Repair sees `--images` training images without their labels. Images that were used for nothing
-are judged: the test images, and if nothing was fine-tuned also those that repair did not get.
+energy, and repaired. Repair sees `--images` training images without labels, prepared as for a judgment. Images that
+were used for nothing are judged: the test images, and if nothing was fine-tuned also those that repair did not get.
 """
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from torch import nn
 from timm_ofa import recalibrate_bn, repair, space_of, supernet_of
 from timm_ofa.accuracy import evaluate
 from timm_ofa.console import table
-from timm_ofa.images import Augment, Data, ImageSet, calibration_batches, calibration_set, load_data, stored_side
+from timm_ofa.images import Data, ImageSet, eval_batch, load_data, stored_side
 from timm_ofa.networks import Supernet
 from timm_ofa.spaces import Arch, SearchSpace
 
@@ -93,20 +93,20 @@ def main() -> None:
     folder = args.network or pretrained(args.out / 'lite0')
     network = timm.create_model(f'local-dir:{folder}', pretrained=True)
     data = load_data(args.data, stored_side(space_of(network, resolutions=(args.resolution,))))
-    judged = [data.test]
+    order, judged = np.random.default_rng(args.seed).permutation(len(data.train)).tolist(), [data.test]
     if network.num_classes != data.num_classes:
         folder = fine_tuned(folder, args.out / f'whole_{args.resolution}px_{args.seed}', data, args)
     else:
-        judged += [data.holdout, data.train.subset(range(args.images, len(data.train)), 'the rest')]
+        judged += [data.holdout, data.train.subset(order[args.images:], 'the rest')]
     supernet = supernet_of(str(folder), ratios=RATIOS, kernel_sizes=(5, 3), resolutions=(args.resolution,)).eval()
     space = supernet.space
-    seen = calibration_set(data.train.subset(range(min(args.images, len(data.train))), 'seen'), args.images, args.seed)
-    batches = list(calibration_batches(seen, space, args.resolution, augment=Augment(), batch_size=64, seed=args.seed))
+    few = torch.tensor(order[:args.images])
+    batches = [eval_batch(data.train.fetch(part), space, args.resolution) for part in few.split(64)]
 
     def judge(model: nn.Module) -> str:
         return f'{top1_pct(model, judged, space, args.resolution):.1f}'
 
-    print(f'{data.name}, {args.resolution} px, {len(seen)} images to repair with, {sum(map(len, judged))} judged; '
+    print(f'{data.name}, {args.resolution} px, {len(few)} images to repair with, {sum(map(len, judged))} judged; '
           f'top-1 of the whole network {judge(supernet)} %\n')
     rows = []
     for order in ('L1', 'energy'):

@@ -47,8 +47,9 @@ def repair(supernet: Supernet, arch: Arch, images: torch.Tensor | Iterable) -> n
     Args:
         supernet: Its largest subnet is the network to come close to. It stays as it is.
         arch: The subnet.
-        images: Some hundred training images, normalized: one tensor (N, channels, R, R), or batches of them, or
-            (images, labels) pairs of which the labels are not used. R is the arch's resolution (px).
+        images: 250 to 1,000 training images as the network is judged on, without augmentation: normalized, one tensor
+            (N, channels, R, R), or batches of them, or (images, labels) pairs of which the labels are not used. R is
+            the arch's resolution (px). With more images it is better and slower.
 
     Raises:
         InputError: The arch is not of this space, or the images do not fit.
@@ -217,6 +218,7 @@ def _match_statistics(stream: Stream, norm: nn.BatchNorm2d) -> None:
 
 
 def _move(norm: nn.BatchNorm2d, own: Spread, whole: Spread) -> None:
+    """The same, from what the spread of the inputs is in both."""
     assert norm.running_mean is not None and norm.running_var is not None
     norm.running_mean += own.mean - whole.mean
     norm.running_var *= (own.variance + TINY) / (whole.variance + TINY)
@@ -230,7 +232,7 @@ def _follow(stream: Stream, supernet: Supernet, subnet: nn.Module) -> None:
     def look(seen: dict[str, Spread], x: torch.Tensor) -> None:
         hooks = [norm.register_forward_pre_hook(lambda _, inputs, name=name: seen[name].add(inputs[0]))
                  for name, norm in norms]
-        supernet.forward_after(x)
+        supernet.forward_classifier(supernet.forward_after(x))
         for hook in hooks:
             hook.remove()
 
