@@ -1,4 +1,5 @@
 """BatchNorm recalibration, and how many answers are right."""
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ from torch import nn
 
 from timm_ofa.accuracy import SubnetJudge, evaluate, recalibrate_bn
 from timm_ofa.accuracy.judge import _eval_batch_size
-from timm_ofa.images import eval_batch
+from timm_ofa.images import Augment, calibration_batches, calibration_set, eval_batch, load_data
+from timm_ofa.networks import repair, supernet_of
 from timm_ofa.training.config import Phase, TrainConfig
 from timm_ofa.training.supernets import train_supernet
 
@@ -148,3 +150,19 @@ def test_judging_takes_no_more_memory_than_is_said():
 @pytest.fixture(scope='module')
 def space(supernet):
     return supernet.space
+
+
+def test_a_judge_that_repairs_sorts_and_repairs_with_images_as_they_are_judged():
+    torch.manual_seed(0)
+    supernet = supernet_of('mobilenetv3_small_050', pretrained=False, resolutions=(32,))
+    data = load_data('digits', 32, limit=120)
+    judge = SubnetJudge(supernet, data.train, data.test, calibration_images=60, repairs=True, augment=Augment(erase=1))
+    plain = eval_batch(data.test.fetch(torch.arange(40)), supernet.space, 32)
+    batches = list(calibration_batches(
+        calibration_set(data.train, 60, 0), supernet.space, 32, augment=Augment(crop='none', flip=False)))
+    whole = copy.deepcopy(supernet)
+    whole.sort_channels(batches)
+    recalibrate_bn(whole, batches)
+    for arch in (supernet.space.max_arch(), supernet.space.min_arch()):
+        expected = repair(whole.eval(), arch, batches)(plain)
+        torch.testing.assert_close(judge.subnet(arch)(plain), expected, rtol=1e-3, atol=1e-3)

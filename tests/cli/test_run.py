@@ -29,6 +29,7 @@ def quick(monkeypatch):
     """A run that takes seconds."""
     monkeypatch.setattr(pipeline, 'make_plan', lambda *_: Plan(1, 12, 1, 1.0, 1.0, 1.0))
     monkeypatch.setattr(pipeline, 'REPAIR_IMAGES', 32)
+    monkeypatch.setattr(pipeline, 'QUICK_REPAIR_IMAGES', 32)
     monkeypatch.setattr(pipeline, 'PROFILE_SECONDS', 1.0)
 
 

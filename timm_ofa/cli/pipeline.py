@@ -5,14 +5,14 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..accuracy import REPAIR_IMAGES
+from ..accuracy import QUICK_REPAIR_IMAGES, REPAIR_IMAGES
 from ..console import say, table
 from ..devices import DeviceProfile, load_profile
 from ..errors import InputError
@@ -78,7 +78,8 @@ class Job:
         say(f'4/7 the whole network: {f"{plan.epochs} epochs" if plan.epochs else "trained already"}')
         source = self._source(plan)
         say(f'5/7 accuracy of {plan.subnets} of {self.space.size():,} subnets, repaired')
-        predictor = stages.predicted(self.out, source, plan.subnets, self.seed)
+        predictor = stages.predicted(
+            self.out, replace(source, calibration_images=QUICK_REPAIR_IMAGES), plan.subnets, self.seed)
         say(f'6/7 search: most accurate under {", ".join(f"{ms:g}" for ms in limits_ms)} ms')
         fronts = []
         for limit_ms in limits_ms:

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from ..accuracy import REPAIR_IMAGES
+from ..accuracy import QUICK_REPAIR_IMAGES
 from ..errors import InputError
 from ..images import Data, ImageSet
 from ..networks import Supernet, quick_depthwise, repair
@@ -78,7 +78,7 @@ def make_plan(supernet: Supernet, data: Data, minutes: float, networks: int, bat
     smallest = space.min_arch(largest.resolution)
     few_s, many_s = (_seconds(partial(repair, supernet, smallest, images[:n].split(REPAIRED)))
                      for n in (REPAIRED, 2 * REPAIRED))
-    repair_s = few_s + area * max(0.0, many_s - few_s) * (REPAIR_IMAGES / REPAIRED - 1)
+    repair_s = few_s + area * max(0.0, many_s - few_s) * (QUICK_REPAIR_IMAGES / REPAIRED - 1)
     with torch.inference_mode():
         image_s = area * _seconds(lambda: supernet(images)) / len(images)
     subnet_s = repair_s + 0.6 * image_s * len(data.holdout)
