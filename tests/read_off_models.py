@@ -10,7 +10,7 @@ from timm.models import generate_default_cfgs, register_model
 import timm_ofa
 from timm_ofa.hub.ofa import create_named_supernet
 from timm_ofa.networks import data_cfg, model_args
-from timm_ofa.networks.narrowing import ofa_timm
+from timm_ofa.networks.ofa import ofa_timm
 
 __all__: list[str] = []
 NETWORKS = {'efficientnet': 'tinynet_e', 'mobilenetv3': 'mobilenetv4_conv_small_035', 'resnet': 'test_resnet',

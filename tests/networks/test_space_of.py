@@ -23,7 +23,7 @@ from timm_ofa.hub.record import Accuracy, Record
 from timm_ofa.hub.saving import add_onnx, save_folder
 from timm_ofa.networks import initialize, load_supernet, new_supernet
 from timm_ofa.networks.flexible import conv_same
-from timm_ofa.networks.narrowing import ofa_timm
+from timm_ofa.networks.ofa import ofa_timm
 from timm_ofa.training.recipes import coupled
 from timm_ofa.training.runs import save_supernet
 

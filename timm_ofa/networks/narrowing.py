@@ -1,4 +1,4 @@
-"""A stock timm network, narrowed: fewer blocks, smaller depthwise kernels, fewer middle channels. And its entry-point.
+"""A stock timm network, narrowed: fewer blocks, smaller depthwise kernels, fewer middle channels..
 
 The network is built by timm's own name first, so that everything but these is as timm builds it. Its class and all of
 its modules are timm's.
@@ -6,57 +6,15 @@ its modules are timm's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import timm
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import nn
 
 from ..errors import InputError
-from ..fields import read_value
-from ..spaces import MAX_WIDTH
 from .flexible import KINDS, kernel_link, middle
 from .frames import frame_of
-from .stock import PAPER
-from .weights import checked
-
-__all__: list[str] = []  # timm's registry adds the entry-point
-
-OWN = ('input_size', 'pool_size', 'crop_pct', 'interpolation', 'mean', 'std', 'first_conv', 'classifier')
-DEFAULT = 'mobilenetv3_small_050'  # the network that is built when none is named
-_cfg = timm.get_pretrained_cfg(DEFAULT)
-assert _cfg is not None
-default_cfgs = generate_default_cfgs({'ofa_timm': dict(
-    url='', num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), crop_pct=0.875, interpolation='bilinear',
-    mean=_cfg.mean, std=_cfg.std, first_conv=_cfg.first_conv, classifier=_cfg.classifier, license='apache-2.0',
-    **PAPER)})
-
-
-@register_model
-@checked
-def ofa_timm(
-        pretrained: bool = False,
-        network: str = DEFAULT,
-        blocks: Sequence[Sequence[Sequence[int]]] | None = None,
-        **kwargs,
-) -> nn.Module:
-    """Any network of timm's with fewer blocks and channels and smaller kernels, as timm's own class.
-
-    Args:
-        network: timm's name of the whole network.
-        blocks: For each stage a list with [kernel size, middle channels] of each block that it keeps; without it the
-            whole network is built. A block without middle channels has 0 of them.
-    """
-    if blocks is not None:
-        blocks = read_value(tuple[tuple[tuple[int, ...], ...], ...], blocks, 'blocks', low=0, high=MAX_WIDTH)
-    if kwargs.get('pretrained_cfg') is None and isinstance(network, str) and timm.is_model(network):
-        own = timm.get_pretrained_cfg(network) or _cfg  # how images are prepared, and names of layers
-        kwargs['pretrained_cfg_overlay'] = {
-            **{key: getattr(own, key) for key in OWN}, **(kwargs.get('pretrained_cfg_overlay') or {})}
-    return build_model_with_cfg(
-        partial(_build, network, blocks), 'ofa_timm', pretrained, feature_cfg=dict(feature_cls='getter'), **kwargs)
 
 
 def stock(name: str, **kwargs) -> nn.Module:
@@ -68,7 +26,8 @@ def stock(name: str, **kwargs) -> nn.Module:
     return network
 
 
-def _build(name: str, blocks: Sequence[Sequence[Sequence[int]]] | None, **kwargs) -> nn.Module:
+def narrowed(name: str, blocks: Sequence[Sequence[Sequence[int]]] | None, **kwargs) -> nn.Module:
+    """A network of timm's by its name, cut to the blocks; None: whole. See `ofa_timm`."""
     network = stock(name, **kwargs)
     if blocks is not None:
         narrow(network, blocks)

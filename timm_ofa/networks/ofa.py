@@ -1,4 +1,4 @@
-"""The entry-points that build any subnet, registered with timm: `ofa_mobilenetv3`, `ofa_efficientnet`, `ofa_byobnet`.
+"""The entry-points that build any subnet, registered with timm: `ofa_timm` and one for each family.
 
 They take an architecture as JSON arguments, so that a saved folder or a Hub repository loads through
 `timm.create_model` with its own architecture. timm lists them by the name of this module.
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import timm
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._builder import pretrained_cfg_for_features
 from timm.models.efficientnet import EfficientNet, EfficientNetFeatures
@@ -18,7 +20,7 @@ from torch import nn
 from ..errors import InputError, listed
 from ..fields import read_value
 from ..spaces import MAX_WIDTH, integer, load_space
-from .narrowing import ofa_timm
+from .narrowing import narrowed
 from .stock import (
     ACT_LAYERS,
     BOTTLE_ROW,
@@ -40,12 +42,20 @@ __all__: list[str] = []  # timm's registry adds each entry-point
 
 ENTRY_POINTS = {
     'mobilenetv3': 'ofa_mobilenetv3', 'efficientnet': 'ofa_efficientnet', 'byobnet': 'ofa_byobnet',
-    'timm': ofa_timm.__name__}
+    'timm': 'ofa_timm'}
 DEFAULT_SPACES = {  # entry-point -> the space whose smallest net it builds when no blocks are given
     'ofa_mobilenetv3': 'ofa_mbv3_w10', 'ofa_efficientnet': 'ofa_proxyless_w13', 'ofa_byobnet': 'ofa_resnet50d'}
+DEFAULT_NETWORK = 'mobilenetv3_small_050'  # that `ofa_timm` builds when none is named
+OF_THE_NETWORK = ('input_size', 'pool_size', 'crop_pct', 'interpolation', 'mean', 'std', 'first_conv', 'classifier')
+_cfg = timm.get_pretrained_cfg(DEFAULT_NETWORK)
+assert _cfg is not None
 default_cfgs = generate_default_cfgs({
-    name: dict(url='', num_classes=1000, **data_cfg(load_space(space)), license='apache-2.0', **PAPER)
-    for name, space in DEFAULT_SPACES.items()})
+    **{name: dict(url='', num_classes=1000, **data_cfg(load_space(space)), license='apache-2.0', **PAPER)
+       for name, space in DEFAULT_SPACES.items()},
+    'ofa_timm': dict(
+        url='', num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), crop_pct=0.875,
+        interpolation='bilinear', mean=_cfg.mean, std=_cfg.std, first_conv=_cfg.first_conv,
+        classifier=_cfg.classifier, license='apache-2.0', **PAPER)})
 
 
 def _check_args(name: str, args: dict[str, Any], row_pattern: re.Pattern[str], kwargs: dict[str, Any]) -> int:
@@ -173,3 +183,28 @@ def ofa_byobnet(
     return build_model_with_cfg(
         OFAResNet, 'ofa_byobnet', pretrained, stem_stride=stem_stride, feature_cfg=dict(flatten_sequential=True),
         **byobnet_kwargs(**args, kwargs=kwargs))
+
+
+@register_model
+@checked
+def ofa_timm(
+        pretrained: bool = False,
+        network: str = DEFAULT_NETWORK,
+        blocks: Sequence[Sequence[Sequence[int]]] | None = None,
+        **kwargs,
+) -> nn.Module:
+    """Any network of timm's with fewer blocks and channels and smaller kernels, as timm's own class.
+
+    Args:
+        network: timm's name of the whole network.
+        blocks: For each stage a list with [kernel size, middle channels] of each block that it keeps; without it the
+            whole network is built. A block without middle channels has 0 of them.
+    """
+    if blocks is not None:
+        blocks = read_value(tuple[tuple[tuple[int, ...], ...], ...], blocks, 'blocks', low=0, high=MAX_WIDTH)
+    if kwargs.get('pretrained_cfg') is None and isinstance(network, str) and timm.is_model(network):
+        own = timm.get_pretrained_cfg(network) or _cfg  # how images are prepared, and names of layers
+        kwargs['pretrained_cfg_overlay'] = {
+            **{key: getattr(own, key) for key in OF_THE_NETWORK}, **(kwargs.get('pretrained_cfg_overlay') or {})}
+    return build_model_with_cfg(
+        partial(narrowed, network, blocks), 'ofa_timm', pretrained, feature_cfg=dict(feature_cls='getter'), **kwargs)

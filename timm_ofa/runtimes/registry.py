@@ -9,8 +9,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from packaging.requirements import Requirement
-
 from ..errors import InputError, listed
 
 if TYPE_CHECKING:
@@ -60,6 +58,8 @@ def runtime_names() -> list[str]:
 
 def load_runtime(name: str = DEFAULT, precision: str = 'fp32', processor: str = 'cpu') -> Runtime:
     """A runtime by name. Raises `InputError` if it is unknown, not installed, or cannot do what is asked."""
+    from packaging.requirements import Requirement  # it is slow to import
+
     if name not in runtime_names():
         raise InputError(f'runtime {str(name)!r:.60} is not known; choose from {listed(runtime_names())}')
     runtime = cast(Runtime, import_module(f'.{name}', __package__))
