@@ -144,7 +144,7 @@ def test_as_many_threads_work_as_were_asked_for(runtime, threads):
         run()
     spent = sorted((after - before.get(path, 0) for path, after in nanoseconds().items()), reverse=True)
     shares = np.array(spent) / sum(spent)
-    assert (shares > 1e-3).sum() == threads, shares.round(4)  # some share it unevenly on a busy machine
+    assert (shares > 1e-2).sum() <= threads <= (shares > 1e-3).sum(), shares.round(4)  # busy machines share unevenly
 
 
 def test_a_runtime_names_itself(runtime, request):
