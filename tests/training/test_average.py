@@ -29,7 +29,7 @@ def test_the_average_of_the_weights_forgets_as_told():
     for step in range(1, 60):
         with torch.no_grad():
             weight.add_(1)
-        average.follow(supernet, step)
+        average.follow(step)
         keep = min(0.8, (step - 1) / (step + 9))  # at first it follows faster
         expected = keep * expected + (1 - keep) * weight.detach()
         torch.testing.assert_close(average.network.classifier.weight, expected)
@@ -39,9 +39,9 @@ def test_the_average_of_the_weights_forgets_as_told():
 def test_what_is_saved_is_the_average_of_the_steps(digits, tmp_path, monkeypatch):
     seen, follow = [], MovingAverage.follow
 
-    def record(self, supernet, steps):
-        follow(self, supernet, steps)
-        seen.append((steps, supernet.classifier.bias.detach().clone()))
+    def record(self, steps):
+        follow(self, steps)
+        seen.append((steps, self._followed.classifier.bias.detach().clone()))
     monkeypatch.setattr(MovingAverage, 'follow', record)
     plain = replace(CONFIG, model_ema_decay=0.9, phases=(Phase('all', 2, 0.05, subnets_per_step=2, kd_weight=0),))
     returned = train_supernet(plain, digits, tmp_path)

@@ -18,7 +18,6 @@ from ..devices import DeviceProfile, load_profile
 from ..errors import InputError
 from ..files import write_text
 from ..hub import (
-    Attempt,
     FrontFile,
     Source,
     arch_name,
@@ -26,11 +25,10 @@ from ..hub import (
     catalog,
     check_target,
     check_token,
-    meet_limit,
     publish_family,
     save_front,
 )
-from ..images import Augment, Data, ImageSet, check_data, load_data, stored_side
+from ..images import Augment, Data, ImageSet, load_data, stored_side
 from ..networks import load_trained, read_json, space_of, supernet_of
 from ..runtimes import load_runtime
 from ..searching import Candidate, Limit, refuse_infeasible, search
@@ -38,7 +36,7 @@ from ..spaces import Arch, SearchSpace
 from ..training import FinetuneConfig, Phase, TrainConfig
 from . import stages
 from .planning import Plan, make_plan, sides_for, usual_side
-from .shared import check_folder_place, check_room
+from .shared import best_within, check_folder_place, check_room
 from .verbs import Answer
 
 SETTINGS, PLAN, LIMIT_SHARE, PROFILE_SECONDS = 'run.json', 'plan.json', 0.6, 20.0
@@ -67,7 +65,7 @@ class Job:
         began = time.perf_counter()
         self._check()
         say(f'1/7 images: {self.data_source}')
-        say(''.join(f'    {remark}\n' for remark in check_data(self.data)).rstrip('\n'))
+        stages.say_remarks(self.data)
         say(f'2/7 network: {self.origin}, at {", ".join(map(str, self.space.resolutions))} px')
         check_room(self.out, 4e-6 * 9 * self.space.params(self.space.max_arch()))
         write_text(self.out / SETTINGS, json.dumps(self._settings, indent=1))
@@ -200,8 +198,7 @@ class Job:
         rows: list[dict[str, Any]] = stages.compared_rows(source, compared, timer)
         made: dict[Arch, Path] = {}
         for found in fronts:
-            limit_ms = found.bound_ms
-            chosen = meet_limit(found.front, limit_ms, timer)[-1] if timer else Attempt(found.best(), {})
+            limit_ms, chosen = found.bound_ms, best_within(found, timer, '    ')
             if chosen.candidate.arch in made:
                 say(f'    {limit_ms:g} ms: the same network as within less; left out')
                 continue
@@ -219,12 +216,8 @@ class Job:
 
     def _closing_words(self, rows: Sequence[dict[str, Any]]) -> str:
         """The table for people, and the lines that load a network."""
-        names = ['network', 'top1_pct', 'predicted_ms', 'measured_ms', 'macs_m', 'params_k']
-        shown = table(
-            ['network', 'top-1 %', 'predicted ms', 'measured ms', 'MMACs', 'k params'],
-            [[row[name] if row[name] is not None else '-' for name in names] for row in rows])
         return (
-            f'{shown}\n\n    import timm, timm_ofa\n'
+            f'{stages.rows_table(rows)}\n\n    import timm, timm_ofa\n'
             f"    model = timm.create_model('local-dir:{rows[-1]['folder']}', pretrained=True)")
 
 

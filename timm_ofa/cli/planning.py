@@ -74,7 +74,7 @@ def make_plan(supernet: Supernet, data: Data, minutes: float, networks: int, bat
     supernet.train()
     step_s = area * _seconds(lambda: _step(supernet, batch_size, largest.resolution))
     supernet.eval()
-    images = torch.randn(2 * REPAIRED, 3, largest.resolution, largest.resolution)
+    images = _noise(2 * REPAIRED, largest.resolution)
     smallest = space.min_arch(largest.resolution)
     few_s, many_s = (_seconds(partial(repair, supernet, smallest, images[:n].split(REPAIRED)))
                      for n in (REPAIRED, 2 * REPAIRED))
@@ -96,10 +96,15 @@ def make_plan(supernet: Supernet, data: Data, minutes: float, networks: int, bat
     return Plan(epochs, subnets, finetune_epochs, epochs * epoch_s, subnets * subnet_s, finetune_epochs * tuned_s)
 
 
+def _noise(n: int, resolution: int) -> torch.Tensor:
+    """Images (n, 3, resolution, resolution) to time with, always the same."""
+    return torch.randn(n, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
+
+
 def _step(supernet: Supernet, batch_size: int, resolution: int) -> None:
     """What a step of training computes; no weight changes."""
     with quick_depthwise(supernet):
-        loss = supernet(torch.randn(batch_size, 3, resolution, resolution)).square().mean()
+        loss = supernet(_noise(batch_size, resolution)).square().mean()
         torch.autograd.grad(loss, [p for p in supernet.parameters() if p.requires_grad], allow_unused=True)
 
 

@@ -9,15 +9,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..console import say, table
+from ..console import say
 from ..files import write_text
-from ..hub import Source, arch_name, arch_timer, hub_configs_dir, meet_limit, save_front
-from ..images import check_data, load_data, stored_side
+from ..hub import Source, arch_name, arch_timer, hub_configs_dir, save_front
+from ..images import load_data, stored_side
 from ..runtimes import load_runtime
 from ..searching import Limit, refuse_infeasible, search
 from ..training import load_config, scaled
 from . import stages
-from .shared import check_room
+from .shared import best_within, check_room
 
 CONFIG = 'ofa_mbv3_fashion_supernet.yaml'
 SUBNETS = 60  # judged for the predictor
@@ -51,7 +51,7 @@ def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_m
     say(f'1/6 images: {config.data}')
     data = load_data(
         config.data, stored_side(space), holdout=config.holdout, seed=seed, skip_broken=config.skip_broken)
-    say(''.join(f'    {remark}\n' for remark in check_data(data)).rstrip('\n'))
+    stages.say_remarks(data)
     write_text(out / SETTINGS, json.dumps(settings, indent=1))
     say(f'2/6 latency of this machine ({runtime}, 1 thread)')
     profile = stages.profiled(
@@ -69,15 +69,13 @@ def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_m
     found = save_front(
         out / 'front.jsonl', result, space, predictor, profile, str(out / 'profile.json'), limit_ms, seed)
     timer = arch_timer(space, profile)
-    attempts = meet_limit(found.front, limit_ms, timer)
-    for attempt in attempts[:-1]:
-        say(f'    measured {attempt.measured["latency_ms"]:.4g} ms is over the limit; next')
+    chosen = best_within(found, timer, '    ')
 
     say('6/6 save, load again in a new process')
     compared = stages.references(space, predictor, profile, {
         'largest subnet': space.max_arch(), 'smallest subnet': space.min_arch(max(space.resolutions))})
     folder = out / arch_name(space, found.under, limit_ms)
-    rows = [stages.saved(source, attempts[-1], found, profile, compared, folder),
+    rows = [stages.saved(source, chosen, found, profile, compared, folder),
             *stages.compared_rows(source, compared, timer)]
     stages.write_summary(out, rows, [limit_ms], time.perf_counter() - began)
     return rows
@@ -86,11 +84,9 @@ def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_m
 def closing_words(rows: list[dict[str, Any]]) -> str:
     """The table for people, the place of the picture, and the lines that load the chosen network."""
     chosen, largest = rows[:2]
-    shown = table(
-        ['network', 'top-1 %', 'predicted ms', 'measured ms', 'MMACs', 'k params'],
-        [[r['network'], r['top1_pct'], r['predicted_ms'], r['measured_ms'], r['macs_m'], r['params_k']] for r in rows])
     return (
-        f'{shown}\n\n{largest["measured_ms"] / chosen["measured_ms"]:.1f} times as fast as the largest subnet at '
+        f'{stages.rows_table(rows)}\n\n'
+        f'{largest["measured_ms"] / chosen["measured_ms"]:.1f} times as fast as the largest subnet at '
         f'{chosen["top1_pct"] - largest["top1_pct"]:+.1f} points of top-1. Both have the weights of the supernet.\n'
         f'card, weights and front ({Path(chosen["folder"]) / "pareto.svg"}): {chosen["folder"]}\n\n'
         f'    import timm, timm_ofa\n'

@@ -3,11 +3,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..console import say
 from ..errors import InputError, listed
@@ -16,7 +16,7 @@ from .verbs import Option, one_of, positive, whole
 
 if TYPE_CHECKING:
     from ..accuracy import SubnetJudge
-    from ..hub import NamedSubnet, Source, Training
+    from ..hub import Attempt, FrontFile, NamedSubnet, Source, Training
     from ..networks import Supernet
     from ..spaces import Arch, SearchSpace
     from ..training import TrainConfig
@@ -96,6 +96,21 @@ def say_memory(judge: SubnetJudge) -> None:
 
     if judge.memory_mb > MUCH_MB and launched().is_main_process:
         say(f'judging subnets takes up to about {judge.memory_mb / 1e3:.1f} GB besides the images, in each process')
+
+
+def best_within(found: FrontFile, timer: Callable[[Arch], dict[str, Any]] | None, before: str = '') -> Attempt:
+    """The best network of a front within its limit: as it is measured, or, without a timer, as it is predicted.
+
+    Says which ones were over the limit, with `before` in front.
+    """
+    from ..hub import Attempt, meet_limit
+
+    if timer is None:
+        return Attempt(found.best(), {})
+    attempts = meet_limit(found.front, found.bound_ms, timer)
+    for attempt in attempts[:-1]:
+        say(f'{before}measured {attempt.measured["latency_ms"]:.4g} ms is over the limit; next')
+    return attempts[-1]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from .shared import (
     CALIBRATION_IMAGES,
     COMMON,
     OpenSupernet,
+    best_within,
     check_folder_place,
     check_room,
     config_path,
@@ -117,19 +118,11 @@ class _FrontJob:
     def save_best(self, found: FrontFile, out: str | Path, name: str | None,
                   skip: Container[str] = ()) -> dict[str, Any] | None:
         """The best network that is measured within the limit of a front; None where its arch is one to skip."""
-        from ..hub import meet_limit
-
-        measured: list[dict[str, Any]] = []
-        if self.timer is None:
-            candidate = found.best()
-        else:
-            attempts = meet_limit(found.front, found.bound_ms, self.timer)
-            for attempt in attempts[:-1]:
-                say(f'measured {attempt.measured["latency_ms"]:.4g} ms is over the limit; next')
-            candidate, measured = attempts[-1].candidate, [attempts[-1].measured]
-        if str(candidate.arch) in skip:
+        chosen = best_within(found, self.timer)
+        if str(chosen.candidate.arch) in skip:
             return None
-        return self.job.save(candidate, out, name=name, found=found, measured=measured, profile=self.profile)
+        measured = [chosen.measured] if chosen.measured else []
+        return self.job.save(chosen.candidate, out, name=name, found=found, measured=measured, profile=self.profile)
 
 
 @SPECIALIZE.mode('arch')

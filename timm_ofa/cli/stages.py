@@ -16,12 +16,12 @@ import timm
 import torch
 
 from ..accuracy import AccuracyPredictor, collect, read_records
-from ..console import say
+from ..console import say, table
 from ..devices import DeviceProfile, load_profile, profile_space, this_device
 from ..errors import InputError
 from ..files import write_text
 from ..hub import Attempt, FrontFile, FrontPoint, Source, Training, finish, save_folder, training_cost
-from ..images import Data
+from ..images import Data, check_data
 from ..networks import Supernet, load_supernet, read_json
 from ..searching import Candidate
 from ..spaces import Arch, SearchSpace
@@ -130,6 +130,18 @@ def _load_in_new_process(folder: Path) -> None:
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
     if done.returncode:
         raise InputError(f'{folder} does not load in a new process: {done.stderr.strip().splitlines()[-1:]}')
+
+
+def rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows for people."""
+    names = ('network', 'top1_pct', 'predicted_ms', 'measured_ms', 'macs_m', 'params_k')
+    return table(['network', 'top-1 %', 'predicted ms', 'measured ms', 'MMACs', 'k params'],
+                 [[row[name] for name in names] for row in rows])
+
+
+def say_remarks(data: Data) -> None:
+    """Look at all images and say what the data holds."""
+    say('\n'.join(f'    {remark}' for remark in check_data(data)))
 
 
 def write_summary(out: Path, rows: Sequence[dict[str, Any]], limits_ms: Sequence[float], seconds: float) -> None:

@@ -122,7 +122,7 @@ class Loop:
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None:
-            self.average.follow(self.accelerator.unwrap_model(self.model), progress.total_steps + 1)
+            self.average.follow(progress.total_steps + 1)
 
     def _rng(self, progress: Progress, purpose: int) -> np.random.Generator:
         """A generator for this step and purpose. Purposes start at 1, because a seed ignores zeros at its end."""

@@ -156,7 +156,7 @@ class _Run:
                 if phase.sort_channels and not (here.epoch or here.step):
                     self.supernet.sort_channels(keep=trained_before(space, config.phases, i))
                     if self.average is not None:
-                        self.average.start_from(self.supernet)
+                        self.average.start_anew()
                 began = time.perf_counter()
                 here = loop.run_phase(
                     phase, partial(recipe.draw, subspace, phase.subnets_per_step, whole=space), teacher, here,
