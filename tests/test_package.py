@@ -2,7 +2,6 @@
 import ast
 import os
 import re
-import statistics
 import subprocess
 import sys
 from importlib import import_module
@@ -79,30 +78,19 @@ def python(code, *flags, arguments=()):
 
 
 IMPORTS = """
-import sys, time
-start = time.process_time()
+import sys
 import timm
-middle, before = time.process_time(), set(sys.modules)
+before = set(sys.modules)
 import timm_ofa
-print(middle - start, time.process_time() - middle, *(set(sys.modules) - before))
+print(*(set(sys.modules) - before))
 """
 
 
-@pytest.fixture(scope='module')
-def imported():
-    """Of three new processes: CPU seconds of `import timm`, those of `import timm_ofa` after it, modules it adds."""
-    outputs = [python(IMPORTS, '-W', 'error::UserWarning').split() for _ in range(3)]
-    return [(float(alone), float(added), modules) for alone, added, *modules in outputs]
-
-
-def test_importing_the_package_imports_nothing_heavy_and_says_nothing(imported):
-    for _, _, modules in imported:
-        names = {name.split('.')[0] for name in modules}
-        assert 'timm_ofa' in names and not names & HEAVY
-
-
-def test_importing_the_package_adds_at_most_a_twentieth_to_importing_timm(imported):
-    assert statistics.median(added / alone for alone, added, _ in imported) <= 0.05, [t[:2] for t in imported]
+def test_importing_the_package_imports_little_and_says_nothing():  # tests/bench/bench_start.py has the seconds
+    modules = python(IMPORTS, '-W', 'error::UserWarning').split()
+    others = {name.split('.')[0] for name in modules} - {'timm_ofa'}
+    assert 'timm_ofa' in modules and not others & HEAVY
+    assert others <= {'lazy_loader', 'tabulate', 'wcwidth'} and len(modules) <= 45
 
 
 FIRST = """

@@ -1,16 +1,19 @@
 """The verb `run`: from images and a timm network to finished networks."""
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import timm
 import torch
 from command_line import remarks, run
+from hub_makers import save_made_front
 from timm.models._hub import save_for_hf
 
 from timm_ofa.cli import pipeline, stages
 from timm_ofa.cli.planning import Plan, sides_for, usual_side
 from timm_ofa.devices import DeviceProfile
+from timm_ofa.hub import NotWithin
 from timm_ofa.images import load_data
 from timm_ofa.networks import space_of
 
@@ -39,7 +42,7 @@ def test_one_command_goes_from_images_to_networks_and_repeats_nothing(origin, qu
     assert status == 0, err
     whole, *found = json.loads(out)
     assert whole['network'] == 'mobilenetv3_small_050 at 32 px' and len(found) == 1
-    assert found[0]['measured_ms'] < whole['measured_ms'] and found[0]['macs_m'] < whole['macs_m']
+    assert found[0]['predicted_ms'] < whole['predicted_ms'] and found[0]['macs_m'] < whole['macs_m']
     model = timm.create_model(f'local-dir:{found[0]["folder"]}', pretrained=True).eval()
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
     card = (tmp_path / 'out' / found[0]['network'] / 'README.md').read_text()
@@ -51,6 +54,20 @@ def test_one_command_goes_from_images_to_networks_and_repeats_nothing(origin, qu
     assert run(capsys, *words)[0] == 0
     status, _, err = run(capsys, *words[:-1], tmp_path / 'out', '--seed', '1')
     assert status == 2 and '--seed is 1, the steps' in remarks(err)[-1]
+
+
+def test_a_machine_that_became_slower_raises_only_a_limit_that_nobody_gave(tmp_path, capsys):
+    found = save_made_front(tmp_path / 'front.jsonl')
+
+    def timer(arch):
+        return {'latency_ms': 10.03 * next(c.latency_ms for c in found.front if c.arch == arch)}
+
+    with pytest.raises(NotWithin, match='no network of the front is measured within 4 ms'):
+        stages.best_found(found, timer, limit_is_given=True)
+    raised, chosen = stages.best_found(found, timer, limit_is_given=False)
+    assert chosen.candidate == min(found.front, key=lambda c: c.latency_ms)
+    assert raised == replace(found, max_latency_ms=11.0) and 'the limit becomes 11 ms' in capsys.readouterr().err
+    assert stages.best_found(raised, None, True)[0] == raised
 
 
 def test_a_network_that_knows_the_classes_is_not_trained(quick, capsys, tmp_path, monkeypatch):

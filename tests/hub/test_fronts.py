@@ -72,6 +72,7 @@ def test_when_nothing_fits_the_limit_and_the_last_measurement_are_named(front):
     with pytest.raises(InputError, match=r'within 6 ms; the last of \d+ tried takes \d+ ms'):
         meet_limit(front, 6.0, timer)
     assert len(set(timer.asked)) == len(timer.asked)
+    assert timer.asked[-1] == min(front, key=lambda c: c.latency_ms).arch
 
 
 def test_attempts_are_bounded(front):

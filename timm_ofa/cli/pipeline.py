@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..files import write_text
 from ..hub import (
     FrontFile,
+    NotWithin,
     Source,
     arch_name,
     arch_timer,
@@ -36,7 +37,7 @@ from ..spaces import Arch, SearchSpace
 from ..training import FinetuneConfig, Phase, TrainConfig
 from . import stages
 from .planning import Plan, make_plan, sides_for, usual_side
-from .shared import best_within, check_folder_place, check_room
+from .shared import check_folder_place, check_room
 from .verbs import Answer
 
 SETTINGS, PLAN, LIMIT_SHARE, PROFILE_SECONDS = 'run.json', 'plan.json', 0.6, 20.0
@@ -197,12 +198,18 @@ class Job:
             teacher='largest') if plan.finetune_epochs else None
         rows: list[dict[str, Any]] = stages.compared_rows(source, compared, timer)
         made: dict[Arch, Path] = {}
-        for found in fronts:
-            limit_ms, chosen = found.bound_ms, best_within(found, timer, '    ')
-            if chosen.candidate.arch in made:
-                say(f'    {limit_ms:g} ms: the same network as within less; left out')
+        for place, found in enumerate(fronts, 1):
+            try:
+                found, chosen = stages.best_found(found, timer, bool(self.limits_ms))
+            except NotWithin as error:
+                if place == len(fronts) and not made:
+                    raise
+                say(f'    {error}')
                 continue
-            folder = self.out / arch_name(self.space, found.under, limit_ms)
+            if chosen.candidate.arch in made:
+                say(f'    {found.bound_ms:g} ms: the same network as within less; left out')
+                continue
+            folder = self.out / arch_name(self.space, found.under, found.bound_ms)
             check_target(folder)
             made[chosen.candidate.arch] = folder
             row = stages.saved(source, chosen, found, profile, compared, folder, training)

@@ -17,7 +17,7 @@ from ..runtimes import load_runtime
 from ..searching import Limit, refuse_infeasible, search
 from ..training import load_config, scaled
 from . import stages
-from .shared import best_within, check_room
+from .shared import check_room
 
 CONFIG = 'ofa_mbv3_fashion_supernet.yaml'
 SUBNETS = 60  # judged for the predictor
@@ -69,15 +69,15 @@ def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_m
     found = save_front(
         out / 'front.jsonl', result, space, predictor, profile, str(out / 'profile.json'), limit_ms, seed)
     timer = arch_timer(space, profile)
-    chosen = best_within(found, timer, '    ')
+    found, chosen = stages.best_found(found, timer, max_latency_ms is not None)
 
     say('6/6 save, load again in a new process')
     compared = stages.references(space, predictor, profile, {
         'largest subnet': space.max_arch(), 'smallest subnet': space.min_arch(max(space.resolutions))})
-    folder = out / arch_name(space, found.under, limit_ms)
+    folder = out / arch_name(space, found.under, found.bound_ms)
     rows = [stages.saved(source, chosen, found, profile, compared, folder),
             *stages.compared_rows(source, compared, timer)]
-    stages.write_summary(out, rows, [limit_ms], time.perf_counter() - began)
+    stages.write_summary(out, rows, [found.bound_ms], time.perf_counter() - began)
     return rows
 
 

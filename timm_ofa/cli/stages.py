@@ -20,12 +20,13 @@ from ..console import say, table
 from ..devices import DeviceProfile, load_profile, profile_space, this_device
 from ..errors import InputError
 from ..files import write_text
-from ..hub import Attempt, FrontFile, FrontPoint, Source, Training, finish, save_folder, training_cost
+from ..hub import Attempt, FrontFile, FrontPoint, NotWithin, Source, Training, finish, save_folder, training_cost
 from ..images import Data, check_data
 from ..networks import Supernet, load_supernet, read_json
-from ..searching import Candidate
+from ..searching import Candidate, rounded_up
 from ..spaces import Arch, SearchSpace
 from ..training import FinetuneConfig, TrainConfig, train_supernet
+from .shared import best_within
 
 Timer = Callable[[Arch], dict[str, Any]]  # what `measure_network` gives for an arch
 SUMMARY = 'summary.json'
@@ -84,6 +85,23 @@ def references(space: SearchSpace, predictor: AccuracyPredictor, profile: Device
     return {
         label: Candidate(arch, float(predictor.predict([arch])[0]), float(ms))
         for (label, arch), ms in zip(archs.items(), profile.latency_ms(space, list(archs.values())))}
+
+
+def best_found(found: FrontFile, timer: Timer | None, limit_is_given: bool) -> tuple[FrontFile, Attempt]:
+    """The best network of a front that is measured within its limit, and the front with that limit.
+
+    Where none is, because the machine is slower than it was, a limit that nobody gave is raised. One that was given
+    raises `NotWithin`.
+    """
+    try:
+        return found, best_within(found, timer, '    ')
+    except NotWithin as error:
+        if limit_is_given or not error.attempts:
+            raise
+        last = error.attempts[-1]
+        limit_ms = float(rounded_up(last.measured['latency_ms'], 2))
+        say(f'    no network is measured within {found.bound_ms:g} ms now; the limit becomes {limit_ms:g} ms')
+        return replace(found, max_latency_ms=limit_ms), last
 
 
 def saved(source: Source, chosen: Attempt, found: FrontFile, profile: DeviceProfile, compared: Mapping[str, Candidate],

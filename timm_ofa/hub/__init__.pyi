@@ -40,6 +40,7 @@ from .saving import save_folder as save_folder
 from .saving import update_folder as update_folder
 from .supernets import is_supernet as is_supernet
 from .timing import Attempt as Attempt
+from .timing import NotWithin as NotWithin
 from .timing import arch_timer as arch_timer
 from .timing import meet_limit as meet_limit
 from .upstream import import_upstream as import_upstream

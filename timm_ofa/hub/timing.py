@@ -20,26 +20,36 @@ class Attempt:
     measured: dict
 
 
+class NotWithin(InputError):
+    """No network of a front was measured within the limit; `attempts` are those that were tried."""
+
+    def __init__(self, max_latency_ms: float, attempts: Sequence[Attempt]) -> None:
+        tried = (f'; the last of {len(attempts)} tried takes {attempts[-1].measured["latency_ms"]:.4g} ms'
+                 if attempts else '')
+        super().__init__(
+            f'no network of the front is measured within {max_latency_ms:g} ms{tried}; raise the limit')
+        self.attempts = attempts
+
+
 def meet_limit(front: Sequence[Candidate], max_latency_ms: float, measure: Callable[[Arch], dict],
                max_attempts: int = 10) -> list[Attempt]:
     """Measure the best candidate under the limit. While it is over the limit, tighten this and take the next best.
 
-    Returns all attempts; the last one is within the limit. Raises `InputError` if none of them is.
+    The last that is tried is the fastest one. Returns all attempts; the last one is within the limit. Raises
+    `NotWithin` if none of them is.
     """
     attempts: list[Attempt] = []
-    bound = max_latency_ms
-    while len(attempts) < max_attempts:
-        fitting = [c for c in front if within(predicted_ms(c), bound)]
-        if not fitting:
-            break
-        best = max(fitting, key=lambda c: c.top1_pct)
+    bound, left = max_latency_ms, [c for c in front if within(predicted_ms(c), max_latency_ms)]
+    while left and len(attempts) < max_attempts:
+        fitting = [c for c in left if within(predicted_ms(c), bound)]
+        best = max(fitting, key=lambda c: c.top1_pct) if fitting else min(left, key=predicted_ms)
         attempts.append(Attempt(best, measure(best.arch)))
         measured_ms = attempts[-1].measured['latency_ms']
         if within(measured_ms, max_latency_ms):
             return attempts
         bound = tighter_limit(predicted_ms(best), measured_ms, max_latency_ms)
-    tried = f'; the last of {len(attempts)} tried takes {measured_ms:.4g} ms' if attempts else ''
-    raise InputError(f'no network of the front is measured within {max_latency_ms:g} ms{tried}; raise the limit')
+        left = [c for c in left if predicted_ms(c) < predicted_ms(best)]
+    raise NotWithin(max_latency_ms, attempts)
 
 
 def tighter_limit(expected_ms: float, measured_ms: float, max_latency_ms: float) -> float:

@@ -34,9 +34,9 @@ def bound(maximum: float | np.ndarray) -> float | np.ndarray:
     return maximum * (1 + TOLERANCE)
 
 
-def rounded_up(value: float) -> str:
+def rounded_up(value: float, digits: int = DIGITS) -> str:
     """A value with few digits that is never below the value, so that it works as a limit."""
-    return f'{float(Context(DIGITS, ROUND_CEILING).create_decimal_from_float(value * (1 - TOLERANCE))):.{DIGITS}g}'
+    return f'{float(Context(digits, ROUND_CEILING).create_decimal_from_float(value * (1 - TOLERANCE))):.{digits}g}'
 
 
 class InfeasibleError(InputError):
