@@ -64,13 +64,14 @@ def build(name: str, space: SearchSpace, num_classes: int) -> nn.Module:
 
 def train(
         model: nn.Module, space: SearchSpace, data: Data, *, epochs: int, lr: float, batch_size: int, seed: int,
-        precision: str, augment: Augment = AUGMENT, teacher: nn.Module | None = None) -> float:
+        precision: str, augment: Augment = AUGMENT, weight_decay: float = WEIGHT_DECAY,
+        teacher: nn.Module | None = None) -> float:
     """Train a network, `epochs` and one more to warm up, at the space's only resolution; its top-1 in percent."""
     resolution, = space.resolutions
     batches = EpochBatches(data.train, batch_size, seed, 0, Accelerator(mixed_precision=precision), augment)
     phase = Phase('alone', epochs, lr, warmup_epochs=1, kd_weight=float(teacher is not None))
     model = finetune(
-        model, batches, steps_per_epoch=len(batches), phase=phase, teacher=teacher, weight_decay=WEIGHT_DECAY,
+        model, batches, steps_per_epoch=len(batches), phase=phase, teacher=teacher, weight_decay=weight_decay,
         label_smoothing=0.1, seed=seed, precision=precision,
         prepare=lambda pixels, rng, _, part: batches.augment(pixels, space, resolution, rng, part))
     return evaluate(model.eval(), data.test, space, resolution)

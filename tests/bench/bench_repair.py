@@ -7,7 +7,8 @@ The network is EfficientNet-Lite0 with ImageNet's weights, or that of FOLDER. If
 images, it is first fine-tuned at the resolution, once. Then the space is read off it, and subnets at two thirds and at
 half of its MACs and the smallest one are judged: with channels in the order of the L1 norm, with channels sorted by
 energy, and repaired. Repair sees `--images` training images without labels, prepared as for a judgment. Images that
-were used for nothing are judged: the test images, and if nothing was fine-tuned also those that repair did not get.
+were used for nothing are judged: the test part and the held-out part, and if nothing was fine-tuned also those that
+repair did not get.
 """
 from __future__ import annotations
 
@@ -27,11 +28,13 @@ from torch import nn
 from timm_ofa import recalibrate_bn, repair, space_of, supernet_of
 from timm_ofa.accuracy import evaluate
 from timm_ofa.console import table
-from timm_ofa.images import Data, ImageSet, eval_batch, load_data, stored_side
+from timm_ofa.images import Augment, Data, ImageSet, eval_batch, load_data, stored_side
 from timm_ofa.networks import Supernet
 from timm_ofa.spaces import Arch, SearchSpace
 
 RATIOS = 1, 2 / 3, 1 / 2
+SETTINGS = dict(  # of fine-tuning, as `timm-ofa run` has them
+    batch_size=64, precision='no', augment=Augment(crop='area', scale=(0.5, 1.0)), weight_decay=1e-4)
 
 
 def pretrained(folder: Path) -> Path:
@@ -44,9 +47,11 @@ def pretrained(folder: Path) -> Path:
 def fine_tuned(source: Path, folder: Path, data: Data, args: argparse.Namespace) -> Path:
     """The network with the classes of the images, fine-tuned as a whole, in a folder, if it is not there yet."""
     if not (folder / 'config.json').exists():
+        torch.manual_seed(args.seed)  # of the new classifier
         model = timm.create_model(f'local-dir:{source}', pretrained=True, num_classes=data.num_classes)
         space = supernet_of(model, resolutions=(args.resolution,)).space
-        train(model, space, data, epochs=args.epochs - 1, lr=args.lr, seed=args.seed, batch_size=64, precision='no')
+        train(model, space, data, epochs=args.epochs - 1, lr=args.lr, seed=args.seed, **SETTINGS)
+        model.to(memory_format=torch.contiguous_format)  # training changes it
         save_for_hf(model, str(folder), safe_serialization=True, model_args={'num_classes': data.num_classes})
     return folder
 
@@ -57,6 +62,11 @@ def archs_by_share(space: SearchSpace, resolution: int) -> dict[str, Arch]:
     drawn, whole = space.sample(np.random.default_rng(7), 200), space.macs(largest)
     chosen = [min(drawn, key=lambda arch: abs(space.macs(arch) / whole - share)) for share in (2 / 3, 1 / 2)]
     return {f'{space.macs(arch) / whole:.2f}': arch for arch in [*chosen, smallest]}
+
+
+def unused(data: Data) -> list[ImageSet]:
+    """The images that no training here sees or asks."""
+    return [data.test, data.holdout]
 
 
 def top1_pct(model: nn.Module, judged: list[ImageSet], space: SearchSpace, resolution: int) -> float:
@@ -93,11 +103,11 @@ def main() -> None:
     folder = args.network or pretrained(args.out / 'lite0')
     network = timm.create_model(f'local-dir:{folder}', pretrained=True)
     data = load_data(args.data, stored_side(space_of(network, resolutions=(args.resolution,))))
-    order, judged = np.random.default_rng(args.seed).permutation(len(data.train)).tolist(), [data.test]
+    order, judged = np.random.default_rng(args.seed).permutation(len(data.train)).tolist(), unused(data)
     if network.num_classes != data.num_classes:
         folder = fine_tuned(folder, args.out / f'whole_{args.resolution}px_{args.seed}', data, args)
     else:
-        judged += [data.holdout, data.train.subset(order[args.images:], 'the rest')]
+        judged.append(data.train.subset(order[args.images:], 'the rest'))
     supernet = supernet_of(str(folder), ratios=RATIOS, kernel_sizes=(5, 3), resolutions=(args.resolution,)).eval()
     space = supernet.space
     few = torch.tensor(order[:args.images])

@@ -28,6 +28,7 @@ from timm_ofa.networks.supernet import new_supernet
 from timm_ofa.spaces.shelf import load_space
 from timm_ofa.training.teachers import load_teacher
 
+KEPT = 'mean', 'std', 'input_size', 'crop_pct', 'interpolation', 'first_conv', 'classifier'
 TEACHER, WEIGHTS = 'tf_efficientnet_lite0', 'models/efficientnet-lite0-57934424.pth'
 
 
@@ -47,7 +48,7 @@ def save_teacher(folder: Path, synsets: tuple[str, ...], architecture: str = TEA
         state[name] = state[name][places].clone()
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / 'model.safetensors', state)
-    settings = {key: model.pretrained_cfg[key] for key in ('mean', 'std', 'input_size', 'crop_pct', 'interpolation')}
+    settings = {key: model.pretrained_cfg[key] for key in KEPT}
     (folder / 'config.json').write_text(json.dumps(dict(
         architecture=architecture, num_classes=len(synsets), pretrained_cfg=dict(settings, num_classes=len(synsets)),
         model_args={} if architecture == TEACHER else dict(bn_eps=1e-3))))

@@ -12,7 +12,7 @@ from timm.models._hub import save_for_hf
 
 from timm_ofa.cli import pipeline, stages
 from timm_ofa.cli.planning import Plan, sides_for, usual_side
-from timm_ofa.devices import DeviceProfile
+from timm_ofa.devices import DeviceProfile, measuring
 from timm_ofa.hub import NotWithin
 from timm_ofa.images import load_data
 from timm_ofa.networks import space_of
@@ -34,6 +34,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(pipeline, 'REPAIR_IMAGES', 32)
     monkeypatch.setattr(pipeline, 'QUICK_REPAIR_IMAGES', 32)
     monkeypatch.setattr(pipeline, 'PROFILE_SECONDS', 1.0)
+    monkeypatch.setattr(measuring, 'MIN_SWEEPS', 3)
 
 
 def test_one_command_goes_from_images_to_networks_and_repeats_nothing(origin, quick, capsys, tmp_path, monkeypatch):
@@ -51,6 +52,7 @@ def test_one_command_goes_from_images_to_networks_and_repeats_nothing(origin, qu
 
     monkeypatch.setattr(stages, 'train_supernet', lambda *_, **__: pytest.fail('trained again'))
     monkeypatch.setattr(stages, 'profile_space', lambda *_, **__: pytest.fail('measured again'))
+    monkeypatch.setattr(stages, 'finish', lambda *_, **__: pytest.fail('finished again'))
     assert run(capsys, *words)[0] == 0
     status, _, err = run(capsys, *words[:-1], tmp_path / 'out', '--seed', '1')
     assert status == 2 and '--seed is 1, the steps' in remarks(err)[-1]

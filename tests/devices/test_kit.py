@@ -278,7 +278,8 @@ def test_the_command_makes_a_kit_and_takes_its_results(capsys, tmp_path):
     assert status == 0 and row['device'] == 'my-phone' and row['rows'] == len(load_profile(out).table)
 
 
-def test_the_command_measures_in_another_precision_and_batch_size(capsys, tmp_path):
+def test_the_command_measures_in_another_precision_and_batch_size(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, 'MIN_SWEEPS', 2)
     out = tmp_path / 'cpu.json'
     status, _, _ = command(
         capsys, '--space', 'ofa_mbv3_tiny', '--resolutions', 20, '--runtime', 'pytorch', '--precision', 'bf16',

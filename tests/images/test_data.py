@@ -107,6 +107,21 @@ def test_data_that_cannot_be_used_is_one_line(prepare, naming, tmp_path):
     assert '\n' not in str(error.value)
 
 
+def test_a_name_is_asked_of_a_hub_that_answers_or_read_from_the_cache(tmp_path, monkeypatch):
+    import datasets
+
+    def load_dataset(name, **_):
+        raise ValueError(f'{name} asked')
+
+    monkeypatch.setattr('huggingface_hub.constants.ENDPOINT', 'http://127.0.0.1:9')
+    monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', str(tmp_path))
+    monkeypatch.setattr(datasets, 'load_dataset', load_dataset)
+    (tmp_path / 'acme___my_flowers').mkdir()
+    for name, reason in ('flowers', 'the Hub at .* cannot be reached'), ('acme/my-flowers', 'acme/my-flowers asked'):
+        with pytest.raises(InputError, match=f"data '{name}' cannot be loaded .*{reason}"):
+            load_data(name, 24)
+
+
 def test_too_few_images_are_refused(tmp_path):
     with pytest.raises(InputError, match=r'has only 1 training'):
         load_data('digits', 24, limit=1)

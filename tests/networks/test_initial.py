@@ -13,7 +13,7 @@ from timm_ofa.hub.folder import check_folder
 from timm_ofa.hub.record import Accuracy, Record
 from timm_ofa.hub.saving import add_onnx, save_folder
 from timm_ofa.images import eval_batch, load_data
-from timm_ofa.networks.initial import initialize, supernet_of
+from timm_ofa.networks.initial import initialize, load_trained, supernet_of
 from timm_ofa.networks.supernet import new_supernet
 from timm_ofa.spaces.shelf import load_space
 
@@ -184,3 +184,12 @@ def test_real_weights_go_through_supernet_onnx_int8_and_card(lite0, tmp_path):
     assert f'{top1_pct:.1f}' in (net / 'README.md').read_text() and check_folder(net) == record
     loaded = timm.create_model(f'local-dir:{net}', pretrained=True).eval()
     assert evaluate(loaded, images, space, 128) == top1_pct
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'resnet18.tv_in1k', 'hf-hub:timm/resnet18.a1_in1k'])
+def test_a_hub_that_does_not_answer_is_not_asked_for_a_minute(name, tmp_path, monkeypatch):
+    monkeypatch.setattr('huggingface_hub.constants.ENDPOINT', 'http://127.0.0.1:9')
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path / 'hub'))
+    monkeypatch.setattr(timm, 'create_model', lambda *_, **__: pytest.fail('asked'))
+    with pytest.raises(InputError, match=f"network '{name}' cannot be loaded .the Hub at .* cannot be reached"):
+        load_trained(name, 'network')

@@ -1,18 +1,18 @@
 """Two processes that train together: they learn what one does, and resume exactly."""
-import os
-import subprocess
-import sys
+import signal
 from dataclasses import replace
-from pathlib import Path
 
+import pytest
 import torch
 import yaml
+from ranks import Ranks
 from safetensors.torch import load_file
 from training_runs import CONFIG, events
 
 from timm_ofa.training import Phase
 
-TWO = """
+SMALL = replace(CONFIG, resolutions=(20,), batch_size=16, limit=56)  # 3 batches an epoch
+TRAIN = """
 import logging, os, signal, sys
 from timm_ofa.accuracy import SubnetJudge, supernet_digest
 from timm_ofa.images import load_data
@@ -37,33 +37,35 @@ open('digest' + os.environ['RANK'], 'w').write(supernet_digest(supernet))
 """
 
 
-def launch_two(folder, config, die=0, *flags, processes=2):
-    """Train in two processes, which are killed at step `die`; the digests of both supernets."""
+@pytest.fixture(scope='module')
+def ranks():
+    found = Ranks()
+    yield found
+    found.close()
+
+
+def launch(ranks, folder, config, die=0, *flags, processes=2):
+    """Train in some processes, which are killed at step `die`; the digests of their supernets."""
     folder.mkdir(exist_ok=True)
-    (folder / 'two.py').write_text(TWO)
-    (folder / 'two.yaml').write_text(yaml.safe_dump({'kind': 'supernet', **config.to_dict()}))
-    env = {**os.environ, 'ACCELERATE_USE_CPU': 'true', 'OMP_NUM_THREADS': '1',
-           'PYTHONPATH': str(Path(__file__).resolve().parents[2])}
-    done = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(processes), 'two.py',
-         'two.yaml', str(die), *flags], cwd=folder, env=env, capture_output=True, text=True, timeout=240)
-    assert bool(done.returncode) == bool(die), done.stderr[-3000:]
-    told = '1 process' if processes == 1 else f'{processes} processes'
-    assert f'{told} on cpu, {config.batch_size // processes} images each' in done.stderr
+    (folder / 'run.yaml').write_text(yaml.safe_dump({'kind': 'supernet', **config.to_dict()}))
+    codes, told = ranks(folder, TRAIN, ['run.yaml', str(die), *flags], processes)
+    assert set(codes) == {-signal.SIGKILL if die else 0}, told[0][-3000:]
+    of = '1 process' if processes == 1 else f'{processes} processes'
+    assert f'{of} on cpu, {config.batch_size // processes} images each' in told[0]
     return [path.read_text() for path in sorted(folder.glob('digest*'))]
 
 
-def test_two_processes_learn_what_one_does(tmp_path):
+def test_two_processes_learn_what_one_does(tmp_path, ranks):
     """The gradient of two processes is that of one on the whole batch; BatchNorm, augmentation and parts included.
 
     In double precision: in single, rounding alone moves some of these gradients by a percent.
     """
-    config = replace(CONFIG, drop_rate=0, clip_grad=None, accumulate=2, phases=(
+    config = replace(SMALL, drop_rate=0, clip_grad=None, accumulate=2, phases=(
         Phase('largest', 1, 0.03, kd_weight=0), Phase('taught', 1, 0.03, subnets_per_step=2),
         Phase('sandwich', 1, 0.03, recipe='sandwich', subnets_per_step=3)))
-    first, second = launch_two(tmp_path / 'two', config, 0, 'double')
+    first, second = launch(ranks, tmp_path / 'two', config, 0, 'double')
     assert first == second  # parameters and running statistics of both processes
-    launch_two(tmp_path / 'one', config, 0, 'double', processes=1)
+    launch(ranks, tmp_path / 'one', config, 0, 'double', processes=1)
     together, alone = (load_file(tmp_path / name / 'run' / 'model.safetensors') for name in ('two', 'one'))
     for name, tensor in alone.items():
         torch.testing.assert_close(together[name], tensor, rtol=1e-7, atol=1e-9, msg=name)
@@ -72,11 +74,11 @@ def test_two_processes_learn_what_one_does(tmp_path):
     assert [{**e, 'processes': 0} for e in logs[0]] == [{**e, 'processes': 0} for e in logs[1]]
 
 
-def test_two_processes_that_are_killed_and_resumed_equal_two_that_are_not(tmp_path):
+def test_two_processes_that_are_killed_and_resumed_equal_two_that_are_not(tmp_path, ranks):
     config = replace(
-        CONFIG, workers=2, phases=CONFIG.phases[1:], checkpoint_minutes=1e-6, precision='bf16', accumulate=2)
-    expected = launch_two(tmp_path / 'whole', config)
-    launch_two(tmp_path / 'killed', config, die=4)
-    assert launch_two(tmp_path / 'killed', config) == expected and len(set(expected)) == 1
+        SMALL, workers=2, phases=CONFIG.phases[1:], checkpoint_minutes=1e-6, precision='bf16', accumulate=2)
+    expected = launch(ranks, tmp_path / 'whole', config)
+    launch(ranks, tmp_path / 'killed', config, die=4)
+    assert launch(ranks, tmp_path / 'killed', config) == expected and len(set(expected)) == 1
     logs = [(tmp_path / name / 'run' / 'log.jsonl').read_bytes() for name in ('whole', 'killed')]
     assert logs[0] == logs[1]

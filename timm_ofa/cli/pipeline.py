@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,15 @@ from ..images import Augment, Data, ImageSet, load_data, stored_side
 from ..networks import load_trained, read_json, space_of, supernet_of
 from ..runtimes import load_runtime
 from ..searching import Candidate, Limit, refuse_infeasible, search
-from ..spaces import Arch, SearchSpace
+from ..spaces import SearchSpace
 from ..training import FinetuneConfig, Phase, TrainConfig
 from . import stages
 from .planning import Plan, make_plan, sides_for, usual_side
 from .shared import check_folder_place, check_room
 from .verbs import Answer
 
-SETTINGS, PLAN, LIMIT_SHARE, PROFILE_SECONDS = 'run.json', 'plan.json', 0.6, 20.0
+SETTINGS, PLAN, NETWORKS = 'run.json', 'plan.json', 'networks.json'
+LIMIT_SHARE, PROFILE_SECONDS = 0.6, 20.0
 BATCH_SIZE, LR, FINETUNE_LR, WEIGHT_DECAY = 64, 0.01, 0.004, 1e-4
 SMALL_PX = 64  # smaller images are shifted, larger ones cropped
 SHOWN = 8  # networks of a front
@@ -196,30 +197,38 @@ class Job:
         training = FinetuneConfig(
             plan.finetune_epochs, FINETUNE_LR, batch_size=self._batch_size, weight_decay=WEIGHT_DECAY,
             teacher='largest') if plan.finetune_epochs else None
-        rows: list[dict[str, Any]] = stages.compared_rows(source, compared, timer)
-        made: dict[Arch, Path] = {}
+        finished = stages.Finished(self.out / NETWORKS)
+        rows: list[dict[str, Any]] = finished('compared', lambda: stages.compared_rows(source, compared, timer))
+        made: list[dict[str, Any]] = []
         for place, found in enumerate(fronts, 1):
             try:
-                found, chosen = stages.best_found(found, timer, bool(self.limits_ms))
+                row = finished(f'{found.bound_ms:g} ms', partial(
+                    self._network, source, profile, found, compared, timer, training, [row['arch'] for row in made]))
             except NotWithin as error:
                 if place == len(fronts) and not made:
                     raise
                 say(f'    {error}')
                 continue
-            if chosen.candidate.arch in made:
-                say(f'    {found.bound_ms:g} ms: the same network as within less; left out')
-                continue
-            folder = self.out / arch_name(self.space, found.under, found.bound_ms)
-            check_target(folder)
-            made[chosen.candidate.arch] = folder
-            row = stages.saved(source, chosen, found, profile, compared, folder, training)
-            rows.append({**row, 'network': folder.name})
+            if row:
+                made.append(row)
         page = catalog(str(self.out), self.out / 'index.html')
         say(f'    page of the networks: {page}')
         if self.publish:
-            for done in publish_family([str(folder) for folder in made.values()], self.publish):
+            for done in publish_family([row['folder'] for row in made], self.publish):
                 say(f'    published: {done["url"]} ({done["version"]})')
-        return rows
+        return rows + made
+
+    def _network(self, source: Source, profile: DeviceProfile, found: FrontFile, compared: Mapping[str, Candidate],
+                 timer: stages.Timer | None, training: FinetuneConfig | None, made: Sequence[str],
+                 ) -> dict[str, Any] | None:
+        """The row of the network of a front, which is finished and saved; None if it is one of those that are made."""
+        found, chosen = stages.best_found(found, timer, bool(self.limits_ms))
+        if str(chosen.candidate.arch) in made:
+            say(f'    {found.bound_ms:g} ms: the same network as within less; left out')
+            return None
+        folder = self.out / arch_name(self.space, found.under, found.bound_ms)
+        check_target(folder)
+        return {**stages.saved(source, chosen, found, profile, compared, folder, training), 'network': folder.name}
 
     def _closing_words(self, rows: Sequence[dict[str, Any]]) -> str:
         """The table for people, and the lines that load a network."""

@@ -118,6 +118,21 @@ def saved(source: Source, chosen: Attempt, found: FrontFile, profile: DeviceProf
     return row('chosen', chosen.candidate, record.top1_pct, chosen.measured, source, folder)
 
 
+class Finished:
+    """Rows of finished networks in a JSON file, so that none is made twice."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._known: dict[str, Any] = read_json(file) if file.exists() else {}
+
+    def __call__(self, key: str, make: Callable[[], Any]) -> Any:
+        """What is kept under a key; if there is nothing yet, what `make` gives, which is then kept."""
+        if key not in self._known:
+            self._known[key] = make()
+            write_text(self._file, json.dumps(self._known, indent=1))
+        return self._known[key]
+
+
 def compared_rows(source: Source, compared: Mapping[str, Candidate], timer: Timer | None) -> list[dict[str, Any]]:
     """Rows of networks to compare with, judged on the test images."""
     judge = source.judge(source.data.test)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from glob import escape
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from ..errors import InputError, listed
+from ..networks import refuse_unreachable
 from .decoding import decode_image, reason
 from .folders import class_names, image_folders, refuse_unknown_classes
 from .splits import UNLABELED, Opened, Part, Stream, is_labeled, refuse_same_split, unlabeled_test
@@ -86,6 +88,17 @@ def _split(dataset: Any, split_name: str, columns: tuple[str, str], title: str, 
     return Part(_Column(encoded.select_columns([image]), image, title), labels, split_name)
 
 
+def _is_cached(place: str) -> bool:
+    """Whether a data set of the Hub lies in the cache, from where it is read if the Hub does not answer."""
+    import datasets
+
+    def letters(name: str) -> str:
+        return re.sub('[^a-z0-9/]', '', name.replace('___', '/').lower())
+
+    cache = Path(datasets.config.HF_DATASETS_CACHE)
+    return cache.is_dir() and any(letters(path.name) == letters(place) for path in cache.iterdir())
+
+
 def _load_dataset(source: str, place: str, folders: Mapping[str, Path] | None, streaming: bool,
                   ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """The splits by name, and the columns that they share. `folders`: of images by class, the folder of each split."""
@@ -99,6 +112,8 @@ def _load_dataset(source: str, place: str, folders: Mapping[str, Path] | None, s
             files = {split: f'{escape(str(path))}/**' for split, path in folders.items()}
             loaded = datasets.load_dataset('imagefolder', data_files=files, drop_labels=False, streaming=streaming)
         else:
+            if not Path(place).is_dir() and not _is_cached(place):
+                refuse_unreachable()  # the client of the Hub asks again for 23 s
             loaded = datasets.load_dataset(place, streaming=streaming)
         first = next(iter(loaded.values()))
         return loaded, first.features or first._resolve_features().features

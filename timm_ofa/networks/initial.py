@@ -23,6 +23,7 @@ from .elastic import ElasticInvertedResidual
 from .narrowing import stock
 from .reading import space_of
 from .supernet import EfficientNetSupernet, MobileNetV3Supernet, Supernet, new_supernet
+from .weights import known_config, refuse_unreachable
 
 HOLDS: dict[type[Supernet], type[nn.Module]] = {  # a supernet -> the networks that may grow into it
     MobileNetV3Supernet: MobileNetV3, EfficientNetSupernet: EfficientNet}
@@ -36,11 +37,28 @@ def load_trained(source: str, what: str) -> nn.Module:
     """A network with weights, by timm's name or from a folder. Raises `InputError`; `what` names the purpose in it."""
     name = f'local-dir:{source}' if Path(source).is_dir() else source
     try:
+        _refuse_far_weights(name)
         return timm.create_model(name, pretrained=True)
     except Exception as error:  # a folder of another make may hold anything
         raise InputError(
             f'{what} {source!r:.120} cannot be loaded ({one_line(error):.300}); '
             'give a timm model with weights, or a folder that timm loads') from None
+
+
+def _refuse_far_weights(name: str) -> None:
+    """Raise `InputError` at once where weights would come from the Hub, and it does not answer.
+
+    timm and the Hub's client would ask for most of a minute.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    if name.startswith('hf-hub:'):
+        known_config(name.removeprefix('hf-hub:'))
+    elif timm.is_model(name) and not name.startswith('ofa_'):
+        repo_id = getattr(timm.get_pretrained_cfg(name), 'hf_hub_id', None)
+        files = 'model.safetensors', 'pytorch_model.bin'
+        if repo_id and not any(isinstance(try_to_load_from_cache(repo_id, file), str) for file in files):
+            refuse_unreachable()
 
 
 def initialize(supernet: Supernet, source: str) -> bool:
