@@ -26,7 +26,16 @@ import numpy as np
 import timm
 import torch
 from bench_alone import read_results, train
-from bench_repair import RATIOS, SETTINGS, archs_by_share, fine_tuned, pretrained, top1_pct, unused
+from bench_repair import (
+    RATIOS,
+    SETTINGS,
+    archs_by_share,
+    fine_tuned,
+    pretrained,
+    top1_pct,
+    unused,
+    with_classes,
+)
 from torch import nn
 
 from timm_ofa import repair, space_of, supernet_of
@@ -52,9 +61,7 @@ class Seed:
         self.batches = [
             eval_batch(self.data.train.fetch(part), space, args.resolution) for part in torch.tensor(order).split(64)]
         self.whole = self._supernet(str(whole))
-        torch.manual_seed(seed)  # of the new classifier
-        self.origin = self._supernet(
-            timm.create_model(f'local-dir:{origin}', pretrained=True, num_classes=self.data.num_classes))
+        self.origin = self._supernet(with_classes(origin, self.data.num_classes, seed))
         self.space = self.whole.space
 
     def _supernet(self, network: str | nn.Module) -> Supernet:

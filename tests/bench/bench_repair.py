@@ -44,11 +44,19 @@ def pretrained(folder: Path) -> Path:
     return folder
 
 
+def with_classes(folder: Path, num_classes: int, seed: int) -> nn.Module:
+    """A network from a folder with a new classifier, whose weights are small as those of torch are."""
+    model = timm.create_model(f'local-dir:{folder}', pretrained=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model.reset_classifier(num_classes)
+    return model
+
+
 def fine_tuned(source: Path, folder: Path, data: Data, args: argparse.Namespace) -> Path:
     """The network with the classes of the images, fine-tuned as a whole, in a folder, if it is not there yet."""
     if not (folder / 'config.json').exists():
-        torch.manual_seed(args.seed)  # of the new classifier
-        model = timm.create_model(f'local-dir:{source}', pretrained=True, num_classes=data.num_classes)
+        model = with_classes(source, data.num_classes, args.seed)
         space = supernet_of(model, resolutions=(args.resolution,)).space
         train(model, space, data, epochs=args.epochs - 1, lr=args.lr, seed=args.seed, **SETTINGS)
         model.to(memory_format=torch.contiguous_format)  # training changes it

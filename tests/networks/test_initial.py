@@ -14,6 +14,7 @@ from timm_ofa.hub.record import Accuracy, Record
 from timm_ofa.hub.saving import add_onnx, save_folder
 from timm_ofa.images import eval_batch, load_data
 from timm_ofa.networks.initial import initialize, load_trained, supernet_of
+from timm_ofa.networks.reading import space_of
 from timm_ofa.networks.supernet import new_supernet
 from timm_ofa.spaces.shelf import load_space
 
@@ -31,7 +32,7 @@ def folder_of(name, path, head_bias=True, **kwargs):
         if name == 'mobilenetv2_100':  # another epsilon of BatchNorm, which counts where the variance is small
             for layer in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
                 layer.running_var[:2], layer.weight[:2] = 3e-4, 0.02
-        if getattr(model.conv_head, 'bias', None) is not None:
+        if getattr(getattr(model, 'conv_head', None), 'bias', None) is not None:
             model.conv_head.bias.uniform_(-0.3, 0.3).mul_(head_bias)
     save_for_hf(model, str(path / name), safe_serialization=True, model_args={
         'num_classes': model.num_classes, **{k: v for k, v in kwargs.items() if k != 'num_classes'}})
@@ -79,13 +80,18 @@ def test_what_grew_learns(tmp_path):
     assert block.conv_dw.weight.grad[:200, :, 0].abs().sum() > 0 and (missing.bn3.weight.grad != 0).all()
 
 
-def test_for_other_classes_the_classifier_stays_as_it_was(tmp_path):
-    model, folder = folder_of('efficientnet_lite0', tmp_path, num_classes=7)
-    supernet = new_supernet(load_space('ofa_lite0'), num_classes=3)
-    before = supernet.classifier.weight.clone()
+@pytest.mark.parametrize('network, space', [
+    ('efficientnet_lite0', load_space('ofa_lite0')),
+    ('resnet18', space_of('resnet18')), ('mobilenetv4_conv_small_035', space_of('mobilenetv4_conv_small_035'))])
+def test_for_other_classes_the_classifier_begins_at_zero(network, space, tmp_path):
+    """timm's own has weights of 0.2, whose gradients spoil the trained layers."""
+    model, folder = folder_of(network, tmp_path, num_classes=7)
+    supernet = new_supernet(space, num_classes=3).eval()
     initialize(supernet, folder)
-    assert torch.equal(supernet.classifier.weight, before)
-    assert torch.equal(supernet.conv_head.weight, model.conv_head.weight)
+    stem = next(name for name in model.state_dict() if name.startswith('conv'))
+    assert torch.equal(supernet.state_dict()[stem], model.state_dict()[stem])
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    assert not supernet(x).any() and supernet(x).shape == (2, 3)
 
 
 @pytest.mark.parametrize('name, space, naming', [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -62,7 +62,10 @@ def _refuse_far_weights(name: str) -> None:
 
 
 def initialize(supernet: Supernet, source: str) -> bool:
-    """Give a supernet the weights of a trained network. If the classes differ, the classifier stays as it is.
+    """Give a supernet the weights of a trained network. If the classes differ, the classifier begins at zero.
+
+    timm's random classifier of few classes gives large logits. Their gradients would spoil in some steps what the
+    layers below have learned.
 
     Returns whether that network is a supernet, so that all subnets are trained.
 
@@ -76,27 +79,37 @@ def initialize(supernet: Supernet, source: str) -> bool:
     model = load_trained(source, 'initial_checkpoint')
     if isinstance(supernet, Backbone) and not isinstance(model, Supernet):
         take_weights(supernet, model, f'initial_checkpoint {source!r:.120}')
-        return False
+    else:
+        _take_fitting(supernet, model, f'initial_checkpoint {source!r:.120}')
+    if model.num_classes != supernet.num_classes:
+        for parameter in cast(Any, supernet).get_classifier().parameters():
+            nn.init.zeros_(parameter)
+    return isinstance(model, Supernet)
+
+
+def _take_fitting(supernet: Supernet, model: nn.Module, what: str) -> None:
+    """Give a supernet the weights of another one of its space, or of a network that grows into it.
+
+    Raises `InputError`, which begins with `what`.
+    """
     if isinstance(model, Supernet):
         if replace(model.space, resolutions=supernet.space.resolutions) != supernet.space:
             raise InputError(
-                f'initial_checkpoint {source!r:.120} is a supernet of {model.space.name}, not of '
-                f'{supernet.space.name}; give one of it')
+                f'{what} is a supernet of {model.space.name}, not of {supernet.space.name}; give one of it')
     elif not isinstance(model, HOLDS.get(type(supernet), ())):
         kind = type(model).__name__
         raise InputError(
-            f'initial_checkpoint {source!r:.120}: {"an" if kind[0] in "AEIO" else "a"} {kind} does not grow into '
-            f'{supernet.space.name}; give a supernet of it, or begin at random')
+            f'{what}: {"an" if kind[0] in "AEIO" else "a"} {kind} does not grow into {supernet.space.name}; '
+            'give a supernet of it, or begin at random')
     elif misfit := _misfit(supernet, model):
         raise InputError(
-            f'initial_checkpoint {source!r:.120} does not fit into {supernet.space.name}: {misfit}; '
+            f'{what} does not fit into {supernet.space.name}: {misfit}; '
             'give another network, or write a space that holds it')
     _grow(supernet, model)
     if not isinstance(model, Supernet) and (place := _first_difference(supernet, model)):
         raise InputError(
-            f'initial_checkpoint {source!r:.120} does not fit into {supernet.space.name}: there, {place} computes '
-            'something else; give another network')
-    return isinstance(model, Supernet)
+            f'{what} does not fit into {supernet.space.name}: there, {place} computes something else; '
+            'give another network')
 
 
 def supernet_of(model: str | nn.Module, *, pretrained: bool = True, **rules: Any) -> Supernet:
@@ -120,7 +133,7 @@ def supernet_of(model: str | nn.Module, *, pretrained: bool = True, **rules: Any
 def take_weights(supernet: Backbone, model: nn.Module, what: str) -> None:
     """Give a supernet the weights of the network that its space was read off, or of one that is built alike.
 
-    If the classes differ, the classifier stays as it is. Raises `InputError`, which begins with `what`.
+    If the classes differ, the classifier is left out. Raises `InputError`, which begins with `what`.
     """
     space, own = space_of(model), supernet.space
     same = [[b.layers for b in s.blocks] for s in space.stages] == [[b.layers for b in s.blocks] for s in own.stages]
