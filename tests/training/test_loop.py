@@ -4,18 +4,21 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import timm
 import torch
 from accelerate import Accelerator
+from tqdm import tqdm
 from training_runs import CONFIG, events, limited
 
 from timm_ofa import InputError, load_space
 from timm_ofa.images import Augment, EpochBatches
 from timm_ofa.networks import new_supernet
 from timm_ofa.training import Phase, supernets, train_supernet
+from timm_ofa.training.checkpoints import Progress
 from timm_ofa.training.loop import Loop, make_optimizer
 from timm_ofa.training.recipes import RECIPES
 
@@ -180,3 +183,65 @@ def test_batch_norm_and_biases_do_not_decay():
     assert len(decay) == len(list(model.parameters()))
     for name, parameter in model.named_parameters():
         assert decay[parameter] == (0.0 if parameter.ndim == 1 else 0.3), name
+
+
+class Scaled(torch.nn.Module):
+    """A network whose subnets differ in a factor."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([[0.3, -0.2, 0.1], [0.1, 0.4, -0.3]]))
+
+    def forward(self, x, arch):
+        return arch.factor * x @ self.weight
+
+
+def small_loop(model, prepare=lambda x, *_: x, lr=1.0):
+    """A loop of two steps an epoch, and the (epoch, skip) pairs that it asked for."""
+    x, labels, asked = torch.tensor([[1.0, 2.0], [0.5, -1.0]]), torch.tensor([0, 2]), []
+
+    def batches(epoch, skip):
+        asked.append((epoch, skip))
+        return iter([(x, labels)] * (2 - skip))
+    optimizer = make_optimizer(model, lr, 0.0, 0.0)
+    loop = Loop(Accelerator(cpu=True), model, optimizer, batches, 2, prepare, 0, 0.0, None, 1, lambda event: None,
+                tqdm(disable=True))
+    return loop, asked, (x, labels)
+
+
+def test_the_gradients_of_a_step_are_the_sum_over_its_subnets():
+    model = Scaled()
+    before = model.weight.detach().clone().requires_grad_()
+    loop, _, (x, labels) = small_loop(model)
+    archs = [SimpleNamespace(resolution=8, factor=f) for f in (1.0, 3.0)]
+    phase = Phase('only', 1, 1.0, kd_weight=0)
+    loop._step(phase, lambda rng, done: archs, None, x, labels, Progress(), 0.0)
+    loss = sum(torch.nn.functional.cross_entropy(arch.factor * x @ before, labels) for arch in archs)
+    torch.testing.assert_close(model.weight, before - torch.autograd.grad(loss, before)[0])
+
+
+def test_every_step_of_every_phase_draws_anew():
+    """Random numbers belong to the step of the whole run, and the order of images to the epoch of the whole run."""
+    drawn, augmented = [], []
+
+    def prepare(x, rng, *_):
+        augmented.append(rng.random())
+        return x
+
+    def draw(rng, done):
+        drawn.append(rng.random())
+        return [SimpleNamespace(resolution=8, factor=1.0)]
+    loop, asked, _ = small_loop(Scaled(), prepare, lr=0.1)
+    progress = Progress()
+    for place in range(2):
+        progress = loop.run_phase(Phase(f'{place}', 2, 0.1, kd_weight=0), draw, None, replace(
+            progress, phase=place, epoch=0, step=0))
+    assert len(set(drawn)) == len(drawn) == 8 == len(set(augmented)) and len(set(asked)) == len(asked) == 4
+
+
+def test_batchnorm_and_biases_do_not_decay():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    groups = make_optimizer(model, 0.1, 0.9, 0.5).param_groups
+    decay = {id(p): group['weight_decay'] for group in groups for p in group['params']}
+    assert {name: decay[id(p)] for name, p in model.named_parameters()} == {
+        '0.weight': 0.5, '0.bias': 0, '1.weight': 0, '1.bias': 0}

@@ -154,6 +154,11 @@ def test_wild_importance_weights_are_clipped():
     torch.testing.assert_close(gradient, torch.tensor([[recipe.clip * np.exp(-0.1), np.exp(-6.0)]]).float())
 
 
+def test_delayed_subnets_come_as_soon_as_half_of_the_phase_is_done(rng):
+    space = load_space('ofa_mbv3_tiny')
+    assert [len(RECIPES['delayed'].draw(space, 3, rng, done)) for done in (0.0, 0.4999, 0.5, 1.0)] == [1, 1, 3, 3]
+
+
 def test_delayed_subnets_become_heavier(batch):
     logits, labels, _, largest = batch
     weights = [

@@ -5,6 +5,7 @@ import shutil
 import signal
 from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ from training_runs import CONFIG, STEPS, events, limited, same_weights, stop_at
 
 from timm_ofa import InputError
 from timm_ofa.images import Augment
-from timm_ofa.training import Phase, train_supernet
-from timm_ofa.training.checkpoints import Interrupted, flush, graceful_stop
+from timm_ofa.training import Phase, checkpoints, train_supernet
+from timm_ofa.training.checkpoints import Interrupted, Progress, flush, graceful_stop
 from timm_ofa.training.loop import Loop
 
 
@@ -157,3 +158,22 @@ def test_a_folder_that_cannot_be_opened_is_not_flushed(tmp_path, monkeypatch):
     for path in (tmp_path, tmp_path / 'file'):
         flush(path)
     assert flushed == [os.O_RDWR]  # fsync on Windows needs a handle that may write
+
+
+def test_a_checkpoint_is_on_disk_before_it_has_its_name_and_the_older_one_goes_last(monkeypatch, tmp_path):
+    def save_state(folder):
+        os.mkdir(folder)
+        (tmp_path / '.part' / 'weights').write_bytes(b'1')
+
+    done, replace_, rmtree = [], os.replace, shutil.rmtree
+    monkeypatch.setattr(checkpoints, 'flush', lambda path: done.append(f'flush {path.name}'))
+    monkeypatch.setattr(os, 'replace', lambda a, b: done.append(f'name {b.name}') or replace_(a, b))
+    monkeypatch.setattr(shutil, 'rmtree', lambda path, **_: done.append(f'remove {path.name}') or rmtree(path))
+    one = SimpleNamespace(num_processes=1, is_main_process=True, wait_for_everyone=lambda: None, save_state=save_state)
+    writer = checkpoints.Checkpoints(tmp_path, one, 60)
+    writer.save(Progress(total_steps=1))
+    done.clear()
+    writer.save(Progress(total_steps=2))
+    first, second = ('step-00000001-phase-00', 'step-00000002-phase-00')
+    assert sorted(done[:3]) == ['flush .part', 'flush progress.json', 'flush weights']
+    assert done[3:] == [f'name {second}', f'flush {tmp_path.name}', f'remove {first}']
