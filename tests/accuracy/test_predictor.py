@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from accuracy_makers import top1_of
 
-from timm_ofa.accuracy import AccuracyPredictor, AdditivePredictor, load_predictor
+from timm_ofa.accuracy import AccuracyPredictor, AdditivePredictor, gaussian, load_predictor
 from timm_ofa.devices.profile import kendall_tau
 from timm_ofa.errors import InputError
 from timm_ofa.searching.limits import MaxMacs
@@ -36,6 +36,20 @@ def test_the_spread_is_small_where_networks_were_seen_and_covers_the_errors(spac
     assert seen.shape == (80,) and (seen >= 0).all() and seen.mean() < 0.8 * new.mean()
     errors = np.abs(predictor.predict(archs[80:]) - top1_of(space, archs)[80:])
     assert (errors < 2 * np.hypot(new, 0.1)).mean() > 0.85  # 0.1: the noise of an evaluation
+
+
+@pytest.mark.parametrize('smooth', [0.0, 0.3])
+def test_the_spread_is_that_of_a_gaussian_process(space, archs, smooth):
+    """The variance of a new network, given the known ones, from the whole covariance of all of them."""
+    alpha = np.random.default_rng(0).normal(size=80)
+    predictor = AccuracyPredictor(
+        space, space.encode(archs[:80]), alpha, 70.0, gaussian.Strengths(2.0, smooth, 0.05), {})
+    known, new = (predictor._features(space.encode(part)) for part in (archs[:80], archs[80:90]))
+    both = gaussian._kernel(np.vstack([known, new]), np.vstack([known, new]), predictor.strengths)
+    among = both[:80, :80] + predictor.strengths.ridge * np.eye(80)
+    left = both[80:, 80:] - both[80:, :80] @ np.linalg.solve(among, both[:80, 80:])
+    expected = predictor._scale_pct * np.sqrt(np.diag(left))
+    np.testing.assert_allclose(predictor.spread(archs[80:90]), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize('n, factor', [(20, 2.5), (60, 1.7), (150, 1.4)])

@@ -7,7 +7,7 @@ from hub_makers import make_front, save_made_front, toy_profile
 
 from timm_ofa.errors import InputError
 from timm_ofa.hub.fronts import load_front
-from timm_ofa.hub.timing import arch_timer, meet_limit
+from timm_ofa.hub.timing import arch_timer, meet_limit, tighter_limit
 from timm_ofa.spaces import load_space
 
 
@@ -58,6 +58,11 @@ def test_the_limit_is_tightened_until_the_measured_latency_is_within(front, fact
     assert predicted == sorted(set(predicted), reverse=True)  # each is faster than the one before
     best = max((c for c in front if c.latency_ms * factor <= limit), key=lambda c: c.top1_pct)
     assert attempts[-1].candidate == best
+
+
+@pytest.mark.parametrize('measured_ms, next_ms', [(5.0, 3.2), (4.0001, 3.996), (8.0, 2.0)])
+def test_after_a_miss_predictions_are_expected_to_be_wrong_by_as_much_again(measured_ms, next_ms):
+    assert tighter_limit(4.0, measured_ms, 4.0) == pytest.approx(next_ms)
 
 
 def test_the_best_and_not_the_slowest_within_the_limit_is_taken(front):

@@ -98,6 +98,16 @@ def test_a_reduced_range_leaves_one_bit_of_the_weights_unused():
     assert (largest() <= 64) is int8.saturates()
 
 
+def test_every_channel_of_an_int8_convolution_has_a_scale_of_its_own():
+    rows = SPACE.rows(SPACE.min_arch(20))
+    file = onnx.load_from_string(int8.quantize(to_onnx(rows), [np.ones(input_shape(rows), np.float32)]))
+    tensors = {t.name: numpy_helper.to_array(t) for t in file.graph.initializer}
+    weights = [node for node in file.graph.node if node.op_type == 'DequantizeLinear' and node.input[0] in tensors
+               and tensors[node.input[0]].ndim == 4]
+    assert len(weights) > 10
+    assert all(tensors[node.input[1]].shape == tensors[node.input[0]].shape[:1] for node in weights)
+
+
 @pytest.mark.parametrize('limit', ['0p6', '0p7', '0p8', '1', '1p3'])
 def test_int8_of_a_shipped_network_is_as_exact_as_float(shared, cifar10, limit):
     name = f'ofa_mbv3_cifar10_epyc_lat{limit}ms'
