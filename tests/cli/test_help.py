@@ -38,23 +38,21 @@ def test_every_option_says_what_it_does_and_the_modes_that_read_it(verb):
 
 
 START = """
-import sys, time
-start = time.process_time()
+import sys
 from timm_ofa.cli import main
 try:
     main(sys.argv[1:])
 except SystemExit:
     pass
-print(time.process_time() - start, 'torch' in sys.modules, file=sys.stderr)
+print('torch' in sys.modules, file=sys.stderr)
 """
 
 
 @pytest.mark.parametrize('words', [['-h'], ['profile', '-h'], ['spaces'], ['devices'], ['models']], ids=' '.join)
-def test_help_and_shelves_start_quickly_and_without_torch(words):
+def test_help_and_shelves_start_without_torch(words):  # tests/bench/bench_start.py has the seconds
     env = {**os.environ, 'PYTHONPATH': str(ROOT)}
     done = subprocess.run([sys.executable, '-c', START, *words], env=env, capture_output=True, text=True, check=True)
-    seconds, imports_torch = done.stderr.split()[-2:]
-    assert imports_torch == 'False' and float(seconds) < 1.5  # 0.2 to 0.6 on an idle machine
+    assert done.stderr.split()[-1] == 'False'
 
 
 def test_the_default_that_help_shows_without_torch_is_the_one_that_judging_has():

@@ -107,19 +107,18 @@ def test_a_dry_run_asks_nobody(folder, monkeypatch):
 
 def test_without_network_every_verb_is_one_line_at_once(client, template):
     code = f'''
-import time
 from unittest import mock
-with mock.patch('huggingface_hub.constants.ENDPOINT', 'http://127.0.0.1:9'):
+waits = mock.patch('time.sleep', side_effect=AssertionError('waits'))
+with mock.patch('huggingface_hub.constants.ENDPOINT', 'http://127.0.0.1:9'), waits:
     for run in (lambda: hub.publish({str(template)!r}), lambda: hub.pull('acme/net'), lambda: find('acme'),
                 lambda: hub.publish_page({str(template / CARD)!r}, 'acme/page'),
                 lambda: timm_ofa.networks.supernet.load_supernet('hf-hub:acme/supernet')):
-        start = time.monotonic()
         try:
             run()
         except timm_ofa.InputError as error:
-            print(time.monotonic() - start < 5, error)'''
+            print(error)'''
     lines = client(code).splitlines()
-    assert len(lines) == 5 and all(line.startswith('True ') and 'cannot be reached' in line for line in lines)
+    assert len(lines) == 5 and all('cannot be reached' in line for line in lines)
 
 
 def test_a_repository_that_others_changed_is_not_overwritten(server, client, template, tmp_path):
