@@ -63,6 +63,23 @@ def test_exact_latencies_give_the_true_prices_back_where_nothing_else_is_expecte
     assert (found.ms >= 0).all()
 
 
+def test_a_unit_is_expected_to_make_up_nothing_give_or_take_thirty_percent():
+    """With work of one unit only, the fit is a few lines of arithmetic."""
+    amounts, rng = np.zeros((12, len(UNITS))), np.random.default_rng(0)
+    amounts[:, 1] = rng.uniform(1, 3, 12)
+    latency_ms = amounts[:, 1] * rng.uniform(0.5, 1.5, 12)
+    part = amounts[:, 1] / latency_ms
+    scale, weight, variance = part.mean(), np.ones(12), 0.05**2
+    for _ in range(fewshot.ROUNDS):
+        share = weight @ part / scale / (weight @ (part / scale)**2 + variance / 0.3**2)
+        error = part / scale * share - 1
+        variance = weight @ error**2 / 11
+        weight = 4 / (3 + error**2 / variance)
+    found = fit_prices(amounts, latency_ms)
+    assert found.ms[1] == pytest.approx(share / scale) and found.noise == pytest.approx(variance**0.5)
+    assert not np.delete(found.ms, 1).any()
+
+
 @pytest.mark.parametrize('ms_per', [LAUNCH, STREAM], ids=['launch-bound', 'throughput-bound'])
 def test_twenty_networks_price_the_others(space, archs, ms_per):
     measured_ms = latencies(space, archs, ms_per, noise=0.01)
