@@ -72,6 +72,15 @@ def test_a_machine_that_became_slower_raises_only_a_limit_that_nobody_gave(tmp_p
     assert stages.best_found(raised, None, True)[0] == raised
 
 
+def test_a_finished_network_is_made_again_only_if_its_folder_is_gone(tmp_path):
+    (tmp_path / 'net').mkdir()
+    row = {'folder': str(tmp_path / 'net'), 'arch': 'a'}
+    assert stages.Finished(tmp_path / 'rows.json')('within 3 ms', lambda: row) == row
+    assert stages.Finished(tmp_path / 'rows.json')('within 3 ms', lambda: pytest.fail('made again')) == row
+    (tmp_path / 'net').rmdir()
+    assert stages.Finished(tmp_path / 'rows.json')('within 3 ms', lambda: {**row, 'arch': 'b'})['arch'] == 'b'
+
+
 def test_a_network_that_knows_the_classes_is_not_trained(quick, capsys, tmp_path, monkeypatch):
     torch.manual_seed(0)
     save_for_hf(timm.create_model('mobilenetv3_small_050', num_classes=10), tmp_path / 'own', model_config={})

@@ -202,7 +202,7 @@ class Job:
         made: list[dict[str, Any]] = []
         for place, found in enumerate(fronts, 1):
             try:
-                row = finished(f'{found.bound_ms:g} ms', partial(
+                row = finished(f'{"within" if self.limits_ms else "about"} {found.bound_ms:g} ms', partial(
                     self._network, source, profile, found, compared, timer, training, [row['arch'] for row in made]))
             except NotWithin as error:
                 if place == len(fronts) and not made:

@@ -119,11 +119,13 @@ def saved(source: Source, chosen: Attempt, found: FrontFile, profile: DeviceProf
 
 
 class Finished:
-    """Rows of finished networks in a JSON file, so that none is made twice."""
+    """Rows of finished networks in a JSON file, so that none is made twice while its folder is there."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._known: dict[str, Any] = read_json(file) if file.exists() else {}
+        known = read_json(file) if file.exists() else {}
+        self._known: dict[str, Any] = {
+            key: kept for key, kept in known.items() if not isinstance(kept, dict) or Path(kept['folder']).is_dir()}
 
     def __call__(self, key: str, make: Callable[[], Any]) -> Any:
         """What is kept under a key; if there is nothing yet, what `make` gives, which is then kept."""
