@@ -17,6 +17,7 @@ from timm_ofa.images import Augment
 from timm_ofa.training import Phase, checkpoints, train_supernet
 from timm_ofa.training.checkpoints import Interrupted, Progress, flush, graceful_stop
 from timm_ofa.training.loop import Loop
+from timm_ofa.training.runs import RunLog
 
 
 @pytest.mark.parametrize('step', [2, 6, 8, 11])
@@ -177,3 +178,13 @@ def test_a_checkpoint_is_on_disk_before_it_has_its_name_and_the_older_one_goes_l
     first, second = ('step-00000001-phase-00', 'step-00000002-phase-00')
     assert sorted(done[:3]) == ['flush .part', 'flush progress.json', 'flush weights']
     assert done[3:] == [f'name {second}', f'flush {tmp_path.name}', f'remove {first}']
+
+
+def test_what_was_logged_after_the_checkpoint_is_cut_off(tmp_path):
+    """The steps that wrote it are done again."""
+    log = RunLog(tmp_path, Accelerator(cpu=True))
+    log({'event': 'kept'})
+    size = log.size()
+    log({'event': 'done again'})
+    again = RunLog(tmp_path, Accelerator(cpu=True), size)
+    assert [e['event'] for e in events(tmp_path)] == ['kept'] and again.size() == size
