@@ -17,6 +17,7 @@ import timm
 import torch
 from bench_alone import train
 from bench_repair import SETTINGS, pretrained, top1_pct, unused, with_classes
+from bench_teacher import TEACHER
 from torch import nn
 
 from timm_ofa import space_of
@@ -29,10 +30,10 @@ WAYS = ('timm', 'torch', 'zero')
 def begin(way: str, folder: Path, num_classes: int, seed: int) -> nn.Module:
     """The pretrained network with a new classifier."""
     model = with_classes(folder, num_classes, seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        drawn = timm.create_model('tf_efficientnet_lite0', num_classes=num_classes)
     if way == 'timm':
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            drawn = timm.create_model(TEACHER, num_classes=num_classes)
         model.classifier.load_state_dict(drawn.classifier.state_dict())
     elif way == 'zero':
         for parameter in model.classifier.parameters():
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument('--epochs', type=int, default=3)
     parser.add_argument('--lr', type=float, default=0.01)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0])
-    parser.add_argument('--out', type=Path, default=Path('out/own'), help='where ImageNet\'s weights are written')
+    parser.add_argument('--out', type=Path, default=Path('out/own'), help="where ImageNet's weights are written")
     args = parser.parse_args()
     torch.set_num_threads(1)
     folder = pretrained(args.out / 'lite0')

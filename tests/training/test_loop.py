@@ -237,11 +237,3 @@ def test_every_step_of_every_phase_draws_anew():
         progress = loop.run_phase(Phase(f'{place}', 2, 0.1, kd_weight=0), draw, None, replace(
             progress, phase=place, epoch=0, step=0))
     assert len(set(drawn)) == len(drawn) == 8 == len(set(augmented)) and len(set(asked)) == len(asked) == 4
-
-
-def test_batchnorm_and_biases_do_not_decay():
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
-    groups = make_optimizer(model, 0.1, 0.9, 0.5).param_groups
-    decay = {id(p): group['weight_decay'] for group in groups for p in group['params']}
-    assert {name: decay[id(p)] for name, p in model.named_parameters()} == {
-        '0.weight': 0.5, '0.bias': 0, '1.weight': 0, '1.bias': 0}

@@ -121,8 +121,8 @@ class _FrontJob:
         chosen = best_within(found, self.timer)
         if str(chosen.candidate.arch) in skip:
             return None
-        measured = [chosen.measured] if chosen.measured else []
-        return self.job.save(chosen.candidate, out, name=name, found=found, measured=measured, profile=self.profile)
+        return self.job.save(
+            chosen.candidate, out, name=name, found=found, measured=chosen.measurements, profile=self.profile)
 
 
 @SPECIALIZE.mode('arch')

@@ -111,7 +111,7 @@ def saved(source: Source, chosen: Attempt, found: FrontFile, profile: DeviceProf
         FrontPoint(arch=str(c.arch), top1_pct=round(c.top1_pct, 3), latency_ms=round(latency_ms(c), 6), label=label)
         for label, c in compared.items())
     model, record = finish(
-        source, chosen.candidate, name=folder.name, found=found, measured=[chosen.measured] if chosen.measured else [],
+        source, chosen.candidate, name=folder.name, found=found, measured=chosen.measurements,
         training=training, references=points, profile=profile)
     save_folder(folder, model, record)
     _load_in_new_process(folder)

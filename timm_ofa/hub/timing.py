@@ -17,7 +17,12 @@ from .fronts import predicted_ms
 class Attempt:
     """A candidate that was timed whole, and what `measure_network` gave for it."""
     candidate: Candidate
-    measured: dict
+    measured: dict  # empty: it was not timed
+
+    @property
+    def measurements(self) -> list[dict]:
+        """What was measured, as a record takes it."""
+        return [self.measured] if self.measured else []
 
 
 class NotWithin(InputError):

@@ -23,7 +23,7 @@ from .elastic import ElasticInvertedResidual
 from .narrowing import stock
 from .reading import space_of
 from .supernet import EfficientNetSupernet, MobileNetV3Supernet, Supernet, new_supernet
-from .weights import known_config, refuse_unreachable
+from .weights import known_file
 
 HOLDS: dict[type[Supernet], type[nn.Module]] = {  # a supernet -> the networks that may grow into it
     MobileNetV3Supernet: MobileNetV3, EfficientNetSupernet: EfficientNet}
@@ -50,15 +50,11 @@ def _refuse_far_weights(name: str) -> None:
 
     timm and the Hub's client would ask for most of a minute.
     """
-    from huggingface_hub import try_to_load_from_cache
-
     if name.startswith('hf-hub:'):
-        known_config(name.removeprefix('hf-hub:'))
-    elif timm.is_model(name) and not name.startswith('ofa_'):
-        repo_id = getattr(timm.get_pretrained_cfg(name), 'hf_hub_id', None)
-        files = 'model.safetensors', 'pytorch_model.bin'
-        if repo_id and not any(isinstance(try_to_load_from_cache(repo_id, file), str) for file in files):
-            refuse_unreachable()
+        known_file(name.removeprefix('hf-hub:'))
+    elif (timm.is_model(name) and not name.startswith('ofa_')
+          and (repo_id := getattr(timm.get_pretrained_cfg(name), 'hf_hub_id', None))):
+        known_file(repo_id, names=('model.safetensors', 'pytorch_model.bin'))
 
 
 def initialize(supernet: Supernet, source: str) -> bool:
@@ -76,11 +72,11 @@ def initialize(supernet: Supernet, source: str) -> bool:
     Raises:
         InputError: It cannot be loaded, or does not fit; the message names what does not.
     """
-    model = load_trained(source, 'initial_checkpoint')
+    model, what = load_trained(source, 'initial_checkpoint'), f'initial_checkpoint {source!r:.120}'
     if isinstance(supernet, Backbone) and not isinstance(model, Supernet):
-        take_weights(supernet, model, f'initial_checkpoint {source!r:.120}')
+        take_weights(supernet, model, what)
     else:
-        _take_fitting(supernet, model, f'initial_checkpoint {source!r:.120}')
+        _take_fitting(supernet, model, what)
     if model.num_classes != supernet.num_classes:
         for parameter in cast(Any, supernet).get_classifier().parameters():
             nn.init.zeros_(parameter)

@@ -1,4 +1,4 @@
-"""A stock timm network, narrowed: fewer blocks, smaller depthwise kernels, fewer middle channels..
+"""A stock timm network, narrowed: fewer blocks, smaller depthwise kernels, fewer middle channels.
 
 The network is built by timm's own name first, so that everything but these is as timm builds it. Its class and all of
 its modules are timm's.

@@ -37,7 +37,7 @@ from .stock import (
     set_stem_stride,
 )
 from .streams import checked_batches
-from .weights import OTHER_ARGS, known_config
+from .weights import OTHER_ARGS, known_file
 
 
 @fx.wrap
@@ -322,7 +322,7 @@ def load_supernet(source: str, **kwargs) -> Supernet:
     name = source if ':' in source or timm.is_model_pretrained(source) else f'local-dir:{source}'
     try:
         if name.startswith('hf-hub:'):
-            known_config(name.removeprefix('hf-hub:'))
+            known_file(name.removeprefix('hf-hub:'))
         model = timm.create_model(name, pretrained=True, **kwargs)
     except Exception as error:  # a folder of another make may hold anything
         raise InputError(

@@ -11,7 +11,7 @@ import inspect
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def hub_weights(repo_id: str, cache_dir: str | Path | None = None, *, asked: boo
 
     name, _, revision = repo_id.partition('@')
     fetch = functools.partial(hf_hub_download, name, cache_dir=cache_dir, library_name='timm_ofa')
-    known = known_config(repo_id, cache_dir)
+    known = known_file(repo_id, cache_dir)
     try:
         if known is None or not (asked or constants.HF_HUB_OFFLINE or _unreachable()):
             known = Path(fetch(CONFIG, revision=revision or None))
@@ -198,14 +198,15 @@ def check_shapes(path: Path, network: nn.Module, where: str) -> None:
             f'{expected.get(wrong[0])}; save it again')
 
 
-def known_config(repo_id: str, cache_dir: str | Path | None = None) -> Path | None:
-    """The `config.json` of a repository in the cache of the Hub's client. Without one, the Hub must answer."""
+def known_file(repo_id: str, cache_dir: str | Path | None = None, *, names: Sequence[str] = (CONFIG,)) -> Path | None:
+    """The first of some files of a repository in the cache of the Hub's client. Without one, the Hub must answer."""
     from huggingface_hub import try_to_load_from_cache
 
-    name, _, revision = repo_id.partition('@')
-    config = try_to_load_from_cache(name, CONFIG, cache_dir=cache_dir, revision=revision or 'main')
-    if isinstance(config, str):
-        return Path(config)
+    repo_id, _, revision = repo_id.partition('@')
+    for name in names:
+        file = try_to_load_from_cache(repo_id, name, cache_dir=cache_dir, revision=revision or 'main')
+        if isinstance(file, str):
+            return Path(file)
     refuse_unreachable()
     return None
 
