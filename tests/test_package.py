@@ -19,7 +19,7 @@ HEAVY = {
     'accelerate', 'sklearn', 'pandas', 'scipy'}
 MODULES = sorted(PACKAGE.rglob('*.py'))
 ENTRIES = {PACKAGE / '__init__.py', PACKAGE / '__main__.py'}  # they may import everything
-STAND_ALONE = {PACKAGE / 'devices' / 'run_kit.py'}  # copied into kits, imports nothing of ours
+STAND_ALONE = {PACKAGE / 'devices' / name for name in ('run_kit.py', 'run_android.py')}  # copied into kits
 
 
 def imports_of(path):

@@ -296,7 +296,7 @@ def test_the_command_measures_in_another_precision_and_batch_size(capsys, tmp_pa
     (['--import-kit', 'none.json', '--out', 'OUT'], '--device is missing'),
     (['--import-kit', 'none.json', '--device', 'my-phone', '--out', 'OUT'], "'none.json' cannot be read"),
     (['--export-kit', 'OUT', '--import-kit', 'none.json'], '--import-kit is not read with --export-kit'),
-    (['--space', 'ofa_mbv3_tiny', '--export-kit', 'OUT', '--runtime', 'pytorch'], '--runtime is not read with'),
+    (['--space', 'ofa_mbv3_tiny', '--export-kit', 'OUT', '--runtime', 'pytorch'], "'pytorch' does not fit the kit"),
     (['--space', 'ofa_mbv3_tiny', '--precision', 'fp64', '--out', 'OUT'], "--precision: 'fp64' is unknown"),
 ])
 def test_the_command_refuses_in_one_line_what_does_not_fit(capsys, tmp_path, options, message):

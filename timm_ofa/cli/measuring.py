@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .shared import GO_ON, KIT_HINT, check_files, options, stopped
+from .shared import ANDROID_HINT, GO_ON, KIT_HINT, check_files, options, stopped
 from .verbs import Answer, Option, Verb, rows_answer, whole
 
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ PROFILE = Verb(
     'profile', 'Measure the blocks of a search space on this machine, or read what was measured elsewhere.',
     '--space ofa_mbv3_tiny --runtime onnxruntime --out cpu.json',
     options(
-        'space runtime precision threads batch_size processor seed resolutions seconds export_kit import_kit',
+        'space runtime precision threads batch_size processor seed resolutions seconds export_kit android import_kit',
         device=Option('name of the device, like my-phone; by default from the name of the processor', 'DEVICE'),
         num_classes=Option('number of classes; by default that of the search space', 'N', whole(1)),
         few_shot=Option('measure N whole networks, and some more to check, but not every block; less exact, for '
-                        'devices that take long to load a network, like a GPU', 'N', whole(10)),
+                        'devices that take long to load a network, like a GPU, and for phones', 'N', whole(10)),
         fit=Option('read latencies of 10 to 50 whole networks, measured anywhere: a CSV of arch,latency_ms, or JSON '
                    'lines', 'FILE'),
         import_csv=Option('read latencies of all blocks, measured anywhere: a CSV of row,ms', 'FILE.csv'),
@@ -31,7 +31,7 @@ MEASURE = Verb(
     'measure', 'Measure the latency of a finished network on this machine or on another one.',
     'out/net --runtime onnxruntime',
     options(
-        'runtime precision threads batch_size processor seconds export_kit import_kit',
+        'runtime precision threads batch_size processor seconds export_kit android import_kit',
         folder=Option('folder of the network, or hf-hub:ORG/NAME', 'DIR', flags=('folder',)),
         save=Option('write the latency into the card and perf.json; it replaces the last one in the same setting'),
         device=Option('name of the device on which the kit ran; by default that of the search', 'DEVICE')))
@@ -59,14 +59,28 @@ def profile(*, space: str, out: str, runtime: str = 'onnxruntime', precision: st
 
 
 @PROFILE.mode('export_kit')
-def export_profile_kit(*, export_kit: str, space: str, precision: str = 'fp32', batch_size: int = 1, seed: int = 0,
-                       num_classes: int | None = None, resolutions: Sequence[int] | None = None) -> Answer:
+def export_profile_kit(*, export_kit: str, space: str, android: bool = False, runtime: str | None = None,
+                       precision: str = 'fp32', batch_size: int = 1, seed: int = 0, num_classes: int | None = None,
+                       resolutions: Sequence[int] | None = None, few_shot: int | None = None) -> Answer:
     """A folder that measures another device."""
     from ..devices import export_kit as export
 
-    folder = export(export_kit, space, precision=precision, batch_size=batch_size, num_classes=num_classes,
-                    resolutions=resolutions, seed=seed)
-    return rows_answer(['kit'], [dict(kit=str(folder))], hint=KIT_HINT)
+    _check_kit_runtime(android, runtime)
+    return _exported(export(
+        export_kit, space, android=android, precision=precision, batch_size=batch_size, num_classes=num_classes,
+        resolutions=resolutions, fitted_nets=few_shot, seed=seed), android)
+
+
+def _check_kit_runtime(android: bool, runtime: str | None) -> None:
+    if runtime is not None and not (android and runtime == 'litert'):
+        raise InputError(f'--runtime {runtime!r:.60} does not fit the kit: with --android it is litert, otherwise the '
+                         'script takes it on the device; leave it out')
+
+
+def _exported(kit: Path, android: bool) -> Answer:
+    files = [path.stat().st_size for path in (kit / 'networks').iterdir()]
+    row = dict(kit=str(kit), files=len(files), mb=round(sum(files) / 1e6, 1))
+    return rows_answer([*row], [row], hint=ANDROID_HINT if android else KIT_HINT)
 
 
 @PROFILE.mode('import_kit')
@@ -139,14 +153,16 @@ def measure(*, folder: str, save: bool = False, runtime: str = 'onnxruntime', pr
 
 
 @MEASURE.mode('export_kit')
-def export_network(*, folder: str, export_kit: str, precision: str = 'fp32', batch_size: int = 1) -> Answer:
+def export_network(*, folder: str, export_kit: str, android: bool = False, runtime: str | None = None,
+                   precision: str = 'fp32', batch_size: int = 1) -> Answer:
     """A folder that measures this network on another device."""
     from ..devices import export_network_kit
 
+    _check_kit_runtime(android, runtime)
     path, record = _open_network(folder)
-    kit = export_network_kit(
-        export_kit, _rows(record), precision=precision, batch_size=batch_size, **_weights(path, record))
-    return rows_answer(['kit'], [dict(kit=str(kit))], hint=KIT_HINT)
+    return _exported(export_network_kit(
+        export_kit, _rows(record), android=android, precision=precision, batch_size=batch_size,
+        **_weights(path, record)), android)
 
 
 @MEASURE.mode('import_kit')

@@ -42,9 +42,12 @@ COMMON = dict(
     max_latency_ms=Option('largest latency in ms', 'MS', positive),
     seconds=Option('about how long to measure, in seconds', 'S', positive),
     export_kit=Option('measure another device: write a folder of files and a script for it', 'DIR'),
+    android=Option('make the kit for an Android device without Python; its script runs on a computer with adb'),
     import_kit=Option('read the results.json that the script of a kit wrote', 'FILE.json'))
 GO_ON = 'stopped; run the same command again to go on'  # what Ctrl-C says where finished steps are kept
 KIT_HINT = 'on the device, with numpy and onnxruntime: python run_kit.py; then bring back results.json'
+ANDROID_HINT = ('on a computer with adb and the device: python run_android.py --benchmark FILE (-h says which); then '
+                'bring back results.json')
 
 
 def options(common: str, **own: Option) -> dict[str, Option]:

@@ -1,4 +1,6 @@
-"""Timing that other work on the machine hardly disturbs. It needs only numpy: a kit carries a copy of this file.
+"""Timing that other work on the machine hardly disturbs, and files of results. Every kit carries a copy of this file.
+
+It needs numpy only to time: where the networks run on a phone, the computer beside it may lack numpy.
 
 The graphs of a group are visited in random order, again and again. A low percentile of the times of each graph counts,
 because longer times include other work. On one thread the clock is the CPU time of this process. With more threads, and
@@ -7,6 +9,7 @@ the same network in every group. Its times show how far the machine drifts.
 """
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -17,8 +20,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 FORMAT = 1  # of a file of results
 MIN_SWEEPS = 20
@@ -41,10 +47,14 @@ class Timing:
 
     def percentile_ms(self, percent: float) -> np.ndarray:
         """(M,): a percentile of the times of each runner."""
+        import numpy as np
+
         return np.percentile(self.samples_ms, percent, axis=1)
 
     def halves_ms(self) -> np.ndarray:
         """(2, M): the statistic of the first half of the visits, and of the second half."""
+        import numpy as np
+
         visits = self.samples_ms.shape[1]
         parts = self.samples_ms[:, :(visits + 1) // 2], self.samples_ms[:, visits // 2:]
         return np.stack([Timing(part).low_ms() for part in parts])
@@ -82,6 +92,8 @@ def measure(runners: Sequence[Callable[[], None]], *, warm: bool = True, wall: b
         sweeps: Visits of each runner; None: as many as fit into about `seconds`, but at least 20.
         report: Called after each sweep with the share that is done.
     """
+    import numpy as np
+
     clock = time.perf_counter if wall else time.process_time
     rng = np.random.default_rng(seed)
 
@@ -125,26 +137,38 @@ def measure_groups(groups: Mapping[str, Sequence], load: Callable[..., Callable[
     Raises:
         ValueError: The file holds results of another task.
     """
-    results = read_results(path, task) or {'format': FORMAT, 'task': task, 'measured_on': '', 'groups': {}}
     show = Progress(progress)
-    for number, (name, graphs) in enumerate(groups.items()):
-        def report(share: float, label: str = name, number: int = number) -> None:
-            show(f'measuring {label}', (number + share) / len(groups))
 
-        if name in results['groups']:
-            continue
+    def measure_group(number: int, name: str, graphs: Sequence) -> dict:
+        def report(share: float) -> None:
+            show(f'measuring {name}', (number + share) / len(groups))
+
         report(0)
         runners: list = []
         for graph in (graphs[-1], *graphs[:-1]):
             runners.append(load(graph))
             report(LOADING * len(runners) / len(graphs))
         runners.append(runners.pop(0))
-        timing = measure(
+        return summary(measure(
             runners, warm=task['warm'], wall=task['wall'], sweeps=sweeps, seconds=seconds / len(groups),
-            seed=task['seed'] + number, report=lambda share: report(LOADING + (1 - LOADING) * share))
-        results['groups'][name] = summary(timing)
-        results['measured_on'] = date.today().isoformat()
-        save_results(path, results)
+            seed=task['seed'] + number, report=lambda share: report(LOADING + (1 - LOADING) * share)))
+
+    return fill_results(groups, measure_group, task, path)
+
+
+def fill_results(groups: Mapping[str, Sequence], measure_group: Callable[[int, str, Sequence], dict], task: dict,
+                 path: str | os.PathLike | None = None) -> dict:
+    """The results of all groups. Those that the file at `path` holds are not measured again; it is saved after each.
+
+    `measure_group` takes the number of a group, its name and its graphs, and gives what is kept of it (`summary`).
+    Raises `ValueError` if the file holds results of another task.
+    """
+    results = read_results(path, task) or {'format': FORMAT, 'task': task, 'measured_on': '', 'groups': {}}
+    for number, (name, graphs) in enumerate(groups.items()):
+        if name not in results['groups']:
+            results['groups'][name] = measure_group(number, name, graphs)
+            results['measured_on'] = date.today().isoformat()
+            save_results(path, results)
     return results
 
 
@@ -162,6 +186,8 @@ def _cpu_clock_step_ms() -> float:
 
 def summary(timing: Timing) -> dict:
     """What is kept of a group of M graphs: lists (M,), and how far the two halves of the visits differ."""
+    import numpy as np
+
     low_ms, halves_ms = timing.low_ms(), timing.halves_ms()
     return {
         'low_ms': low_ms.round(6).tolist(), 'p50_ms': timing.percentile_ms(50).round(6).tolist(),
@@ -195,6 +221,29 @@ def save_results(path: str | os.PathLike | None, results: dict) -> None:
     with open(temporary, 'w', encoding='utf-8') as file:
         json.dump(results, file, indent=1)
     os.replace(temporary, path)
+
+
+def kit_arguments(parser: argparse.ArgumentParser, folder: Path) -> tuple[argparse.Namespace, dict]:
+    """What somebody typed after the script of the kit in this folder, and its list of networks; nonsense ends it."""
+    parser.add_argument('--threads', type=int, default=1, help='CPU threads (default 1)')
+    parser.add_argument('--out', default=str(folder / 'results.json'), help='default: results.json beside this file')
+    args = parser.parse_args()
+    if args.threads < 1:
+        sys.exit(f'--threads {args.threads} is too small; give 1 or more')
+    if os.path.isdir(args.out) or not os.access(Path(args.out).absolute().parent, os.W_OK):
+        sys.exit(f'--out {args.out!r} cannot be written; give a file in a folder that exists and is yours')
+    return args, json.loads((folder / 'list.json').read_text(encoding='utf-8'))
+
+
+def finish_kit(work: Callable[[], object], out: str) -> None:
+    """Do the work of the script of a kit, and say how it ended."""
+    try:
+        work()
+    except ValueError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit('\nstopped; run the same command again to go on')
+    print(f'done: bring back {out}')
 
 
 def cpu_name() -> str:

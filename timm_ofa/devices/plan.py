@@ -8,16 +8,19 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ..errors import InputError
 from ..runtimes import mean_row
 from ..spaces import Arch, Row, SearchSpace
+from .fewshot import MIN_NETWORKS
 from .heldout import FITTED, RANDOM, check_networks
 
 WARM_BYTES = 4 * 2**20  # of weights; networks up to this size are timed warm
 REFERENCES = 3  # networks that run at every resolution
 NET_LOADS = 2  # of each network that fits or checks a profile; random networks are loaded once
 FITTED_EACH, MAX_FITTED = 3, 24  # networks to fit on: for each resolution, and in all
+NETWORKS = 'networks'  # the only group of whole networks
 START_ROW = mean_row(1, 3)  # costs what every run costs, whatever the network
 Graph = tuple[Row, ...]
 
@@ -45,6 +48,7 @@ class Plan:
     seed: int
     nets: dict[str, tuple[Arch, ...]]  # group -> whole networks; one group is for fitting
     groups: dict[str, tuple[Graph, ...]]  # resolution -> graphs, some NET_LOADS times; the last REFERENCES are the same
+    fitted_nets: int | None = None  # where only whole networks are run, in one group: how many the prices are fitted on
 
     def rows_of(self, net: Arch) -> Graph:
         return tuple(self.space.rows(net, self.num_classes))
@@ -54,6 +58,7 @@ class Plan:
         return {
             'space': self.space.name, 'num_classes': self.num_classes, 'resolutions': list(self.space.resolutions),
             'check_nets': self.check_nets, 'seed': self.seed, 'precision': precision, 'batch_size': batch_size,
+            **({'fitted_nets': self.fitted_nets} if self.fitted_nets else {}),
             'warm': times_warm(self.space, self.num_classes), 'graphs': graphs_digest(self.groups.values())}
 
 
@@ -84,6 +89,21 @@ def make_plan(space: SearchSpace, resolutions: Sequence[int] | None = None, num_
         others += [graph for name, group in here.items() if name != RANDOM for graph in group] * (NET_LOADS - 1)
         groups[str(resolution)] = (*sorted(others, key=_params, reverse=True), *references)
     return Plan(space, num_classes, check_nets, seed, nets, groups)
+
+
+def plan_networks(space: SearchSpace, fitted_nets: int, resolutions: Sequence[int] | None = None,
+                  num_classes: int | None = None, check_nets: int = 12, random_nets: int | None = None,
+                  seed: int = 0) -> Plan:
+    """Whole networks to fit prices on and to check them; arguments as of `profile_by_networks`. Raises `InputError`."""
+    space = replace(space.restrict(resolutions=resolutions), extra_resolutions=())
+    nets = check_networks(space, check_nets, random_nets, seed, fitted_nets)
+    if len(nets[FITTED]) < MIN_NETWORKS:
+        raise InputError(
+            f'{space.name} has too few networks to fit prices on {MIN_NETWORKS} of them; measure every row')
+    order = sorted(itertools.chain(*nets.values()), key=space.params, reverse=True)
+    num_classes = num_classes or space.num_classes
+    graphs = tuple(tuple(space.rows(net, num_classes)) for net in order)
+    return Plan(space, num_classes, check_nets, seed, nets, {NETWORKS: graphs}, fitted_nets)
 
 
 def network_graphs(rows: Sequence[Row]) -> tuple[Graph, ...]:

@@ -5,9 +5,7 @@ networks stay in the caches from one run to the next, and are timed warm, rows a
 """
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,11 +17,10 @@ from ..runtimes import BN_EPS, DEFAULT, load_runtime
 from ..spaces import Row, SearchSpace, load_space
 from .energy import energy_mj
 from .fewshot import MIN_NETWORKS
-from .heldout import FITTED, check_networks
 from .measuring import Progress, cpu_host, cpu_name, measure, measure_groups, needs_wall_clock
-from .plan import is_warm, make_plan, network_graphs, times_warm
+from .plan import Plan, is_warm, make_plan, network_graphs, plan_networks
 from .profile import DeviceProfile
-from .rowprices import checked, make_profile, statistic, steadiness
+from .rowprices import make_profile, statistic
 
 LOADS = 3  # of a network that is measured alone: where it lies in memory moves its latency by a percent
 
@@ -51,30 +48,12 @@ def profile_space(space: str | SearchSpace, runtime: str = DEFAULT, *, precision
 
     Raises `InputError` for an argument that cannot be, or where `partial_results` is of another task.
     """
-    kit = load_runtime(runtime, precision, processor)
-    own_device, own_name = this_device(processor)
-    positive(
-        threads=threads, batch_size=batch_size, check_nets=check_nets, random_nets=random_nets, num_classes=num_classes,
-        sweeps=sweeps)
-    check_slug(device or own_device, 'device')
-    plan = make_plan(load_space(space), resolutions, num_classes, check_nets, random_nets, seed)
-    load = partial(
-        kit.load, precision=precision, processor=processor, threads=threads, batch_size=batch_size, seed=seed)
-    task = {
-        **plan.task(precision, batch_size), 'runtime': kit.NAME, 'runtime_version': kit.version(),
-        'processor': processor, 'threads': threads, 'wall': needs_wall_clock(threads, processor),
-        'host': host(processor)}
-    try:
-        results = measure_groups(
-            plan.groups, load, task, partial_results, sweeps=sweeps, seconds=seconds, progress=progress)
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    profile = make_profile(
-        plan, results, device=device or own_device, device_name=device_name or device or own_name,
-        source='measured with timm-ofa profile')
-    if partial_results is not None:
-        Path(partial_results).unlink(missing_ok=True)
-    return profile
+    positive(check_nets=check_nets, random_nets=random_nets, num_classes=num_classes)
+    return _measured(
+        lambda: make_plan(load_space(space), resolutions, num_classes, check_nets, random_nets, seed),
+        runtime, 'measured with timm-ofa profile', precision=precision, threads=threads, batch_size=batch_size,
+        processor=processor, device=device, device_name=device_name, sweeps=sweeps, seconds=seconds,
+        partial_results=partial_results, progress=progress)
 
 
 def profile_by_networks(space: str | SearchSpace, fitted_nets: int, runtime: str = DEFAULT, *, precision: str = 'fp32',
@@ -88,38 +67,39 @@ def profile_by_networks(space: str | SearchSpace, fitted_nets: int, runtime: str
     rows. It is less exact than `profile_space`, which explains the arguments. The prices come from `fitted_nets` random
     networks; `check_nets` of each kind and `random_nets` say how good they are.
     """
+    positive(MIN_NETWORKS, fitted_nets=fitted_nets)
+    positive(check_nets=check_nets, random_nets=random_nets, num_classes=num_classes)
+    return _measured(
+        lambda: plan_networks(load_space(space), fitted_nets, resolutions, num_classes, check_nets, random_nets, seed),
+        runtime, 'measured with timm-ofa profile --few-shot', precision=precision, threads=threads,
+        batch_size=batch_size, processor=processor, device=device, sweeps=sweeps, seconds=seconds, progress=progress)
+
+
+def _measured(make: Callable[[], Plan], runtime: str, source: str, *, precision: str, threads: int, batch_size: int,
+              processor: str, device: str | None, sweeps: int | None, seconds: float, progress: bool,
+              device_name: str | None = None, partial_results: str | Path | None = None) -> DeviceProfile:
+    """The profile that follows from running the graphs of a plan on this machine."""
     kit = load_runtime(runtime, precision, processor)
     own_device, own_name = this_device(processor)
-    positive(MIN_NETWORKS, fitted_nets=fitted_nets)
-    positive(
-        threads=threads, batch_size=batch_size, check_nets=check_nets, random_nets=random_nets, num_classes=num_classes,
-        sweeps=sweeps)
+    positive(threads=threads, batch_size=batch_size, sweeps=sweeps)
     check_slug(device or own_device, 'device')
-    space = replace(load_space(space).restrict(resolutions=resolutions), extra_resolutions=())
-    nets = check_networks(space, check_nets, random_nets, seed, fitted_nets)
-    if len(nets[FITTED]) < MIN_NETWORKS:
-        raise InputError(
-            f'{space.name} has too few networks to fit prices on {MIN_NETWORKS} of them; measure every row')
-    order = sorted(itertools.chain(*nets.values()), key=space.params, reverse=True)
-    wall, warm = needs_wall_clock(threads, processor), times_warm(space, num_classes)
+    plan = make()
     load = partial(
-        kit.load, precision=precision, processor=processor, threads=threads, batch_size=batch_size, seed=seed)
-    found = measure_groups(
-        {'networks': [tuple(space.rows(net, num_classes)) for net in order]}, load,
-        {'warm': warm, 'wall': wall, 'seed': seed}, sweeps=sweeps, seconds=seconds, progress=progress)
-    group = found['groups']['networks']
-    nets_ms = dict(zip(order, group['low_ms']))
-    profile = DeviceProfile.fit(
-        space, nets[FITTED], [nets_ms[net] for net in nets[FITTED]], device=device or own_device,
-        device_name=device or own_name, runtime=kit.NAME, runtime_version=kit.version(), precision=precision,
-        threads=threads, batch_size=batch_size, processor=processor, measured_on=found['measured_on'],
-        num_classes=num_classes, statistic=statistic(wall, warm), source='measured with timm-ofa profile --few-shot',
-        seed=seed)
-    profile = replace(
-        profile, name=profile.conditions.profile_name(space), protocol={
-            **profile.protocol, 'sweeps': group['n'], 'order': 'random over all networks', 'host': host(processor),
-            **steadiness(found['groups'])})
-    return checked(profile, space, nets, nets_ms)
+        kit.load, precision=precision, processor=processor, threads=threads, batch_size=batch_size, seed=plan.seed)
+    task = {
+        **plan.task(precision, batch_size), 'runtime': kit.NAME, 'runtime_version': kit.version(),
+        'processor': processor, 'threads': threads, 'wall': needs_wall_clock(threads, processor),
+        'host': host(processor)}
+    try:
+        results = measure_groups(
+            plan.groups, load, task, partial_results, sweeps=sweeps, seconds=seconds, progress=progress)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    profile = make_profile(
+        plan, results, device=device or own_device, device_name=device_name or device or own_name, source=source)
+    if partial_results is not None:
+        Path(partial_results).unlink(missing_ok=True)
+    return profile
 
 
 def positive(least: int = 1, /, **values: int | None) -> None:
@@ -163,7 +143,7 @@ def measure_network(rows: Sequence[Row], runtime: str = DEFAULT, *, weights: Map
         round(float(ms[:LOADS].mean()), 6) for ms in (timing.low_ms(), *map(timing.percentile_ms, (50, 90))))
     return {
         'latency_ms': low_ms, 'p50_ms': p50_ms, 'p90_ms': p90_ms, 'n': LOADS * timing.samples_ms.shape[1],
-        'statistic': statistic(wall, warm), 'runtime': kit.NAME, 'runtime_version': kit.version(),
+        'statistic': statistic({'wall': wall, 'warm': warm}), 'runtime': kit.NAME, 'runtime_version': kit.version(),
         'provider': processor, 'precision': precision, 'threads': threads, 'batch_size': batch_size,
         **{name: value for name, value in told.items() if value is not None}, 'host': host(processor),
     }

@@ -14,7 +14,7 @@ import numpy as np
 from ..spaces import Arch, Row, SearchSpace
 from .heldout import FITTED
 from .measuring import LOW_PERCENT
-from .plan import REFERENCES, START_ROW, Graph, Plan, probes
+from .plan import NETWORKS, REFERENCES, START_ROW, Graph, Plan, probes
 from .profile import DeviceProfile, RowCost, latency_error
 
 GROUP_SPREAD = 0.01  # standard deviation: how far the prices of a resolution are off together
@@ -26,6 +26,8 @@ METHOD = '[1x1 conv, row, mean] - [1x1 conv, mean], paired in the same sweeps'
 
 def make_profile(plan: Plan, results: Mapping, *, device: str, device_name: str, source: str) -> DeviceProfile:
     """A profile from the results of all groups of a plan, fitted to whole networks and checked on others."""
+    if plan.fitted_nets is not None:
+        return _fitted_profile(plan, results, device=device, device_name=device_name, source=source)
     space, task = plan.space, results['task']
     table: dict[str, RowCost] = {}
     origins: dict[str, int] = {}  # row -> group
@@ -49,7 +51,7 @@ def make_profile(plan: Plan, results: Mapping, *, device: str, device_name: str,
         batch_size=task['batch_size'], measured_on=results['measured_on'], num_classes=plan.num_classes,
         overhead_ms=round(float(np.median(starts_ms)), 6), scale=1.0, table=table,
         protocol={
-            'statistic': statistic(task['wall'], task['warm']), 'sweeps': min(visits),
+            'statistic': statistic(task), 'sweeps': min(visits),
             'order': 'random over all graphs of a resolution', 'method': METHOD,
             'paced': f'each resolution to the median one, by {REFERENCES} networks that run at every one',
             'calibration_nets': len(plan.nets[FITTED]), 'processor': task['processor'],
@@ -60,10 +62,29 @@ def make_profile(plan: Plan, results: Mapping, *, device: str, device_name: str,
     return checked(profile, space, plan.nets, nets_ms)
 
 
-def statistic(wall: bool, warm: bool) -> str:
-    """What a latency is, for people."""
-    clock = 'wall-clock time' if wall else 'process CPU time'
-    return f'{LOW_PERCENT}th percentile of {clock}, {"warm" if warm else "cold"} runs'
+def _fitted_profile(plan: Plan, results: Mapping, *, device: str, device_name: str, source: str) -> DeviceProfile:
+    """A profile of prices that are fitted on whole networks (`DeviceProfile.fit`)."""
+    space, task, group = plan.space, results['task'], results['groups'][NETWORKS]
+    times_ms = _by_graph(plan.groups[NETWORKS], np.array(group['low_ms']))
+    nets_ms = {net: times_ms[plan.rows_of(net)] for net in itertools.chain(*plan.nets.values())}
+    profile = DeviceProfile.fit(
+        space, plan.nets[FITTED], [nets_ms[net] for net in plan.nets[FITTED]], device=device, device_name=device_name,
+        runtime=task['runtime'], runtime_version=task['runtime_version'], precision=task['precision'],
+        threads=task['threads'], batch_size=task['batch_size'], processor=task['processor'],
+        measured_on=results['measured_on'], num_classes=plan.num_classes, statistic=statistic(task), source=source,
+        seed=plan.seed)
+    profile = replace(
+        profile, name=profile.conditions.profile_name(space), protocol={
+            **profile.protocol, 'sweeps': group['n'], 'order': 'random over all networks', 'host': task['host'],
+            **steadiness(results['groups'])})
+    return checked(profile, space, plan.nets, nets_ms)
+
+
+def statistic(task: Mapping) -> str:
+    """What a latency of a task is, for people."""
+    clock = 'wall-clock time' if task['wall'] else 'process CPU time'
+    rounds = f', median of {task["rounds"]} rounds' if task.get('rounds') else ''
+    return f'{LOW_PERCENT}th percentile of {clock}, {"warm" if task["warm"] else "cold"} runs{rounds}'
 
 
 def steadiness(groups: Mapping) -> dict:

@@ -10,13 +10,12 @@ the kit of a search space, and for that of one network:
 """
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from measuring import cpu_host, measure_groups, needs_wall_clock
+from measuring import cpu_host, finish_kit, kit_arguments, measure_groups, needs_wall_clock
 
 KIT = Path(__file__).resolve().parent
 
@@ -84,17 +83,10 @@ ON_CPU = {'onnxruntime': 'CPUExecutionProvider', 'openvino': 'CPU'}
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--runtime', choices=LOADERS, default='onnxruntime')
-    parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--provider', help='of the runtime, for example XnnpackExecutionProvider, or GPU of openvino '
                                            "(default: the CPU's)")
     parser.add_argument('--seconds', type=float, default=60, help='about how long, without loading (default 60)')
-    parser.add_argument('--out', default=str(KIT / 'results.json'), help='default: results.json beside this file')
-    args = parser.parse_args()
-    if args.threads < 1:
-        sys.exit(f'--threads {args.threads} is too small; give 1 or more')
-    if os.path.isdir(args.out) or not os.access(Path(args.out).absolute().parent, os.W_OK):
-        sys.exit(f'--out {args.out!r} cannot be written; give a file in a folder that exists and is yours')
-    listing = json.loads((KIT / 'list.json').read_text(encoding='utf-8'))
+    args, listing = kit_arguments(parser, KIT)
     network = next(iter(listing['groups'].values()))[-1]
     try:
         load, version, provider = LOADERS[args.runtime](
@@ -105,13 +97,7 @@ def main():
     task = {
         **listing['task'], 'runtime': args.runtime, 'runtime_version': version, 'processor': processor,
         'threads': args.threads, 'wall': needs_wall_clock(args.threads, processor), 'host': cpu_host()}
-    try:
-        measure_groups(listing['groups'], load, task, args.out, seconds=args.seconds)
-    except ValueError as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit('\nstopped; run the same command again to go on')
-    print(f'done: bring back {args.out}')
+    finish_kit(lambda: measure_groups(listing['groups'], load, task, args.out, seconds=args.seconds), args.out)
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@ from .int8 import quantize_on_noise as quantize_on_noise
 from .layers import BN_EPS as BN_EPS
 from .layers import input_shape as input_shape
 from .layers import mean_row as mean_row
+from .litert import to_tflite as to_tflite
 from .onnx_export import to_onnx as to_onnx
 from .onnxruntime import Session as Session
 from .registry import DEFAULT as DEFAULT

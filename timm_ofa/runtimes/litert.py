@@ -50,9 +50,15 @@ def version() -> str:
 
 def load(rows: Sequence[Row], *, weights: Mapping | None = None, bn_eps: float = BN_EPS, precision: str = 'fp32',
          processor: str = 'cpu', threads: int = 1, batch_size: int = 1, seed: int = 0) -> _Interpreter:
+    model = to_tflite(rows, weights=weights, bn_eps=bn_eps, batch_size=batch_size, seed=seed)
+    return _Interpreter(model, random_input(rows, batch_size, seed), threads)
+
+
+def to_tflite(rows: Sequence[Row], *, weights: Mapping | None = None, bn_eps: float = BN_EPS, batch_size: int = 1,
+              seed: int = 0) -> bytes:
+    """A TFLite file of rows; arguments as of `Runtime.load`."""
     graph = _Graph(input_shape(rows, batch_size))
-    last = graph.network(graph.input, rows, weights, bn_eps, seed)
-    return _Interpreter(graph.file(last), random_input(rows, batch_size, seed), threads)
+    return graph.file(graph.network(graph.input, rows, weights, bn_eps, seed))
 
 
 class _Graph(RowGraph):
