@@ -357,7 +357,6 @@ def test_networks_too_large_for_caches_are_timed_warm_on_a_phone(tmp_path):
 
 @pytest.mark.parametrize('change, message', [
     (dict(precision='int8'), "precision 'int8' is not one of litert; choose from fp32, fp16"),
-    (dict(runtime='onnxruntime', precision='fp16'), "precision 'fp16' is not one of onnxruntime"),
     (dict(fitted_nets=11), 'graphs .* is not that of the kit'), (dict(fitted_nets=9), 'fitted_nets: 9'),
     (dict(warm=False), 'warm False is not that of the kit'), (dict(rounds=0), 'rounds: 0'),
     (None, r'group networks is not measured; run run_android\.py again')])

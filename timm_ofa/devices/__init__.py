@@ -2,7 +2,7 @@
 
 - `profile`: the value that prices networks, and its JSON file; `profiles/` is the shelf of files that ship
 - `plan`, `measuring`, `rowprices`: what is run, how it is timed, and the profile that follows; `heldout`: its check
-- `profiler`: all of this on this machine; `kit` and `run_kit`: on another one
+- `profiler`: all of this on this machine; `kit` and `run_kit`: on another one; `run_android`: on a phone
 - `work`, `fewshot`: a profile fitted on a few whole networks; `netfiles`, `csvtables`, `note10`: tables from elsewhere
 - `memory`, `energy`: what else a network takes
 
