@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import InputError, listed
 from ..fields import MAX_LONG_TEXT, check_slug, choice, number, plain, read, text
-from ..files import write_text
+from ..files import replacing_folder, write_text
 from ..runtimes import BN_EPS, input_shape, load_runtime, quantize_on_noise, to_onnx
 from ..spaces import Row, SearchSpace, load_space, shelf_space
 from . import measuring
@@ -66,8 +66,15 @@ def _write_kit(folder: Path, groups: Mapping[str, Sequence[Graph]], task: dict, 
     """Write one file for each graph: that of `models` where it is given, otherwise one without its large weights."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f'{str(folder)!r:.120} is not an empty folder; give a new one')
+    with replacing_folder(folder) as new:
+        _write_files(new, groups, task, models)
+    return folder
+
+
+def _write_files(folder: Path, groups: Mapping[str, Sequence[Graph]], task: dict, models: Mapping[Graph, bytes],
+                 ) -> None:
     networks, precision, batch_size = folder / 'networks', task['precision'], task['batch_size']
-    networks.mkdir(parents=True, exist_ok=True)
+    networks.mkdir()
     files: dict[Graph, str] = {}
     most = 0  # numbers in the largest tensor
     for graph in dict.fromkeys(itertools.chain(*groups.values())):
@@ -82,12 +89,11 @@ def _write_kit(folder: Path, groups: Mapping[str, Sequence[Graph]], task: dict, 
         (folder / files[graph]).write_bytes(model)
         most = max(most, numbers)
     noise = WEIGHT_STD * np.random.default_rng(task['seed']).standard_normal(most, np.float32)
-    noise.astype(np.float32).tofile(networks / WEIGHTS)
+    (networks / WEIGHTS).write_bytes(noise.astype(np.float32).tobytes())
     listing = {'task': task, 'groups': {name: [files[graph] for graph in graphs] for name, graphs in groups.items()}}
     write_text(folder / 'list.json', json.dumps(listing, indent=1))
     for source in (SCRIPT, Path(measuring.__file__)):
         shutil.copyfile(source, folder / source.name)
-    return folder
 
 
 def _light_model(model: bytes) -> tuple[bytes, int]:
