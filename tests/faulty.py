@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from timm_ofa.training import TrainConfig
 
 WATCHED = ('open', 'os.mkdir', 'os.rename', 'os.remove', 'os.rmdir', 'os.truncate')  # what changes files
-TURN_S = 0.2  # that the first of two processes gives the second one, which may wait for it
+REFUSED = ('quickstart', 'run', 'train', 'collect', 'profile')  # of which a second one is refused meanwhile
+TURN_S = 0.2  # that the first of two processes of other verbs gives the second one, which may wait for it
 
 
 # ---- before all forks ------------------------------------------------------------------------------------------------
@@ -288,7 +289,7 @@ def _second(arguments: list[str], work: Path) -> None:
             os.write(2, repr(error).encode())
             os._exit(1)
     (work / 'second.pid').write_text(str(child))
-    end = time.monotonic() + TURN_S
+    end = time.monotonic() + (float('inf') if arguments[0] in REFUSED else TURN_S)
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
