@@ -9,11 +9,11 @@ from hub_server import HubServer
 
 # the files whose tests take longest, the longest first: begun last, they would keep one process busy at the end
 LONG = ('training/test_supernets', 'networks/test_timm_suite', 'training/test_processes', 'training/test_keys',
-        'cli/test_run', 'hub/test_named_weights', 'accuracy/test_judge', 'hub/test_publish_faults',
+        'cli/test_faults', 'cli/test_run', 'hub/test_named_weights', 'accuracy/test_judge', 'hub/test_publish_faults',
         'training/test_cures', 'training/test_resuming', 'runtimes/test_processors', 'runtimes/test_runtimes',
         'cli/test_chain', 'hub/test_families', 'training/test_loop')
 SLOW = (  # further files that take more than some seconds; `pytest -m 'not slow'` leaves out these and the longest
-    'accuracy/test_active', 'accuracy/test_records', 'cli/test_command', 'cli/test_faults', 'cli/test_preflight',
+    'accuracy/test_active', 'accuracy/test_records', 'cli/test_command', 'cli/test_preflight',
     'cli/test_quickstart', 'cli/test_specialize_verb', 'cli/test_typed_commands', 'devices/test_kit',
     'devices/test_profiler', 'hub/test_catalog_page', 'hub/test_clients', 'hub/test_import_upstream',
     'hub/test_onnx_file', 'hub/test_published_supernet', 'hub/test_publishing', 'hub/test_specialize',

@@ -12,11 +12,10 @@ import resource
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -53,7 +52,7 @@ def prepare(folder: Path, verbs: dict[str, str]) -> None:
     """
     ready = folder / 'ready'
     ready.mkdir()
-    _replace_slow_parts()
+    _replace_slow_parts(folder / 'kept')
     _write_inputs(ready)
     for name, words in verbs.items():
         work = folder / 'whole' / name
@@ -125,7 +124,7 @@ def _images(source: str, side: int, **_: object) -> Data:
     return Data(source, tuple('0123456789'), *parts)
 
 
-def _replace_slow_parts() -> None:
+def _replace_slow_parts(kept: Path) -> None:
     """Replace training, judging, measuring and drawing by what writes the same files."""
     from matplotlib.figure import Figure
     from timm.models import mobilenetv3
@@ -159,7 +158,7 @@ def _replace_slow_parts() -> None:
     devices.measure_network = lambda *_, **__: dict(measured)
     quickstart.arch_timer = lambda *_: lambda arch: dict(measured)
     stages.train_supernet, stages._load_in_new_process = _train, lambda folder: None
-    stages.save_folder = _save_folder
+    stages.save_folder = partial(_save_folder, kept)
     pipeline.make_plan = lambda *_: planning.Plan(0, 12, 0, 0.0, 1.0, 0.0)
     pipeline.REPAIR_IMAGES = pipeline.QUICK_REPAIR_IMAGES = 16
     own_space = networks.space_of('mobilenetv3_small_050', resolutions=(32,))
@@ -167,21 +166,16 @@ def _replace_slow_parts() -> None:
     pipeline.supernet_of = lambda model, resolutions: _own_supernet()
 
 
-def _save_folder(folder: Path, model: torch.nn.Module, record: Record) -> Path:
-    """The folder as it was saved the first time."""
+def _save_folder(place: Path, folder: Path, model: torch.nn.Module, record: Record) -> Path:
+    """The folder as it was saved the first time, which is kept in a place."""
     from timm_ofa.hub import save_folder
 
-    kept = _kept() / folder.name
+    kept = place / folder.name
     if not kept.exists():
         save_folder(kept, model, record)
     with replacing_folder(folder) as new:
         shutil.copytree(kept, new, dirs_exist_ok=True)
     return folder
-
-
-@cache
-def _kept() -> Path:
-    return Path(tempfile.mkdtemp())
 
 
 def _once(function: Callable, key: Callable) -> Callable:
