@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import copy
 import io
+import itertools
 import json
 import random
 import re
@@ -16,16 +17,25 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 
 from timm_ofa.errors import InputError  # noqa: E402
 
+if TYPE_CHECKING:
+    from timm_ofa.hub.record import Record
+    from timm_ofa.spaces import SearchSpace
+
 MAX_SECONDS = 2.0
+REPORT_EVERY = 20_000  # inputs
 MAX_BYTES = 2 * 10**9  # of memory, all inputs together
 ODD = [
     None, True, False, 0, -1, 1, 0.5, 1e-320, 1e308, float('nan'), float('inf'), -float('inf'), 2**53 + 1, 2**80,
@@ -43,6 +53,7 @@ class Reader:
     name: str
     files: dict[str, bytes]
     read: Callable[[Path], object]
+    every: int = 1  # rounds; one that takes long is read in fewer of them
 
 
 # ---- changes ---------------------------------------------------------------------------------------------------------
@@ -112,12 +123,84 @@ def changed(data: bytes, rng: random.Random) -> bytes:
         try:
             parts[i] = changed_data(parts[i], rng)
             return '\n'.join(json.dumps(part) for part in parts).encode()
-        except (RecursionError, ValueError):  # nested too deep to be written
+        except (RecursionError, ValueError, OverflowError):  # nested too deep to be written, or too large for sums
             return b'[' * 100_000
     return changed_bytes(data, rng)
 
 
 # ---- readers ---------------------------------------------------------------------------------------------------------
+
+
+def kit_readers(space: SearchSpace) -> list[Reader]:
+    """Of what a kit of this space, or of its largest network, measured."""
+    from timm_ofa.devices.kit import NETWORK, Graph, _network_task, import_kit, import_network_kit
+    from timm_ofa.devices.measuring import FORMAT
+    from timm_ofa.devices.plan import make_plan, network_graphs
+
+    def results(task: dict, groups: Mapping[str, Sequence[Graph]]) -> bytes:
+        return json.dumps({
+            'format': FORMAT, 'measured_on': '2026-01-02', 'task': {
+                **task, 'runtime': 'onnxruntime', 'runtime_version': '1.23.0', 'processor': 'cpu', 'threads': 1,
+                'wall': False, 'host': 'a test'},
+            'groups': {name: {
+                'low_ms': [0.1 + i / 100 for i in range(len(graphs))], 'p50_ms': [1.0 + i for i in range(len(graphs))],
+                'n': 20, 'noise_pct': 1.0, 'reference_ms': [1.0, 1.1]} for name, graphs in groups.items()}}).encode()
+
+    rows, plan = space.rows(space.max_arch()), make_plan(space, check_nets=1)
+    return [
+        Reader('results of a kit', {'r.json': results(plan.task('fp32', 1), plan.groups)},
+               lambda f: import_kit(f / 'r.json', device='a', space=space)),
+        Reader('results of the kit of a network', {'n.json': results(
+            _network_task(rows, 'fp32', 1, 0, True), {NETWORK: network_graphs(rows)})},
+            lambda f: import_network_kit(f / 'n.json', rows))]
+
+
+def hub_reader(files: dict[str, bytes], record: Record) -> Reader:
+    """Of what the Hub answers: who somebody is, which repositories there are, what is in one, and who changed it."""
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.utils._http import default_client_factory
+
+    from timm_ofa.hub import check_token, client, listing, publishing
+
+    info = {'id': 'acme/net', 'sha': '0' * 40, 'private': False, 'tags': ['timm_ofa'], 'siblings': [
+        {'rfilename': name} for name in files]}
+    answers = {
+        'whoami-v2': {'type': 'user', 'name': 'acme', 'orgs': [{'name': 'lab'}],
+                      'auth': {'accessToken': {'role': 'write'}}},
+        'models': [info, {**info, 'id': 'acme/other'}], 'models/acme/net': info,
+        'models/acme/net/commits/main': [
+            {'id': '0' * 40, 'title': 'New (timm_ofa 0.1.0)', 'message': '', 'date': '2026-01-02T03:04:05.000Z',
+             'authors': [{'user': 'acme'}]}] * 2,
+        'models/acme/net/refs': {'branches': [], 'converts': [], 'tags': [
+            {'name': 'v1', 'ref': 'refs/tags/v1', 'targetCommit': '0' * 40}]}}
+    names = {path: f'{i}.json' for i, path in enumerate(answers)}
+    http = import_module(HTTPError.__module__.partition('.')[0])  # httpx, or what newer clients of the Hub use
+
+    def ask(folder: Path) -> None:
+        def answer(request):
+            content = (folder / names[request.url.path.removeprefix('/api/')]).read_bytes()
+            return http.Response(200, content=content, headers={'Content-Type': 'application/json'})
+
+        set_client_factory(lambda: http.Client(transport=http.MockTransport(answer)))
+        try:
+            ask_all(folder)
+        finally:
+            set_client_factory(default_client_factory)
+
+    def ask_all(folder: Path) -> None:
+        with patch.object(client, 'refuse_unreachable'), patch.object(publishing, '_block_on_hub', lambda *_: {}), \
+                patch.object(listing, 'hf_hub_download', lambda repo, name, revision: folder / name):
+            check_token('acme')
+            listing.find('acme')
+            with client.hub_errors('acme/net'):
+                api = client.hub_api()
+                publishing._check_ours(api, api.model_info('acme/net'), record, False, False)
+                publishing._refuse_changed(api, 'acme/net')
+                publishing._tag_version(api, 'acme/net', '0' * 40)
+
+    return Reader('answers of the Hub', {
+        **files, **{names[path]: json.dumps(data).encode() for path, data in answers.items()}}, ask)
 
 
 def readers() -> list[Reader]:
@@ -135,9 +218,10 @@ def readers() -> list[Reader]:
     from timm_ofa.hub import check_folder, load_front, save_folder
     from timm_ofa.hub.checkpoints import read_upstream
     from timm_ofa.hub.configs import hub_configs_dir, read_hub_config
+    from timm_ofa.hub.outgoing import public_emissions
     from timm_ofa.hub.supernets import read_supernet
     from timm_ofa.networks import check_shapes, new_supernet, read_json
-    from timm_ofa.training import load_config, load_finetune, save_supernet
+    from timm_ofa.training import load_config, load_finetune, run_events, save_supernet
 
     space, rng = load_space('ofa_mbv3_tiny').restrict(resolutions=[20]), np.random.default_rng(0)
     archs = space.sample(rng, 24)
@@ -182,8 +266,9 @@ def readers() -> list[Reader]:
                    written(AdditivePredictor.fit(space, archs, top1, seed=0).save, 'q.safetensors'),
                    lambda f: load_predictor(f / 'q.safetensors')),
             Reader('network', {p.name: p.read_bytes() for p in network.iterdir()
-                               if p.suffix in ('.json', '.safetensors')}, check_folder),
-            Reader('supernet', {p.name: p.read_bytes() for p in (folder / 'super').iterdir()}, read_supernet),
+                               if p.suffix in ('.json', '.safetensors')}, check_folder, every=10),
+            Reader('supernet', {p.name: p.read_bytes() for p in (folder / 'super').iterdir()}, read_supernet,
+                   every=10),
             Reader('header of weights', {'w.safetensors': (network / 'model.safetensors').read_bytes()},
                    lambda f: check_shapes(f / 'w.safetensors', torch.nn.Linear(2, 2), 'w')),
             Reader('checkpoint', {'c': (folder / 'checkpoint').read_bytes()},
@@ -201,6 +286,12 @@ def readers() -> list[Reader]:
             Reader('setting', {'s': b'phases.0.epochs=2'}, lambda f: load_config(
                 hub_configs_dir() / 'ofa_mbv3_fashion_supernet.yaml',
                 [(f / 's').read_bytes().decode(errors='replace')])),
+            Reader('log of a training', {'log.jsonl': b'{"event": "start", "steps": 3}\n{"event": "end"}\n'},
+                   lambda f: run_events(f, 'log.jsonl')),
+            Reader('emissions', {'e.csv': b'timestamp,run_id,duration,emissions\n2026-01-02,x,3.5,0.1\n'},
+                   lambda f: public_emissions((f / 'e.csv').read_text(encoding='utf-8', errors='replace'))),
+            *kit_readers(space.restrict(depths=[1, 2], kernel_sizes=[3], expand_ratios=[2, 4])),
+            hub_reader({name: (network / name).read_bytes() for name in ('config.json', 'perf.json')}, record),
             Reader('command line', {'s': b'search\n--space\nofa_mbv3_tiny\n--predictor\np\n--max-macs-m\n5'},
                    lambda f: parse(VERBS, (f / 's').read_bytes().decode(errors='replace').split('\n'))),
         ]
@@ -210,9 +301,21 @@ def readers() -> list[Reader]:
 # ---- the run ---------------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Outcome:
+    """What became of all inputs."""
+    faults: list[str]
+    inputs: int = 0  # that were read, or refused in one line
+    slowest: tuple[float, str] = 0.0, ''  # processor seconds, and of which input
+    peak_bytes: int = 0  # the most memory that this process has had
+
+    def __str__(self) -> str:
+        return (f'{self.inputs:,} inputs, {len(self.faults)} faults; the slowest took {self.slowest[0]:.2f} s '
+                f'({self.slowest[1]}); at most {self.peak_bytes / 1e9:.2f} GB of memory')
+
+
 def fault_of(reader: Reader, folder: Path) -> str | None:
     """What is wrong with how a reader takes the files of a folder."""
-    began = time.process_time()
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # -h of the command
             reader.read(folder)
@@ -223,18 +326,16 @@ def fault_of(reader: Reader, folder: Path) -> str | None:
         pass
     except BaseException:
         return traceback.format_exc(limit=-3)
-    seconds = time.process_time() - began
-    return f'{seconds:.1f} s' if seconds > MAX_SECONDS else None
+    return None
 
 
 def _peak_bytes() -> int:
-    """The most memory that this process has had."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1000
 
 
-def fuzz(inputs: int, seed: int = 0, only: str = '', tell: Callable[[str], None] = len) -> tuple[int, list[str]]:
-    """Read so many changed inputs; gives how many were refused or read, and the faults, which `tell` gets at once."""
-    faults, done, before = list[str](), 0, _peak_bytes()
+def fuzz(inputs: int, seed: int = 0, only: str = '', tell: Callable[[str], None] = len) -> Outcome:
+    """Read so many changed inputs. `tell` gets each fault at once."""
+    found, before = Outcome([]), _peak_bytes()
     with tempfile.TemporaryDirectory() as place:
         prepared = []
         for i, reader in enumerate(r for r in readers() if only in r.name):
@@ -243,23 +344,32 @@ def fuzz(inputs: int, seed: int = 0, only: str = '', tell: Callable[[str], None]
             for name, data in reader.files.items():
                 (folder / name).write_bytes(data)
             if fault := fault_of(reader, folder):
-                faults.append(f'{reader.name}, unchanged: {fault}')
+                found.faults.append(f'{reader.name}, unchanged: {fault}')
             prepared.append((reader, folder))
-        for i in range(inputs):
-            reader, folder = prepared[i % len(prepared)]
+        turns = (place for number in itertools.count() for place in prepared if number % place[0].every == 0)
+        for i, (reader, folder) in enumerate(itertools.islice(turns, inputs)):
             rng = random.Random(f'{seed} {i}')
             name = rng.choice(list(reader.files))
             data = changed(reader.files[name], rng)
             (folder / name).write_bytes(data)
-            if fault := fault_of(reader, folder):
-                faults.append(f'{reader.name}, seed {seed}, input {i}: {fault}\n  of {data[:300]!r}')
-                tell(faults[-1])
+            began = time.process_time()
+            fault = fault_of(reader, folder)
+            seconds = time.process_time() - began
+            found.slowest = max(found.slowest, (seconds, f'{reader.name}, seed {seed}, input {i}'))
+            if seconds > MAX_SECONDS:
+                fault = f'{fault or ""} {seconds:.1f} s'
+            if fault:
+                found.faults.append(f'{reader.name}, seed {seed}, input {i}: {fault}\n  of {data[:300]!r}')
+                tell(found.faults[-1])
             (folder / name).write_bytes(reader.files[name])
-            done += 1
-    peak = _peak_bytes()
-    if peak > max(MAX_BYTES, before):  # this process may have done other things
-        faults.append(f'{peak / 1e9:.1f} GB of memory')
-    return done, faults
+            found.inputs += 1
+            if found.inputs % REPORT_EVERY == 0:
+                found.peak_bytes = _peak_bytes()
+                tell(str(found))
+    found.peak_bytes = _peak_bytes()
+    if found.peak_bytes > max(MAX_BYTES, before):  # this process may have done other things
+        found.faults.append(f'{found.peak_bytes / 1e9:.1f} GB of memory')
+    return found
 
 
 if __name__ == '__main__':
@@ -268,6 +378,7 @@ if __name__ == '__main__':
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--only', default='', help='readers whose name holds this')
     options = parser.parse_args()
-    count, found_faults = fuzz(options.inputs, options.seed, options.only, lambda fault: print(fault, flush=True))
-    print(f'{count:,} inputs, {len(found_faults)} faults')
-    sys.exit(bool(found_faults))
+    warnings.simplefilter('ignore')  # of torch and numpy, about what they are given
+    outcome = fuzz(options.inputs, options.seed, options.only, lambda fault: print(fault, flush=True))
+    print(outcome)
+    sys.exit(bool(outcome.faults))

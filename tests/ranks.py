@@ -6,12 +6,15 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 FORKS = '''
 import json, os, sys, traceback
 import accelerate, timm, torch, timm_ofa.accuracy, timm_ofa.training
+
+prelude = sys.argv.pop(1)
+exec(prelude)
 
 def work(job, rank):
     os.chdir(job['folder'])
@@ -39,10 +42,12 @@ for line in sys.stdin:
 class Ranks:
     """The process that all others are forks of."""
 
-    def __init__(self) -> None:
-        env = {**os.environ, 'PYTHONPATH': str(Path(__file__).resolve().parents[1]), 'OMP_NUM_THREADS': '1'}
+    def __init__(self, prelude: str = '', arguments: Sequence[str] = (), env: Mapping[str, str] = {}) -> None:
+        """`prelude`: code that runs once, before all forks, with these `arguments` and variables."""
+        env = {**os.environ, 'PYTHONPATH': str(Path(__file__).resolve().parents[1]), 'OMP_NUM_THREADS': '1', **env}
         self._parent = subprocess.Popen(
-            [sys.executable, '-c', FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+            [sys.executable, '-c', FORKS, prelude, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True, env=env)
 
     def __call__(self, folder: Path, code: str, arguments: Sequence[str] = (), processes: int = 2,
                  ) -> tuple[list[int], list[str]]:

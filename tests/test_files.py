@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from timm_ofa.errors import InputError
-from timm_ofa.files import fetch, replacing, save_tensors, write_text
+from timm_ofa.files import drop_torn_line, fetch, locked, replacing, replacing_both, save_tensors, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
@@ -44,6 +44,47 @@ def test_readers_never_see_a_part(tmp_path):
     for writer in writers:
         writer.join()
     assert seen <= set(texts) and list(tmp_path.iterdir()) == [path]
+
+
+def test_two_files_are_replaced_together_and_never_stand_there_mixed(tmp_path, monkeypatch):
+    path, beside = tmp_path / 'a', tmp_path / 'a.json'
+
+    def write(text):
+        with replacing_both(path, beside) as new:
+            for file in new:
+                file.write_text(text)
+    write('old')
+    with pytest.raises(RuntimeError), replacing_both(path, beside) as new:
+        new[0].write_text('new')
+        raise RuntimeError
+    assert (path.read_text(), beside.read_text()) == ('old', 'old')
+    seen, replace = [], os.replace
+
+    def watch(*args):
+        replace(*args)
+        seen.append({file.read_text() for file in (path, beside) if file.exists()})
+    monkeypatch.setattr(os, 'replace', watch)
+    write('new')
+    assert seen == [{'new'}] * 2 and sorted(tmp_path.iterdir()) == [path, beside]
+
+
+def test_a_lock_that_another_holds_is_refused_at_once_where_nobody_waits(tmp_path):
+    with locked(tmp_path / 'a'):
+        with pytest.raises(InputError, match=r"a' is being written by another process; wait for its end"), \
+                locked(tmp_path / 'a', wait=False):
+            pytest.fail('both hold it')
+        with locked(tmp_path / 'b', wait=False):
+            pass
+    with locked(tmp_path / 'a', wait=False):
+        pass
+
+
+@pytest.mark.parametrize('text, left', [('{}\n{"a', '{}\n'), ('{"a', ''), ('{}\n', '{}\n'), ('', '')])
+def test_a_line_that_was_cut_off_goes(tmp_path, text, left):
+    (tmp_path / 'log').write_text(text)
+    drop_torn_line(tmp_path / 'log')
+    drop_torn_line(tmp_path / 'none')
+    assert (tmp_path / 'log').read_text() == left and not (tmp_path / 'none').exists()
 
 
 def test_tensors_are_written_as_they_are_and_for_all_users(tmp_path):

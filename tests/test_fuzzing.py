@@ -8,8 +8,8 @@ pytestmark = pytest.mark.filterwarnings('ignore')  # of torch and numpy, about w
 
 
 def test_no_changed_file_is_a_traceback_or_takes_long():
-    done, faults = fuzz(1000, seed=20)
-    assert done == 1000 and faults == []
+    found = fuzz(1000, seed=20)
+    assert found.inputs == 1000 and found.faults == []
 
 
 def test_most_changed_files_differ_and_each_reader_is_its_own():

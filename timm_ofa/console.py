@@ -1,6 +1,7 @@
 """What people and programs see: tables on stdout; remarks and progress bars on stderr."""
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -14,8 +15,13 @@ PROGRESS_SWITCH = 'TIMM_OFA_PROGRESS'  # environment variable: 0 turns all progr
 
 def say(text: str) -> None:
     """Print a remark on stderr, so that stdout holds only data."""
-    if sys.stderr is not None:  # it may be closed
+    if sys.stderr is None:  # closed
+        return
+    try:
         print(text, file=sys.stderr, flush=True)
+    except OSError as error:
+        if error.errno != errno.EIO:  # the terminal is gone, but the work goes on
+            raise
 
 
 def progress_bar(total: int, desc: str, unit: str, *, shown: bool = True, **kwargs: Any) -> tqdm:

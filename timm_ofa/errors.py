@@ -1,12 +1,38 @@
-"""The one error for wrong values that a user gave: one line that names the value and the cure."""
+"""The one error for wrong values that a user gave: one line that names the value and the cure. Being stopped."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
     """A wrong value in a text, a file or an option. The message is one line: the value, then what to do."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or another signal to end, whose number is `number`. The message says how to go on."""
+
+    def __init__(self, words: str = '', number: int = signal.SIGINT):
+        super().__init__(words)
+        self.number = number
+
+
+def ending_signals() -> list[int]:
+    """The signals that ask this process to end: Ctrl-C, SIGTERM, and SIGHUP where the system has it; none that is
+    ignored, as SIGHUP is behind `nohup`."""
+    known = (signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGINT))
+    return [number for number in dict.fromkeys(known) if signal.getsignal(number) != signal.SIG_IGN]
+
+
+@contextmanager
+def stopped(words: str) -> Iterator[None]:
+    """What is said where this block is stopped; the signal stays known."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise Interrupted(words, getattr(stop, 'number', signal.SIGINT)) from None
 
 
 def listed(values: Iterable[object], limit: int = 12) -> str:

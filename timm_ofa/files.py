@@ -1,6 +1,7 @@
 """Files that are written as a whole or not at all, even if others write them at the same time; YAML; downloads."""
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -17,6 +18,8 @@ from .errors import InputError
 if TYPE_CHECKING:
     import torch
 
+MAX_ATTEMPTS = 100  # to replace a folder that others replace as well
+MOVED_MEANWHILE = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)  # what the system says then
 TIMEOUT_S = 30.0  # seconds to wait for the next byte from a server
 CHUNK = 2**20  # bytes
 
@@ -50,19 +53,81 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: str | Path) -> Iterator[None]:
-    """Hold the lock of a file or a folder; other processes of this computer wait for it. Nothing is left beside it."""
-    from filelock import FileLock
+def replacing_both(path: str | Path, beside: str | Path) -> Iterator[tuple[Path, Path]]:
+    """Like `replacing`, for a file and the one that describes it. Whenever both are there, they belong together."""
+    with locked(path), replacing(path) as new, replacing(beside) as new_beside:
+        yield new, new_beside
+        Path(path).unlink(missing_ok=True)  # comes back after the other one
+
+
+@contextmanager
+def replacing_folder(folder: str | Path) -> Iterator[Path]:
+    """Give a new temporary folder beside `folder`; it takes its place if the block ends without an error."""
+    folder = Path(folder)
+    refuse_in_use(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f'.{folder.name}.') as around:
+        new = Path(around) / 'new'
+        new.mkdir()
+        yield new
+        put_in_place(new, folder)
+
+
+def refuse_in_use(folder: Path) -> None:
+    """Raise `InputError` for a folder that cannot be replaced, because this process is in it, or it is a mount."""
+    if folder.exists() and (folder.samefile('.') or folder.absolute() in Path.cwd().parents or folder.is_mount()):
+        raise InputError(f'folder {str(folder)!r} is in use, so that it cannot be replaced; give one inside it, like '
+                         f'{str(folder / "net")!r}')
+
+
+def put_in_place(new: Path, folder: Path) -> None:
+    """Move a new folder to its place. The one that is there goes, also if others put theirs there at the same time."""
+    for attempt in range(MAX_ATTEMPTS):
+        try:
+            if folder.exists():
+                folder.rename(new.with_name(f'old{attempt}'))
+            new.rename(folder)
+            return
+        except OSError as error:
+            if error.errno not in MOVED_MEANWHILE:
+                raise
+    raise InputError(f'folder {str(folder)!r:.200} is written by others all the time; try again')
+
+
+@contextmanager
+def locked(path: str | Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a file or a folder; other processes of this computer wait for it. Nothing is left beside it.
+
+    Raises `InputError` at once instead of waiting unless `wait`.
+    """
+    from filelock import FileLock, Timeout
 
     key = hashlib.sha256(str(Path(path).resolve()).encode()).hexdigest()[:24]
-    with FileLock(Path(tempfile.gettempdir()) / f'timm_ofa-{key}.lock', mode=0o666):
+    lock = FileLock(Path(tempfile.gettempdir()) / f'timm_ofa-{key}.lock', mode=0o666)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise InputError(f'{str(path)!r:.160} is being written by another process; wait for its end, or choose '
+                         'another place') from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding='utf-8')
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut off the last line of a text file that an interruption left unfinished; there may be no file."""
+    if path.exists():
+        text = path.read_text(encoding='utf-8', errors='replace')
+        whole = text[:text.rfind('\n') + 1]
+        if whole != text:
+            write_text(path, whole)
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -57,6 +57,15 @@ def test_a_disk_without_room_is_refused(words, no_image, capsys, monkeypatch, tm
     assert 'has 0 MB left' in said and 'free space' in said and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize('words', [
+    [*BY_ARCH, 'OUT'], ['train', '--config', 'config.yaml', '--output', 'OUT'], ['quickstart', '--out', 'OUT'],
+    ['profile', '--space', 'ofa_mbv3_tiny', '--out', 'OUT.json'], ['measure', 'OUT', '--save']])
+def test_a_read_only_folder_is_refused(words, no_image, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(os, 'access', lambda path, mode: not str(path).startswith(str(tmp_path)))
+    said = refused(capsys, *(word.replace('OUT', str(tmp_path / 'out')) for word in words))
+    assert str(tmp_path) in said and 'cannot be written to; choose another, or change its rights' in said
+
+
 def test_a_token_that_may_not_write_is_refused(no_image, capsys, monkeypatch, tmp_path):
     def refuse(owner, names=()):
         raise InputError(f'namespace {owner!r} is not open to this token')

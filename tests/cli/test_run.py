@@ -53,7 +53,7 @@ def test_one_command_goes_from_images_to_networks_and_repeats_nothing(origin, qu
     assert (tmp_path / 'out/index.html').is_file()
 
     monkeypatch.setattr(stages, 'train_supernet', lambda *_, **__: pytest.fail('trained again'))
-    monkeypatch.setattr(stages, 'profile_space', lambda *_, **__: pytest.fail('measured again'))
+    monkeypatch.setattr(stages, 'profile_into', lambda *_, **__: pytest.fail('measured again'))
     monkeypatch.setattr(stages, 'finish', lambda *_, **__: pytest.fail('finished again'))
     assert run(capsys, *words)[0] == 0
     status, _, err = run(capsys, *words[:-1], tmp_path / 'out', '--seed', '1')

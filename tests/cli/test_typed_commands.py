@@ -115,7 +115,7 @@ def test_after_ctrl_c_in_the_last_table_of_training_resume_prints_it(capsys, mon
 
 @pytest.mark.parametrize('words, function, goes_on', [
     ('quickstart', 'timm_ofa.cli.quickstart.quickstart', True),
-    ('profile --space ofa_mbv3_tiny --out p.json', 'timm_ofa.devices.profile_space', True),
+    ('profile --space ofa_mbv3_tiny --out p.json', 'timm_ofa.devices.profile_into', True),
     ('profile --space ofa_mbv3_tiny --few-shot 12 --out p.json', 'timm_ofa.devices.profile_by_networks', False),
     ('fit --space ofa_mbv3_tiny --records r --out p', 'timm_ofa.accuracy.read_records', False)])
 def test_ctrl_c_says_that_a_command_goes_on_only_where_it_does(words, function, goes_on, capsys, monkeypatch, tmp_path):

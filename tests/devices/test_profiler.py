@@ -10,7 +10,7 @@ from timm_ofa.devices import measuring, profiler, rowprices
 from timm_ofa.devices.measuring import Timing, measure
 from timm_ofa.devices.plan import is_warm, make_plan, times_warm
 from timm_ofa.devices.profile import load_profile
-from timm_ofa.devices.profiler import measure_network, profile_by_networks, profile_space, this_device
+from timm_ofa.devices.profiler import measure_network, profile_by_networks, profile_into, profile_space, this_device
 from timm_ofa.errors import InputError
 from timm_ofa.fields import SLUG
 from timm_ofa.hub.timing import arch_timer
@@ -119,8 +119,7 @@ class Stopped(Exception):
 def test_an_interrupted_profile_goes_on_where_it_stopped(fake, tmp_path):
     def profile(load, **kwargs):
         fake.kit.load = load
-        return profile_space(
-            SPACE, 'fake', sweeps=3, progress=False, partial_results=tmp_path / 'partial.json', **kwargs)
+        return profile_into(tmp_path / 'p.json', SPACE, runtime='fake', sweeps=3, progress=False, **kwargs)
 
     def load_until_the_second_resolution(rows, **kwargs):
         if rows[0].size == SPACE.resolutions[1] and len(rows) == 2:
@@ -134,11 +133,11 @@ def test_an_interrupted_profile_goes_on_where_it_stopped(fake, tmp_path):
     load, loaded = fake.kit.load, []
     with pytest.raises(Stopped):
         profile(load_until_the_second_resolution)
-    assert list(json.loads((tmp_path / 'partial.json').read_text())['groups']) == [str(SPACE.resolutions[0])]
+    assert list(json.loads((tmp_path / 'p.json.partial').read_text())['groups']) == [str(SPACE.resolutions[0])]
     with pytest.raises(InputError, match=r'another task \(threads differs\); remove it'):
         profile(load, threads=2)
     found = profile(load_and_count)
-    assert not (tmp_path / 'partial.json').exists()
+    assert [path.name for path in tmp_path.iterdir()] == ['p.json'] and load_profile(tmp_path / 'p.json') == found
     groups = make_plan(SPACE).groups
     assert len(loaded) == sum(map(len, groups.values())) - len(groups[str(SPACE.resolutions[0])])
     assert found.table == profile_space(SPACE, 'fake', sweeps=3, progress=False).table

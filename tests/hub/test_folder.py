@@ -10,10 +10,11 @@ import torch
 from hub_makers import NAME, SPACE, edit, make_model, make_record
 
 from timm_ofa.errors import InputError
+from timm_ofa.files import put_in_place
 from timm_ofa.hub.folder import FILES, check_folder, load_record
 from timm_ofa.hub.publishing import publish
 from timm_ofa.hub.record import Record
-from timm_ofa.hub.saving import put_in_place, save_folder, update_folder
+from timm_ofa.hub.saving import save_folder, update_folder
 
 
 def test_a_saved_folder_loads_through_timm_bit_for_bit(folder):

@@ -5,11 +5,11 @@ import pytest
 import torch
 from training_runs import CONFIG, same_weights, stop_at
 
+from timm_ofa.errors import Interrupted
 from timm_ofa.images import load_data
 from timm_ofa.networks import load_supernet, new_supernet
 from timm_ofa.training import Phase, train_supernet
 from timm_ofa.training.average import MovingAverage
-from timm_ofa.training.checkpoints import Interrupted
 from timm_ofa.training.loop import Loop
 
 TAUGHT = replace(CONFIG, drop_rate=0.5, model_ema_decay=0.9, phases=(

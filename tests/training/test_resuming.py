@@ -13,9 +13,10 @@ from accelerate import Accelerator
 from training_runs import CONFIG, STEPS, events, limited, same_weights, stop_at
 
 from timm_ofa import InputError
+from timm_ofa.errors import Interrupted
 from timm_ofa.images import Augment
 from timm_ofa.training import Phase, checkpoints, train_supernet
-from timm_ofa.training.checkpoints import Interrupted, Progress, flush, graceful_stop
+from timm_ofa.training.checkpoints import Progress, flush, graceful_stop
 from timm_ofa.training.loop import Loop
 from timm_ofa.training.runs import RunLog
 
@@ -80,13 +81,14 @@ def test_a_folder_is_not_used_twice_by_accident_nor_resumed_when_empty(run, digi
 
 def test_signals_set_a_flag_once_and_are_given_back():
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with graceful_stop() as stopped:
+    with pytest.raises(Interrupted) as told, graceful_stop() as stopped:
         assert not stopped()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stopped()
+        assert stopped() == signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             signal.pause()
+    assert told.value.number == signal.SIGTERM
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 

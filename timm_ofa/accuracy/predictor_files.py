@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..files import replacing, write_text
+from ..files import replacing_both
 
 FORMAT = 1
 
@@ -20,9 +20,9 @@ def write_predictor(path: str | Path, arrays: Mapping[str, np.ndarray], about: M
     from safetensors.numpy import save
 
     arrays_path, about_path = _paths(path)
-    with replacing(arrays_path) as temporary:
-        temporary.write_bytes(save(dict(arrays)))
-    write_text(about_path, json.dumps({'format': FORMAT, **about}, indent=1))
+    with replacing_both(arrays_path, about_path) as (new_arrays, new_about):
+        new_arrays.write_bytes(save(dict(arrays)))
+        new_about.write_text(json.dumps({'format': FORMAT, **about}, indent=1), encoding='utf-8')
 
 
 def read_predictor(path: str | Path) -> tuple[Mapping[str, Any], dict[str, np.ndarray]]:

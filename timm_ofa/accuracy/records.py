@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from ..console import progress_bar
 from ..errors import InputError
-from ..files import write_text
+from ..files import drop_torn_line, locked, write_text
 from ..images import Data
 from ..spaces import Arch, SearchSpace
 from .judge import SubnetJudge, judge_together, launched
@@ -49,11 +50,18 @@ def collect(judge: SubnetJudge, data: Data, num: int, path: str | Path, *, seed:
 
     Records that the file already holds are kept, so an interrupted collection goes on. `path` + '.meta.json' says which
     supernet and data the records belong to; records of others are refused. Several processes (`accelerate launch`)
-    share the subnets. The main one writes the file, with the same bytes as a single process.
+    share the subnets. The main one writes the file, with the same bytes as a single process. While it does, a second
+    collection into the same file is refused.
 
     `propose` gives the next subnets to judge instead of `subnets_to_judge`; `proposer` names it in the meta file.
     """
-    path, space, state = Path(path), judge.supernet.space, launched()
+    with locked(path, wait=False) if launched().is_main_process else nullcontext():
+        return _collect(judge, data, num, Path(path), seed, propose, proposer)
+
+
+def _collect(judge: SubnetJudge, data: Data, num: int, path: Path, seed: int, propose: Propose | None, proposer: str,
+             ) -> Records:
+    space, state = judge.supernet.space, launched()
     check_num(num, space)
     meta_path = Path(f'{path}.meta.json')
     meta = dict(
@@ -65,7 +73,7 @@ def collect(judge: SubnetJudge, data: Data, num: int, path: str | Path, *, seed:
     state.wait_for_everyone()  # all have looked
     if state.is_main_process:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_torn_line(path)
+        drop_torn_line(path)
         write_text(meta_path, json.dumps(meta, indent=1))
         if not path.exists():
             path.touch()
@@ -119,15 +127,6 @@ def _read_meta(path: Path) -> dict:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         raise InputError(f'{path.name} cannot be read; use another --out') from None
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut off a last line that an interruption left unfinished."""
-    if path.exists():
-        text = path.read_text()
-        whole = text[:text.rfind('\n') + 1]
-        if whole != text:
-            write_text(path, whole)
 
 
 def read_records(path: str | Path, space: SearchSpace) -> Records:

@@ -4,6 +4,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import stopped
+from ..files import locked
 from .shared import (
     CALIBRATION_IMAGES,
     COMMON,
@@ -14,7 +16,6 @@ from .shared import (
     open_supernet,
     options,
     say_memory,
-    stopped,
 )
 from .verbs import Answer, Option, Verb, positive, rows_answer, whole
 
@@ -73,7 +74,7 @@ def quickstart(*, seed: int = 0, out: str = 'timm_ofa_quickstart', data: str | N
     from .quickstart import closing_words
     from .quickstart import quickstart as run_all
 
-    with stopped(GO_ON):
+    with stopped(GO_ON), locked(out, wait=False):
         rows = run_all(
             out, data_source=data, max_latency_ms=max_latency_ms, budget=budget, seed=seed, runtime=runtime,
             skip_broken=skip_broken)

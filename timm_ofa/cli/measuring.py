@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
-from .shared import ANDROID_HINT, GO_ON, KIT_HINT, check_files, options, stopped
+from ..errors import InputError, stopped
+from .shared import ANDROID_HINT, GO_ON, KIT_HINT, check_files, check_writable, options
 from .verbs import Answer, Option, Verb, rows_answer, whole
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def profile(*, space: str, out: str, runtime: str = 'onnxruntime', precision: st
             num_classes: int | None = None, resolutions: Sequence[int] | None = None, seconds: float = 20.0,
             few_shot: int | None = None) -> Answer:
     """A profile of this machine."""
-    from ..devices import profile_by_networks, profile_space
+    from ..devices import profile_by_networks, profile_into
 
     _check_out(out)
     options: dict[str, Any] = dict(
@@ -55,7 +55,7 @@ def profile(*, space: str, out: str, runtime: str = 'onnxruntime', precision: st
     if few_shot:
         return _saved(out, profile_by_networks(space, few_shot, **options))
     with stopped(GO_ON):
-        return _saved(out, profile_space(space, partial_results=f'{out}.partial', **options))
+        return _profile_answer(out, profile_into(out, space, **options))
 
 
 @PROFILE.mode('export_kit')
@@ -130,6 +130,10 @@ def _check_out(out: str) -> None:
 
 def _saved(out: str, found: DeviceProfile) -> Answer:
     found.save(out)
+    return _profile_answer(out, found)
+
+
+def _profile_answer(out: str, found: DeviceProfile) -> Answer:
     header = ['profile', 'device', 'runtime', 'precision', 'threads', 'batch_size', 'rows', 'mape_pct', 'kendall_tau']
     return rows_answer(header, [dict(
         profile=out, device=found.device, runtime=found.runtime, precision=found.precision, threads=found.threads,
@@ -185,6 +189,8 @@ def _open_network(folder: str, save: bool = False) -> tuple[Path, Record]:
     is_remote = folder.startswith('hf-hub:')
     if is_remote and save:
         raise InputError(f'--save writes into a folder, not to {folder!r:.120}; fetch it with timm_ofa.pull first')
+    if save:
+        check_writable(folder)
     path = pull(*folder.removeprefix('hf-hub:').split('@', 1)) if is_remote else Path(folder)
     return path, check_folder(path)
 

@@ -16,7 +16,8 @@ from ..accuracy import QUICK_REPAIR_IMAGES, REPAIR_IMAGES
 from ..console import say, table
 from ..devices import DeviceProfile, load_profile
 from ..errors import InputError
-from ..files import write_text
+from ..fields import read
+from ..files import locked, write_text
 from ..hub import (
     FrontFile,
     NotWithin,
@@ -63,7 +64,11 @@ class Job:
     conditions: Mapping[str, Any] = field(default_factory=dict)  # of measuring this machine
 
     def run(self) -> Answer:
-        """All stages; those that are done are not repeated."""
+        """All stages; those that are done are not repeated. A second run into the same folder is refused meanwhile."""
+        with locked(self.out, wait=False):
+            return self._run()
+
+    def _run(self) -> Answer:
         began = time.perf_counter()
         self._check()
         say(f'1/7 images: {self.data_source}')
@@ -147,7 +152,7 @@ class Job:
         """The plan of the folder; a new one where there is none yet."""
         file = self.out / PLAN
         if file.exists():
-            return Plan(**read_json(file))
+            return read(Plan, read_json(file), f'plan {str(file)!r:.120}')
         plan = make_plan(
             supernet_of(self.model, resolutions=self.space.resolutions), self.data, self.minutes,
             max(1, len(self.limits_ms)), self._batch_size, self._trained)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from .shared import GO_ON, options, stopped
+from ..errors import stopped
+from .shared import GO_ON, options
 from .verbs import Answer, Option, Verb, positive
 
 RUN = Verb(

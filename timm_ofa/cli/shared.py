@@ -3,8 +3,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,17 +68,25 @@ def check_files(**paths: str | None) -> None:
 
 
 def check_folder_place(path: str, flag: str = '--out') -> None:
-    """Say before the work that the folder around a result does not exist."""
+    """Say before the work that the folder around a result does not exist, or cannot be written to."""
     parent = Path(path).absolute().parent
     if not parent.is_dir():
         raise InputError(f'{flag} {path!r:.120}: the folder {str(parent)!r:.120} does not exist; make it first')
+    check_writable(parent)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Say before the work that a folder is read-only."""
+    if not os.access(folder, os.W_OK):
+        raise InputError(f'the folder {str(folder)!r:.120} cannot be written to; choose another, or change its rights')
 
 
 def check_room(folder: str | Path, megabytes: float) -> None:
-    """Refuse to begin what the disk has no room for; the size is an estimate."""
+    """Refuse to begin what the disk has no room for, or does not take; the size is an estimate."""
     place = Path(folder).absolute()
     while not place.exists():
         place = place.parent
+    check_writable(place)
     free = shutil.disk_usage(place).free / 1e6
     if free < megabytes:
         raise InputError(f'the disk of {str(folder)!r:.120} has {free:.0f} MB left, about {megabytes:.0f} MB are '
@@ -114,15 +121,6 @@ def best_within(found: FrontFile, timer: Callable[[Arch], dict[str, Any]] | None
     for attempt in attempts[:-1]:
         say(f'{before}measured {attempt.measured["latency_ms"]:.4g} ms is over the limit; next')
     return attempts[-1]
-
-
-@contextmanager
-def stopped(words: str) -> Iterator[None]:
-    """What Ctrl-C says where it is pressed in this block."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(words) from None
 
 
 # ---- a supernet and its images ---------------------------------------------------------------------------------------

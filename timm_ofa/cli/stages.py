@@ -17,7 +17,7 @@ import torch
 
 from ..accuracy import AccuracyPredictor, collect, read_records
 from ..console import say, table
-from ..devices import DeviceProfile, load_profile, profile_space, this_device
+from ..devices import DeviceProfile, load_profile, profile_into, this_device
 from ..errors import InputError
 from ..files import write_text
 from ..hub import Attempt, FrontFile, FrontPoint, NotWithin, Source, Training, finish, save_folder, training_cost
@@ -58,9 +58,7 @@ def profiled(path: Path, space: SearchSpace, num_classes: int, seconds: float, s
              ) -> DeviceProfile:
     """The profile of this machine, measured unless it is there; `conditions` as for `profile_space`."""
     if not path.exists():
-        profile_space(
-            space, num_classes=num_classes, seconds=seconds, seed=seed, partial_results=f'{path}.partial',
-            **conditions).save(path)
+        profile_into(path, space, num_classes=num_classes, seconds=seconds, seed=seed, **conditions)
     profile = load_profile(path)
     error_pct = (profile.check or {})['mape_pct']
     say(f'    {len(profile.table)} blocks; {error_pct:.1f} % mean error on networks it has not seen')

@@ -17,5 +17,6 @@ from .profile import load_profile as load_profile
 from .profile import profile_names as profile_names
 from .profiler import measure_network as measure_network
 from .profiler import profile_by_networks as profile_by_networks
+from .profiler import profile_into as profile_into
 from .profiler import profile_space as profile_space
 from .profiler import this_device as this_device

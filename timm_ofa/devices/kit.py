@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import InputError, listed
 from ..fields import MAX_LONG_TEXT, check_slug, choice, number, plain, read, text
-from ..files import write_text
+from ..files import replacing_folder, write_text
 from ..runtimes import BN_EPS, DEFAULT, input_shape, load_runtime, quantize_on_noise, to_onnx, to_tflite
 from ..spaces import Row, SearchSpace, load_space, shelf_space
 from . import measuring
@@ -106,8 +106,15 @@ def _write_kit(folder: Path, groups: Mapping[str, Sequence[Graph]], task: dict, 
     """Write one file for each graph: that of `models` where it is given, otherwise one with weights from the seed."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f'{str(folder)!r:.120} is not an empty folder; give a new one')
+    with replacing_folder(folder) as new:
+        _write_files(new, groups, task, models, android)
+    return folder
+
+
+def _write_files(folder: Path, groups: Mapping[str, Sequence[Graph]], task: dict, models: Mapping[Graph, bytes],
+                 android: bool) -> None:
     kind, script = ('tflite', ANDROID_SCRIPT) if android else ('onnx', SCRIPT)
-    (folder / 'networks').mkdir(parents=True, exist_ok=True)
+    (folder / 'networks').mkdir()
     graphs = dict.fromkeys(itertools.chain(*groups.values()))
     files = {graph: f'networks/{number:04d}.{kind}' for number, graph in enumerate(graphs)}
     if android:
@@ -120,7 +127,6 @@ def _write_kit(folder: Path, groups: Mapping[str, Sequence[Graph]], task: dict, 
     write_text(folder / 'list.json', json.dumps(listing, indent=1))
     for name in (script, Path(measuring.__file__).name):
         shutil.copyfile(Path(__file__).with_name(name), folder / name)
-    return folder
 
 
 def _write_onnx_files(folder: Path, files: Mapping[Graph, str], task: dict, models: Mapping[Graph, bytes]) -> None:
@@ -137,7 +143,7 @@ def _write_onnx_files(folder: Path, files: Mapping[Graph, str], task: dict, mode
         (folder / file).write_bytes(model)
         most = max(most, numbers)
     noise = WEIGHT_STD * np.random.default_rng(task['seed']).standard_normal(most, np.float32)
-    noise.astype(np.float32).tofile(folder / 'networks' / WEIGHTS)
+    (folder / 'networks' / WEIGHTS).write_bytes(noise.astype(np.float32).tobytes())
 
 
 def _light_model(model: bytes) -> tuple[bytes, int]:

@@ -218,9 +218,13 @@ def save_results(path: str | os.PathLike | None, results: dict) -> None:
     if path is None:
         return
     temporary = f'{os.fspath(path)}.part'
-    with open(temporary, 'w', encoding='utf-8') as file:
-        json.dump(results, file, indent=1)
-    os.replace(temporary, path)
+    try:
+        with open(temporary, 'w', encoding='utf-8') as file:
+            json.dump(results, file, indent=1)
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):  # the disk is full, or the like
+            os.remove(temporary)
 
 
 def kit_arguments(parser: argparse.ArgumentParser, folder: Path) -> tuple[argparse.Namespace, dict]:

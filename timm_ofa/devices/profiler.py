@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..errors import InputError
 from ..fields import check_slug, slug
+from ..files import locked
 from ..runtimes import BN_EPS, DEFAULT, load_runtime
 from ..spaces import Row, SearchSpace, load_space
 from .energy import energy_mj
@@ -43,8 +45,8 @@ def profile_space(space: str | SearchSpace, runtime: str = DEFAULT, *, precision
         sweeps: Runs of each graph; None: as many as fit into about `seconds` in all, at least 20.
         check_nets: Whole networks of each kind that check the profile; at least as many more fit its constants.
         random_nets: How many of the checking networks are random ones; None: `check_nets`.
-        partial_results: File that keeps the resolutions that are done. An interrupted run goes on from it; at the end
-            it is removed.
+        partial_results: File that keeps the resolutions that are done. An interrupted run goes on from it. Remove it
+            once the profile is saved, as `profile_into` does.
 
     Raises `InputError` for an argument that cannot be, or where `partial_results` is of another task.
     """
@@ -54,6 +56,19 @@ def profile_space(space: str | SearchSpace, runtime: str = DEFAULT, *, precision
         runtime, 'measured with timm-ofa profile', precision=precision, threads=threads, batch_size=batch_size,
         processor=processor, device=device, device_name=device_name, sweeps=sweeps, seconds=seconds,
         partial_results=partial_results, progress=progress)
+
+
+def profile_into(path: str | Path, space: str | SearchSpace, **options: Any) -> DeviceProfile:
+    """Measure a space as `profile_space` does, and save the profile; returns it.
+
+    An interrupted measurement goes on from `path` + '.partial'. A second one into the same file is refused.
+    """
+    partial_results = Path(f'{path}.partial')
+    with locked(path, wait=False):
+        profile = profile_space(space, partial_results=partial_results, **options)
+        profile.save(path)
+        partial_results.unlink(missing_ok=True)
+    return profile
 
 
 def profile_by_networks(space: str | SearchSpace, fitted_nets: int, runtime: str = DEFAULT, *, precision: str = 'fp32',
@@ -95,11 +110,8 @@ def _measured(make: Callable[[], Plan], runtime: str, source: str, *, precision:
             plan.groups, load, task, partial_results, sweeps=sweeps, seconds=seconds, progress=progress)
     except ValueError as error:
         raise InputError(str(error)) from None
-    profile = make_profile(
+    return make_profile(
         plan, results, device=device or own_device, device_name=device_name or device or own_name, source=source)
-    if partial_results is not None:
-        Path(partial_results).unlink(missing_ok=True)
-    return profile
 
 
 def positive(least: int = 1, /, **values: int | None) -> None:

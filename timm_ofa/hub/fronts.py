@@ -11,7 +11,7 @@ from typing import Protocol
 from ..devices import UNKNOWN, Conditions, DeviceProfile, load_profile
 from ..errors import InputError
 from ..fields import read
-from ..files import write_text
+from ..files import replacing_both
 from ..searching import Candidate, SearchResult, rounded_up, within
 from ..spaces import Arch, SearchSpace
 
@@ -91,8 +91,9 @@ def save_front(path: str | Path, result: SearchResult, space: SearchSpace, predi
         (profile.check or {}).get('mape_pct'), (predictor.check or {}).get('rmse_pct'), tuple(result.front),
         tuple(limits), profile.conditions)
     meta = {k: v for k, v in asdict(file).items() if k != 'front'}
-    write_text(f'{path}.meta.json', json.dumps(meta, indent=1))
-    write_text(path, ''.join(json.dumps(candidate_dict(c)) + '\n' for c in result.front))
+    with replacing_both(path, f'{path}.meta.json') as (new, new_meta):
+        new.write_text(''.join(json.dumps(candidate_dict(c)) + '\n' for c in result.front), encoding='utf-8')
+        new_meta.write_text(json.dumps(meta, indent=1), encoding='utf-8')
     return file
 
 

@@ -6,10 +6,8 @@ change or copy one that was checked first.
 from __future__ import annotations
 
 import copy
-import errno
 import json
 import re
-import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from itertools import zip_longest
@@ -22,7 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ..errors import InputError
-from ..files import locked, replacing, save_tensors, sha256_of, write_text
+from ..files import locked, refuse_in_use, replacing, replacing_folder, save_tensors, sha256_of, write_text
 from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, data_cfg, model_args, read_json, write_config
 from ..runtimes import Session, to_onnx
 from .card import render_card
@@ -46,8 +44,6 @@ from .outgoing import PERF_KEYS, copy_files, public_config, refuse_links, write_
 from .plots import plot_architecture, plot_front
 from .record import Record
 
-MAX_ATTEMPTS = 100  # to replace a folder that others replace as well
-MOVED_MEANWHILE = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)  # what the system says then
 MAX_ONNX_ERROR = 1e-3  # of the largest logit: rounding stays below it, and any wrong weight is far above it
 
 
@@ -63,32 +59,14 @@ def save_folder(folder: str | Path, model: nn.Module, record: Record) -> Path:
     """
     folder, record = check_target(folder), record.check()
     model = _plain_copy(model)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f'.{folder.name}.') as around:
-        partial = Path(around) / 'new'
-        partial.mkdir()
+    with replacing_folder(folder) as partial:
         save_tensors(partial / WEIGHTS, model.state_dict())
         _write_config(partial / CONFIG, model, record)
         _write_figures(partial, record, {'format': FORMAT, 'name': record.name, DIGEST: sha256_of(partial / WEIGHTS)})
         plot_architecture(record, partial / DRAWING)
         check_folder(partial)
         _check_same_logits(partial, model, record.arch.resolution)
-        put_in_place(partial, folder)
     return folder
-
-
-def put_in_place(new: Path, folder: Path) -> None:
-    """Move a new folder to its place. The one that is there goes, also if others put theirs there at the same time."""
-    for attempt in range(MAX_ATTEMPTS):
-        try:
-            if folder.exists():
-                folder.rename(new.with_name(f'old{attempt}'))
-            new.rename(folder)
-            return
-        except OSError as error:
-            if error.errno not in MOVED_MEANWHILE:
-                raise
-    raise InputError(f'folder {str(folder)!r:.200} is written by others all the time; try again')
 
 
 def check_target(folder: str | Path) -> Path:
@@ -96,9 +74,7 @@ def check_target(folder: str | Path) -> Path:
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and (is_ours(folder / CONFIG) or not any(folder.iterdir()))):
         raise InputError(f'folder {str(folder)!r} holds something else; choose another, or remove it')
-    if folder.exists() and (folder.samefile('.') or folder.absolute() in Path.cwd().parents or folder.is_mount()):
-        raise InputError(f'folder {str(folder)!r} is in use, so that it cannot be replaced; give one inside it, like '
-                         f'{str(folder / "net")!r}')
+    refuse_in_use(folder)
     return folder
 
 
@@ -169,9 +145,10 @@ def add_onnx(folder: str | Path) -> Path:
     model = to_onnx(rows, weights=load_file(folder / WEIGHTS), bn_eps=record.space.bn_eps, batch_size=None)
     if find_spec('onnxruntime'):
         _check_onnx_logits(model, folder, record.arch.resolution)
-    with replacing(folder / ONNX) as temporary:
-        temporary.write_bytes(model)
-    _write_json(folder / PERF, {**read_json(folder / PERF), 'onnx_sha256': sha256_of(folder / ONNX)})
+    with locked(folder):
+        with replacing(folder / ONNX) as temporary:
+            temporary.write_bytes(model)
+        _write_json(folder / PERF, {**read_json(folder / PERF), 'onnx_sha256': sha256_of(folder / ONNX)})
     return folder / ONNX
 
 

@@ -15,7 +15,7 @@ import timm
 from ..accuracy import RELEASED, load_predictor, load_upstream_predictor
 from ..devices import import_note10_tables, load_profile
 from ..errors import InputError, listed, one_line
-from ..files import fetch
+from ..files import fetch, replacing_folder
 from ..networks import Supernet
 from ..spaces import space_names
 from ..training import save_supernet
@@ -67,10 +67,10 @@ def _import_weights(name: str, config: HubConfig | None, source: str | Path | No
     if config and config.subnet:
         return save_folder(out, model, subnet_record(name, config.subnet))
     out = check_target(out)
-    out.mkdir(parents=True, exist_ok=True)
     assert isinstance(model, Supernet)
     about = dict(license=config.weights.license, imported=name) if config and config.weights else {}
-    save_supernet(model, out, {'source': str(source), **about})
+    with replacing_folder(out) as new:
+        save_supernet(model, new, {'source': str(source), **about})
     return out
 
 

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from safetensors import SafetensorError
 
-from ..errors import InputError, one_line
+from ..errors import InputError, Interrupted, ending_signals, one_line
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,6 @@ class Progress:
     log_bytes: int = 0  # of the log so far
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, after a checkpoint was written."""
-
-
 class Checkpoints:
     """Folders `step-N-phase-P`, one for each checkpoint; the newest complete one always stays."""
 
@@ -42,7 +38,7 @@ class Checkpoints:
         self.folder, self.accelerator, self.every_s = folder, accelerator, every_s
         self.last = time.monotonic()
 
-    def due(self, stopped: bool) -> int:
+    def due(self, stopped: int) -> int:
         """0: not yet, 1: the interval has passed, 2: stopped; the main process decides for all."""
         due = 2 if stopped else int(time.monotonic() - self.last > self.every_s)
         if self.accelerator.num_processes > 1:
@@ -116,18 +112,23 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
-def graceful_stop() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM only set a flag, so that a step is finished first; a second Ctrl-C stops at once."""
+def graceful_stop() -> Iterator[Callable[[], int]]:
+    """Ctrl-C, SIGTERM and SIGHUP only set a flag, so that a step is finished first; a second one stops at once.
+
+    Gives a function that says which signal came, 0 for none. After a signal the block does not end without an error.
+    """
     flag: list[int] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
         if flag:
-            raise KeyboardInterrupt
+            raise Interrupted(number=number)
         flag.append(number)
 
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handler) for number in ending_signals()}
     try:
-        yield lambda: bool(flag)
+        yield lambda: flag[0] if flag else 0
+        if flag:  # nobody has asked since it came
+            raise Interrupted(number=flag[0])
     finally:
         for number, old in before.items():
             signal.signal(number, old)

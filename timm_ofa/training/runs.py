@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,10 +18,10 @@ import timm
 import torch
 import yaml
 
-from ..errors import InputError, listed, one_line
-from ..files import read_yaml, replacing, save_tensors, sha256_of, write_text
+from ..errors import InputError, Interrupted, listed, one_line
+from ..files import drop_torn_line, read_yaml, replacing, save_tensors, sha256_of, write_text
 from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, Supernet, read_json, write_config
-from .checkpoints import Interrupted, flush, progress_of
+from .checkpoints import flush, progress_of
 from .config import TrainConfig
 
 SETTINGS, LOG, TIMES = 'train.yaml', 'log.jsonl', 'times.jsonl'
@@ -81,6 +82,7 @@ class RunLog:
         if accelerator.is_main_process:
             self.path.touch()
             os.truncate(self.path, size)
+            drop_torn_line(self.times)
 
     def seconds(self) -> float:
         """Seconds since the run was started or resumed."""
@@ -107,8 +109,9 @@ class RunLog:
             yield
         except BaseException as error:
             self.time(dict(event='stop'))
-            if isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupted):
-                raise Interrupted('stopped; add --resume to go on') from None
+            if isinstance(error, KeyboardInterrupt) and not str(error):
+                number = getattr(error, 'number', signal.SIGINT)
+                raise Interrupted('stopped; add --resume to go on', number) from None
             raise
         self.time(dict(event='end', seconds=round(self.seconds(), 1)))
 

@@ -1,8 +1,10 @@
 """Training a supernet from the first phase of its configuration to the last, into one folder."""
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -17,11 +19,12 @@ from accelerate.utils import DistributedDataParallelKwargs
 from ..accuracy import SubnetJudge
 from ..console import progress_bar
 from ..devices import this_device
-from ..errors import InputError
+from ..errors import InputError, Interrupted, stopped
+from ..files import locked
 from ..images import Data, EpochBatches
 from ..networks import Supernet, initialize, new_supernet, synchronize_batch_norm
 from .average import MovingAverage
-from .checkpoints import Checkpoints, Interrupted, Progress, graceful_stop, newest_checkpoint
+from .checkpoints import Checkpoints, Progress, graceful_stop, newest_checkpoint
 from .config import TrainConfig, differing, refuse_idle, trained_before
 from .loop import Loop, accelerated, keep_freed_memory, make_optimizer, placed
 from .recipes import RECIPES
@@ -46,7 +49,7 @@ def train_supernet(config: TrainConfig, data: Data, output: str | Path, *, resum
 
     Raises:
         InputError: a wrong value, or a loss that is no longer finite.
-        Interrupted: after Ctrl-C; a checkpoint was written.
+        Interrupted: after Ctrl-C, SIGTERM or SIGHUP; a checkpoint was written.
     """
     output = Path(output)
     refuse_idle(config, differing(config), config.name)
@@ -54,7 +57,8 @@ def train_supernet(config: TrainConfig, data: Data, output: str | Path, *, resum
         raise InputError("tensorboard is not installed; pip install 'timm_ofa[tensorboard]'")
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]  # a subnet leaves parameters unused
     trackers = dict(log_with='tensorboard', project_dir=str(output)) if tensorboard else {}
-    with accelerated(config.precision, kwargs_handlers=handlers, **trackers) as accelerator:
+    with accelerated(config.precision, kwargs_handlers=handlers, **trackers) as accelerator, ExitStack() as alone:
+        alone.enter_context(locked(output, wait=False) if accelerator.is_main_process else nullcontext())
         changed = check_run(config, output, resume)
         run = _Run(config, data, output, accelerator, resume)
         for remark in remarks:
@@ -66,11 +70,8 @@ def train_supernet(config: TrainConfig, data: Data, output: str | Path, *, resum
         if tensorboard:
             accelerator.init_trackers('tensorboard')
         supernet = run.train(changed)
-        try:
+        with stopped('stopped after the training, which is saved; add --resume for the table of subnets'):
             at_end(supernet)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                'stopped after the training, which is saved; add --resume for the table of subnets') from None
         accelerator.end_training()
     return supernet
 
@@ -144,11 +145,12 @@ class _Run:
         judge = SubnetJudge(
             self.result, self.data.train, self.data.holdout, augment=config.augment, seed=config.seed)
         teacher, here = self.teachers.of_phase(start.phase), start
-        with graceful_stop() as stopped:
+        with graceful_stop() as ended_by:
             def save(progress: Progress, why: int) -> None:
                 checkpoints.save(replace(progress, log_bytes=log.size()))
                 if why == 2:
-                    raise Interrupted(f'stopped at step {progress.total_steps} of {self.total}; add --resume to go on')
+                    raise Interrupted(f'stopped at step {progress.total_steps} of {self.total}; add --resume to go on',
+                                      ended_by() or signal.SIGINT)  # it may have come to another process
                 log.time(dict(event='checkpoint', at_step=progress.total_steps))
 
             for i, phase in enumerate(config.phases[start.phase:], start.phase):
@@ -160,7 +162,7 @@ class _Run:
                 began = time.perf_counter()
                 here = loop.run_phase(
                     phase, partial(recipe.draw, subspace, phase.subnets_per_step, whole=space), teacher, here,
-                    lambda: checkpoints.due(stopped()), save)
+                    lambda: checkpoints.due(ended_by()), save)
                 judge_ends(phase, subspace, judge, log)
                 log.time(dict(event='phase', phase=phase.name, seconds=round(time.perf_counter() - began, 1)))
                 if i == 0:
