@@ -108,7 +108,8 @@ def test_a_judge_gives_the_same_accuracy_each_time(supernet, digits, judge, spac
 
 def test_batches_without_room_in_memory_are_made_anew_and_give_the_same(supernet, digits, judge, space, monkeypatch):
     expected = {arch: judge.top1_pct(arch) for arch in (space.min_arch(20), space.min_arch(24))}
-    for kept_bytes, kept in ((0, []), (4 * 64 * 3 * 20**2, [20])):
+    one, both = 4 * 64 * 3 * 20**2, 4 * 64 * 3 * (20**2 + 24**2)
+    for kept_bytes, kept in ((0, []), (one, [20]), (both - 1, [20]), (both, [20, 24])):
         monkeypatch.setattr('timm_ofa.accuracy.judge.KEPT_BYTES', kept_bytes)
         other = SubnetJudge(supernet, digits.train, digits.holdout, augment=AUGMENT, calibration_images=64)
         for arch, top1_pct in [*expected.items()] * 2:
@@ -118,6 +119,14 @@ def test_batches_without_room_in_memory_are_made_anew_and_give_the_same(supernet
 
 def test_a_batch_has_fewer_images_where_they_are_large():
     assert [_eval_batch_size(r) for r in (20, 32, 80, 128, 224, 10_000)] == [500, 500, 500, 200, 65, 1]
+
+
+def test_the_memory_that_is_said_has_the_batches_that_are_kept_in_megabytes(judge, monkeypatch):
+    without = []
+    for kept_bytes in (0, 5 * 10**6):
+        monkeypatch.setattr('timm_ofa.accuracy.judge.KEPT_BYTES', kept_bytes)
+        without.append(judge.memory_mb)
+    assert without[1] - without[0] == pytest.approx(5)
 
 
 @pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='only Linux tells the peak')

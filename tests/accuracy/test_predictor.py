@@ -1,12 +1,14 @@
 """Predictors that are fitted: good with few samples, and honest about their error."""
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from accuracy_makers import top1_of
 
 from timm_ofa.accuracy import AccuracyPredictor, AdditivePredictor, gaussian, load_predictor
+from timm_ofa.accuracy.checking import held_out, held_out_error
 from timm_ofa.devices.profile import kendall_tau
 from timm_ofa.errors import InputError
 from timm_ofa.searching.limits import MaxMacs
@@ -89,6 +91,14 @@ def test_an_additive_predictor_gives_a_table_and_a_search_that_proves_its_front(
     assert result.proven and result.evaluated == len(result.front)
     others = [arch for arch in space.sample(np.random.default_rng(3), 3000) if space.macs(arch) <= 4e6]
     assert len(others) > 500 and loaded.predict(others).max() < result.best.top1_pct
+
+
+def test_an_additive_predictor_has_the_ridge_of_the_least_error_on_networks_that_were_held_out(space, archs):
+    top1, codes = top1_of(space, archs[:60]), space.encode(archs[:60])
+    checks = [held_out_error(held_out(partial(AdditivePredictor._learn, ridge=ridge), space, codes, top1, 0), top1)
+              for ridge in gaussian.RIDGES]
+    assert AdditivePredictor.fit(space, archs[:60], top1).check == min(checks, key=lambda check: check['rmse_pct'])
+    assert max(check['rmse_pct'] for check in checks) > 1.5 * min(check['rmse_pct'] for check in checks)
 
 
 def test_the_same_data_give_the_same_predictor(space, archs, predictor):

@@ -33,4 +33,5 @@ def test_a_warm_visit_is_the_better_one_of_two_runs_after_one_that_does_not_coun
 
 def test_the_summary_has_the_percentiles_that_it_names():
     timing = Timing(np.arange(101.0)[None])
-    assert [summary(timing)[name] for name in ('low_ms', 'p50_ms', 'n')] == [[5.0], [50.0], 101]
+    assert summary(timing) == {
+        'low_ms': [5.0], 'p50_ms': [50.0], 'n': 101, 'noise_pct': 1000.0, 'reference_ms': [2.5, 52.5]}

@@ -159,6 +159,18 @@ def test_a_profile_whose_conditions_cannot_be_repeated_here_times_nothing(monkey
         arch_timer(SPACE, replace(toy_profile(SPACE, 'amd-epyc'), **changes))
 
 
+def test_a_network_is_timed_under_the_conditions_of_the_profile(monkeypatch):
+    asked = []
+    monkeypatch.setattr('timm_ofa.hub.timing.this_device', lambda processor: ('amd-epyc', 'EPYC'))
+    monkeypatch.setattr('timm_ofa.hub.timing.measure_network', lambda *args, **told: asked.append((*args, told)))
+    profile = profile_of(('amd-epyc', 'ncnn', 'cpu', 8), precision='int8', threads=3)
+    arch_timer(SPACE, profile, 7, seconds=0.5)(SPACE.min_arch())
+    arch_timer(SPACE, replace(profile, protocol={}))(SPACE.min_arch())
+    told = dict(warm=True, precision='int8', threads=3, batch_size=8, processor='cpu', seconds=0.5)
+    assert asked == [(SPACE.rows(SPACE.min_arch(), classes), 'ncnn', {**told, 'seconds': seconds})
+                     for classes, seconds in ((7, 0.5), (profile.num_classes, 2.0))]
+
+
 def test_conditions_in_words_leave_out_what_nobody_told():
     assert Conditions(device='a', runtime='tflite').setting() == ['tflite', 'batch 1']
     assert Conditions(device='a', runtime='tflite').untold() == ['provider', 'precision', 'threads', 'num_classes']

@@ -13,7 +13,7 @@ from timm_ofa.errors import InputError
 from timm_ofa.files import put_in_place
 from timm_ofa.hub.folder import FILES, check_folder, load_record
 from timm_ofa.hub.publishing import publish
-from timm_ofa.hub.record import Record
+from timm_ofa.hub.record import Calibration, Record, Search, SessionCost, Training
 from timm_ofa.hub.saving import save_folder, update_folder
 
 
@@ -96,6 +96,22 @@ def test_a_space_of_ones_own_travels_in_the_folder(tmp_path):
     record = make_record(space=space)
     save_folder(tmp_path / 'x', make_model(record), record)
     assert load_record(tmp_path / 'x').space == space
+
+
+def test_a_record_of_the_least_and_of_the_largest_values_is_read_as_it_was_written():
+    first = make_record().measurements[0]
+    least = replace(first, threads=0, num_classes=1, latency_ms=0.0, p50_ms=0.0, p90_ms=0.0, n=0, energy_mj=0.0,
+                    peak_memory_mb=0.0)
+    largest = replace(first, precision='p' * 20, runtime='r' * 60, latency_ms=1e7, energy_mj=1e9, peak_memory_mb=1e9)
+    record = make_record(
+        measurements=(least, largest), calibration=Calibration(images=0, batch_size=0), finetune_epochs=0,
+        training=Training(seconds=0.0, hardware='x', gpu_hours=0.0, co2_g=0.0, images_seen=0,
+                          sessions=(SessionCost(seconds=0.0, hardware='x'),)),
+        search=Search(limit='x', seed=0, profile_error_pct=0.0, predictor_error_pct=0.0))
+    assert record.check() == record
+    for change in (dict(precision='p' * 21), dict(runtime='r' * 61), dict(batch_size=0), dict(num_classes=0)):
+        with pytest.raises(InputError):
+            make_record(measurements=(replace(first, **change),)).check()
 
 
 @pytest.mark.parametrize(('field', 'value', 'message'), [

@@ -85,6 +85,9 @@ def test_attempts_are_bounded(front):
     timer.ms = dict.fromkeys(timer.ms, 6.0001)
     with pytest.raises(InputError, match='the last of 3 tried'):
         meet_limit(front, 6.0, timer, max_attempts=3)
+    many = [replace(front[0], latency_ms=1 + i / 16, top1_pct=50 + i) for i in range(16)]
+    with pytest.raises(InputError, match='the last of 10 tried'):
+        meet_limit(many, 6.0, lambda arch: {'latency_ms': 6.0001})
 
 
 def test_another_device_cannot_be_measured_here(space):

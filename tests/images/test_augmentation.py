@@ -129,10 +129,18 @@ def test_boxes_of_random_crops_lie_within_the_image_and_are_as_large_as_told(wid
     left, top, right, bottom = boxes.T
     assert (left >= 0).all() and (top >= 0).all() and (right <= width).all() and (bottom <= height).all()
     assert (right > left).all() and (bottom > top).all() and (boxes == boxes.round()).all()
+    ratio = (right - left) / (bottom - top)
+    assert width < 40 or (ratio.min() > 0.72 and ratio.max() < 1.39)
     if width == 500:
-        share, ratio = (right - left) * (bottom - top) / (width * height), (right - left) / (bottom - top)
+        share = (right - left) * (bottom - top) / (width * height)
         assert 0.07 < share.min() < 0.15 and share.max() > 0.9 and ratio.min() > 0.74 and ratio.max() < 1.35
         assert len(set(left)) > 100 and len(set(top)) > 100
+
+
+@pytest.mark.parametrize('width, height, box', [
+    (40, 300, (0, 123, 40, 176)), (300, 40, (123, 0, 176, 40)), (41, 300, (0, 122, 41, 177)), (40, 50, (0, 0, 40, 50))])
+def test_where_no_box_of_the_wanted_area_fits_the_largest_one_in_the_middle_is_taken(width, height, box):
+    assert Augment(crop='area', scale=(1.0, 1.0)).box(width, height, np.random.default_rng(0)) == box
 
 
 def test_boxes_are_drawn_as_torchvision_draws_them():

@@ -79,6 +79,7 @@ def test_batches_are_the_same_for_any_workers_processes_and_place_to_resume(kind
     workers = several._loader._iterator._workers
     assert same(whole[1:], list(several(3, 1))) and same(whole, list(several(3, 0)))
     assert several._loader._iterator._workers is workers  # they live on
+    assert EpochBatches(images, 16, 0, 1, accelerator(), AREA)._loader.persistent_workers
 
 
 @pytest.mark.parametrize('kind', ['disk', 'stream'])

@@ -7,7 +7,7 @@ from toy_search import ToyPredictor, pool_of
 
 from timm_ofa.accuracy.released import load_upstream_predictor
 from timm_ofa.devices.memory import peak_memory_mb
-from timm_ofa.searching.anneal import anneal, changes
+from timm_ofa.searching.anneal import _moved_depths, _moved_frames, anneal, changes
 from timm_ofa.searching.limits import MaxMacs, MaxMemory, MaxParams
 from timm_ofa.searching.problem import Problem
 from timm_ofa.spaces.shelf import load_space
@@ -74,6 +74,58 @@ def test_annealing_changes_depths_that_have_a_gap_between_them(request, name, rn
     pool.record()
     ends, _ = anneal(pool, codes, np.full(30, 1e9), 40, rng)
     assert {arch.depth for arch in gapped.decode(ends)} == {(1,) * len(deepest)}
+
+
+def test_a_moved_frame_differs_in_one_part_of_it_and_in_nothing_else(resnet, rng):
+    pool, codes = pool_of(resnet, []), resnet.encode(resnet.sample(rng, 200))
+    moved = _moved_frames(pool, codes, rng)
+    parts = resnet.frames[moved[:, 0]] != resnet.frames[codes[:, 0]]
+    assert (parts.sum(1) == 1).all() and parts.any(0).tolist() == [size > 1 for size in resnet.frame_sizes]
+    np.testing.assert_array_equal(moved[:, 1:], codes[:, 1:])
+
+
+def test_a_moved_depth_is_the_next_one_of_one_stage_and_the_blocks_before_stay(resnet, rng):
+    gapped = replace(resnet, stages=tuple(replace(s, depths=(1, 2, 4)) for s in resnet.stages))
+    pool, archs = pool_of(gapped, []), gapped.sample(rng, 200)
+    codes = gapped.encode(archs)
+    moved = _moved_depths(pool, codes, rng)
+    np.testing.assert_array_equal(gapped.encode(gapped.decode(moved)), moved)
+    new = set()
+    for before, after, code, other in zip(archs, gapped.decode(moved), codes, moved):
+        steps = [s.depths.index(b) - s.depths.index(a) for s, a, b in zip(gapped.stages, before.depth, after.depth)]
+        assert sorted(map(abs, steps))[-2:] == [0, 1]
+        both = (code > 0) & (other > 0)
+        assert (code[both] == other[both]).all() and code[0] == other[0]
+        new.update(other[(code == 0) & (other > 0)].tolist())
+    assert new == set(range(1, 1 + max(len(s.choices(1)) for s in gapped.stages)))
+
+
+def test_a_network_above_a_limit_is_offered_cheaper_ones_though_they_promise_less(space, rng, monkeypatch):
+    """Here a change is worth twice what it costs, until the price rises."""
+    pool = pool_of(space, [])
+    codes = space.encode(space.sample(rng, 40))
+    pool.judge(codes)
+    pool.record()
+    monkeypatch.setattr(pool, 'price', lambda caps: np.ones(len(caps)))
+    axis = pool.problem.axis
+    slopes, cost = 2 * axis.table[codes[:, 0]], axis(codes)
+    dear = cost > np.median(cost)
+    changed, fits = changes(pool, codes, np.where(dear, 0.97 * cost, 2 * cost), slopes, 8, 1e-9, rng)
+    assert fits.any(1).all()
+    rises = axis(changed.reshape(-1, codes.shape[1])).reshape(fits.shape) > cost[:, None]
+    assert not rises[dear][fits[dear]].any() and rises[~dear][fits[~dear]].mean() > 0.9
+
+
+@pytest.mark.parametrize('apart', [1.0, 0.0])
+def test_networks_of_other_resolutions_take_the_place_of_one_only_after_a_share_of_the_steps(
+        space, rng, monkeypatch, apart):
+    monkeypatch.setattr('timm_ofa.searching.anneal.YIELDING', 1e9)
+    pool, codes = pool_of(space, []), space.encode(space.sample(rng, 30))
+    pool.judge(codes)
+    pool.record()
+    ends, _ = anneal(pool, codes, np.full(30, 1e9), 10, rng, apart=apart)
+    assert (ends[:, 0] == codes[:, 0]).all() == (apart == 1.0)
+    assert len(np.unique(ends, axis=0)) < 30  # some did
 
 
 def test_annealing_longer_ends_on_a_better_network(space, rng):

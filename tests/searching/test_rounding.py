@@ -96,3 +96,11 @@ def test_a_front_of_any_length_is_kept_whole(space, rng):
     pool.record()
     assert len(codes) > 1.5 * KEPT
     np.testing.assert_array_equal(pool.codes[pool.front()], codes)
+
+
+def test_the_price_of_cost_is_the_slope_of_the_front_below_a_cap(space):
+    pool = Pool(Problem(space, OddProfile(), []), AdditivePredictor())
+    pool.front_cost, pool.front_top1 = np.array([1., 2., 4., 4.5]), np.array([70., 80., 90., 91.])
+    caps = np.array([0.5, 1., 2.1, 4., 4.5, 99.])
+    expected = [0, 0, 10 / (0.15 * 2.1), 10 / (0.15 * 4), 11 / (0.15 * 4.5), 11 / (0.15 * 4.5)]
+    np.testing.assert_allclose(pool.price(caps), expected)

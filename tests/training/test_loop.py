@@ -1,5 +1,6 @@
 """The loop: recipes, parts of a batch, rate and momentum, batches, losses that are not finite, too little memory."""
 import resource
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import pytest
 import timm
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from fresh import python
 from tqdm import tqdm
 from training_runs import CONFIG, events, limited
@@ -18,7 +20,7 @@ from timm_ofa.images import Augment, EpochBatches
 from timm_ofa.networks import new_supernet
 from timm_ofa.training import Phase, supernets, train_supernet
 from timm_ofa.training.checkpoints import Progress
-from timm_ofa.training.loop import Loop, make_optimizer
+from timm_ofa.training.loop import Loop, accelerated, make_optimizer
 from timm_ofa.training.recipes import RECIPES
 
 
@@ -166,12 +168,13 @@ print(full - idle, full - mb())
 def test_freed_memory_is_kept_and_given_back_from_time_to_time(digits, tmp_path, monkeypatch):
     at_once, given_back = map(float, python(GAPS).split())
     assert at_once < 50 and given_back > 350
-    calls = []
+    calls, kept = [], []
+    monkeypatch.setattr(supernets, 'keep_freed_memory', lambda: kept.append(1))
     monkeypatch.setattr('timm_ofa.training.loop.GIVE_BACK_EVERY', 2)
     monkeypatch.setattr('timm_ofa.training.loop.give_back_memory', lambda: calls.append(1))
     train_supernet(replace(CONFIG, phases=CONFIG.phases[:1]), digits, tmp_path / 'run')
     steps = [e['step'] for e in events(tmp_path / 'run') if e['event'] == 'train'][-1]
-    assert len(calls) == steps // 2 > 2
+    assert len(calls) == steps // 2 > 2 and kept == [1]
 
 
 def test_batch_norm_and_biases_do_not_decay():
@@ -207,31 +210,96 @@ def small_loop(model, prepare=lambda x, *_: x, lr=1.0):
     return loop, asked, (x, labels)
 
 
+ARCHS = [SimpleNamespace(resolution=8, factor=factor) for factor in (1.0, 3.0)]
+
+
+def take_step(loop, model, archs):
+    """The change of the weights in one step, with a rate of 1."""
+    before, (x, labels) = model.weight.detach().clone(), next(iter(loop.batches(0, 1)))
+    loop._step(Phase('only', 1, 1.0, kd_weight=0), lambda rng, done: archs, None, x, labels, Progress(), 0.0)
+    return model.weight.detach() - before
+
+
 def test_the_gradients_of_a_step_are_the_sum_over_its_subnets():
     model = Scaled()
-    before = model.weight.detach().clone().requires_grad_()
+    weight = model.weight.detach().clone().requires_grad_()
     loop, _, (x, labels) = small_loop(model)
-    archs = [SimpleNamespace(resolution=8, factor=f) for f in (1.0, 3.0)]
-    phase = Phase('only', 1, 1.0, kd_weight=0)
-    loop._step(phase, lambda rng, done: archs, None, x, labels, Progress(), 0.0)
-    loss = sum(torch.nn.functional.cross_entropy(arch.factor * x @ before, labels) for arch in archs)
-    torch.testing.assert_close(model.weight, before - torch.autograd.grad(loss, before)[0])
+    loss = sum(torch.nn.functional.cross_entropy(arch.factor * x @ weight, labels) for arch in ARCHS)
+    torch.testing.assert_close(take_step(loop, model, ARCHS), -torch.autograd.grad(loss, weight)[0])
 
 
-def test_every_step_of_every_phase_draws_anew():
-    """Random numbers belong to the step of the whole run, and the order of images to the epoch of the whole run."""
-    drawn, augmented = [], []
+def test_the_gradients_of_a_step_are_clipped_together():
+    model = Scaled()
+    loop, *_ = small_loop(model)
+    loop.clip_grad = 1e-3
+    assert take_step(loop, model, ARCHS).norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_processes_exchange_gradients_once_in_a_step(monkeypatch):
+    """With the last subnet on the last part of the batch."""
+    model, done = Scaled(), []
+    loop, *_ = small_loop(model)
+    loop.accumulate = 2
+    monkeypatch.setattr(loop.accelerator, 'no_sync', lambda model: done.append('apart') or nullcontext())
+    monkeypatch.setattr(loop.accelerator, 'backward', lambda loss: done.append('backward') or loss.backward())
+    take_step(loop, model, ARCHS)
+    assert done == [*['apart', 'backward'] * 3, 'backward']
+
+
+def test_the_bar_and_the_log_tell_the_mean_loss_over_subnets_and_steps():
+    model, bar, log = Scaled(), [], []
+    loop, _, (x, labels) = small_loop(model)
+    loop.log = log.append
+    loop.bar = SimpleNamespace(update=lambda: None, set_postfix_str=lambda text, refresh: bar.append(text))
+    loop.run_phase(Phase('only', 2, 1e-12, kd_weight=0), lambda rng, done: ARCHS, None, Progress())
+    loss = np.mean([torch.nn.functional.cross_entropy(a.factor * model(x, ARCHS[0]), labels).item() for a in ARCHS])
+    assert bar == [f'only, loss {loss:.3f}'] * 2
+    assert [(e['epoch'], e['step'], e['loss']) for e in log] == [
+        (0, 2, pytest.approx(loss, abs=1e-5)), (1, 4, pytest.approx(loss, abs=1e-5))]
+
+
+def numbers_drawn(rank, monkeypatch):
+    """What subnets, augmentation and dropout draw in each step of a process, and the epochs that it asks for."""
+    drawn, augmented, dropout = [], [], []
 
     def prepare(x, rng, *_):
-        augmented.append(rng.random())
+        augmented.append(int(rng.integers(2**62)))
+        dropout.append(torch.initial_seed())
         return x
 
     def draw(rng, done):
-        drawn.append(rng.random())
-        return [SimpleNamespace(resolution=8, factor=1.0)]
+        drawn.append(int(rng.integers(2**62)))
+        return ARCHS[:1]
     loop, asked, _ = small_loop(Scaled(), prepare, lr=0.1)
+    monkeypatch.setattr(type(loop.accelerator), 'process_index', rank)
     progress = Progress()
     for place in range(2):
         progress = loop.run_phase(Phase(f'{place}', 2, 0.1, kd_weight=0), draw, None, replace(
             progress, phase=place, epoch=0, step=0))
-    assert len(set(drawn)) == len(drawn) == 8 == len(set(augmented)) and len(set(asked)) == len(asked) == 4
+    return drawn, augmented, dropout, asked
+
+
+def test_every_step_of_every_phase_draws_anew(monkeypatch):
+    """Random numbers belong to the step of the whole run, the order of images to the epoch of the whole run.
+
+    Dropout alone differs between processes.
+    """
+    first, second = (numbers_drawn(rank, monkeypatch) for rank in (0, 1))
+    assert first[:2] == second[:2] and first[3] == second[3] and len(set(first[3])) == 4
+    numbers = [*first[0], *first[1], *first[2], *second[2]]
+    assert len(set(numbers)) == len(numbers) == 32 and np.median(numbers) > 2**59
+
+
+@pytest.mark.parametrize('momentum', [0.0, 0.9])
+def test_momentum_is_that_of_nesterov_if_there_is_any(momentum):
+    group, = make_optimizer(Scaled(), 0.1, momentum, 0.0).param_groups
+    assert (group['nesterov'], group['momentum'], group['fused']) == (momentum > 0, momentum, True)
+
+
+def test_the_precision_of_a_process_is_given_back_after_a_training():
+    assert Accelerator().mixed_precision == 'no'
+    before = dict(AcceleratorState._shared_state)
+    with pytest.raises(KeyError), accelerated('bf16') as accelerator:
+        assert accelerator.mixed_precision == 'bf16'
+        raise KeyError
+    assert AcceleratorState._shared_state == before != {}

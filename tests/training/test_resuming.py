@@ -190,3 +190,10 @@ def test_what_was_logged_after_the_checkpoint_is_cut_off(tmp_path):
     log({'event': 'done again'})
     again = RunLog(tmp_path, Accelerator(cpu=True), size)
     assert [e['event'] for e in events(tmp_path)] == ['kept'] and again.size() == size
+
+
+def test_only_the_main_process_writes_a_log(tmp_path):
+    log = RunLog(tmp_path, SimpleNamespace(is_main_process=False, trackers=()))
+    log({'event': 'train'})
+    log.time({'event': 'phase'})
+    assert log.size() == 0 and list(tmp_path.iterdir()) == []
