@@ -15,6 +15,8 @@ from ..runtimes import runtime_names
 from .verbs import Option, one_of, positive, profile_limit, whole
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..accuracy import SubnetJudge
     from ..hub import Attempt, FrontFile, NamedSubnet, Source, Training
     from ..networks import Supernet
@@ -154,10 +156,10 @@ class OpenSupernet:
         return replace(self, side=max(self.side, stored_side(self.space, arch.resolution)))
 
     def with_images(self, data: str, *, seed: int, test: str | None = None, num_calibration: int | None = None,
-                    skip_broken: bool = False) -> Source:
+                    skip_broken: bool = False, teacher: nn.Module | None = None) -> Source:
         """The supernet with the images that its networks are judged on; raises `InputError` for other classes.
 
-        They are parted as in its training, so `test` is by default that of the training.
+        They are parted as in its training, so `test` is by default that of the training. `teacher`: see `Source`.
         """
         from ..hub import Source
         from ..images import Augment, load_data
@@ -175,7 +177,8 @@ class OpenSupernet:
                 f'supernet {self.id!r:.100} has {self.supernet.num_classes} classes, data {images.name!r:.60} has '
                 f'{images.num_classes}; {cure}')
         return Source(self.supernet, self.id, images, config.augment if config else Augment(), self.cost, seed=seed,
-                      calibration_images=num_calibration, repairs=bool(config and not config.trains_subnets))
+                      calibration_images=num_calibration, repairs=bool(config and not config.trains_subnets),
+                      teacher=teacher)
 
 
 def open_supernet(supernet: str | None, subnet: NamedSubnet | None = None) -> OpenSupernet:

@@ -85,10 +85,9 @@ class _Job:
     @cached_property
     def source(self) -> Source:
         """The supernet with its images, which are read when they are first needed."""
-        source = self.opened.with_images(
+        return self.opened.with_images(
             self.data, test=self.test, seed=self.seed, num_calibration=self.num_calibration,
-            skip_broken=self.skip_broken)
-        return replace(source, teacher=self.teacher)
+            skip_broken=self.skip_broken, teacher=self.teacher)
 
     def save(self, candidate: Candidate, out: str | Path, *, measured: Sequence[dict[str, Any]] = (),
              **about: Any) -> dict[str, Any]:
