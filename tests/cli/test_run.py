@@ -151,7 +151,7 @@ def test_the_verbs_that_a_run_prints_make_the_same_networks(origin, quick, capsy
 
 
 def test_resolutions_suit_the_images():
-    space = space_of('test_efficientnet')
+    space = space_of('mobilenetv3_small_050')
     assert sides_for(space, 500) == [128, 160, 192, 224] and sides_for(space, 128) == [64, 96, 128]
     assert sides_for(space, 20) == [32, 64]
     assert usual_side(load_data('digits', 32).train) == 8
