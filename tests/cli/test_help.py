@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from command_line import run
 
-from timm_ofa import accuracy
+from timm_ofa.accuracy import judge
 from timm_ofa.cli import shared
 from timm_ofa.cli.command import VERBS
 
@@ -56,4 +56,5 @@ def test_help_and_shelves_start_without_torch(words):  # tests/bench/bench_start
 
 
 def test_the_default_that_help_shows_without_torch_is_the_one_that_judging_has():
-    assert shared.CALIBRATION_IMAGES == accuracy.CALIBRATION_IMAGES
+    numbers = f'{judge.CALIBRATION_IMAGES}, for repair {judge.REPAIR_IMAGES}, in collect {judge.QUICK_REPAIR_IMAGES}'
+    assert shared.COMMON['num_calibration'].help.endswith(f'by default {numbers}')

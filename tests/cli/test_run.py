@@ -1,6 +1,8 @@
 """The verb `run`: from images and a timm network to finished networks."""
 import json
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,12 +10,15 @@ import timm
 import torch
 from command_line import remarks, run
 from hub_makers import save_made_front
+from safetensors.torch import load_file
 from timm.models._hub import save_for_hf
 
+from timm_ofa.accuracy import judge
 from timm_ofa.cli import pipeline, stages
 from timm_ofa.cli.planning import Plan, sides_for, usual_side
 from timm_ofa.devices import DeviceProfile, measuring
-from timm_ofa.hub import NotWithin
+from timm_ofa.hub import NotWithin, finishing, training_cost
+from timm_ofa.hub.folder import check_folder
 from timm_ofa.images import load_data
 from timm_ofa.networks import space_of
 
@@ -23,7 +28,7 @@ def origin(tmp_path_factory):
     """A folder that timm loads, with random weights and 1,000 classes."""
     folder = tmp_path_factory.mktemp('origin') / 'network'
     torch.manual_seed(0)
-    save_for_hf(timm.create_model('mobilenetv3_small_050'), folder, model_config={}, safe_serialization=True)
+    save_for_hf(timm.create_model('test_efficientnet'), folder, model_config={}, safe_serialization=True)
     return folder
 
 
@@ -31,8 +36,8 @@ def origin(tmp_path_factory):
 def quick(monkeypatch):
     """A run that takes seconds."""
     monkeypatch.setattr(pipeline, 'make_plan', lambda *_: Plan(1, 12, 1, 1.0, 1.0, 1.0))
-    monkeypatch.setattr(pipeline, 'REPAIR_IMAGES', 32)
-    monkeypatch.setattr(pipeline, 'QUICK_REPAIR_IMAGES', 32)
+    monkeypatch.setattr(finishing, 'REPAIR_IMAGES', 48)
+    monkeypatch.setattr(judge, 'QUICK_REPAIR_IMAGES', 32)
     monkeypatch.setattr(pipeline, 'PROFILE_SECONDS', 1.0)
     monkeypatch.setattr(measuring, 'MIN_SWEEPS', 3)
     monkeypatch.setattr(stages, '_load_in_new_process', lambda folder: timm.create_model(  # a new one takes seconds
@@ -44,7 +49,7 @@ def test_one_command_goes_from_images_to_networks_and_repeats_nothing(origin, qu
     status, out, err = run(capsys, *words, '--format', 'json')
     assert status == 0, err
     whole, *found = json.loads(out)
-    assert whole['network'] == 'mobilenetv3_small_050 at 32 px' and len(found) == 1
+    assert whole['network'] == 'test_efficientnet at 32 px' and len(found) == 1
     assert found[0]['predicted_ms'] < whole['predicted_ms'] and found[0]['macs_m'] < whole['macs_m']
     model = timm.create_model(f'local-dir:{found[0]["folder"]}', pretrained=True).eval()
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
@@ -85,22 +90,64 @@ def test_a_finished_network_is_made_again_only_if_its_folder_is_gone(tmp_path):
 
 def test_a_network_that_knows_the_classes_is_not_trained(quick, capsys, tmp_path, monkeypatch):
     torch.manual_seed(0)
-    save_for_hf(timm.create_model('mobilenetv3_small_050', num_classes=10), tmp_path / 'own', model_config={})
+    save_for_hf(timm.create_model('test_efficientnet', num_classes=10), tmp_path / 'own', model_config={},
+                safe_serialization=True)
     monkeypatch.setattr(pipeline, 'make_plan', lambda *args: Plan(0, 12, 0, 0.0, 1.0, 0.0) if args[-1] else None)
-    monkeypatch.setattr(stages, 'trained', lambda *_: pytest.fail('trained'))
     status, out, err = run(capsys, 'run', '--data', 'digits', '--from', tmp_path / 'own', '--resolutions', '32',
                            '--out', tmp_path / 'out', '--profile', _profile(tmp_path), '--format', 'json')
     assert status == 0, err
     assert [row['measured_ms'] for row in json.loads(out)] == [None, None]
+    given, kept = (load_file(tmp_path / name / 'model.safetensors') for name in ('own', 'out/supernet'))
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in given.items())
+    assert training_cost(tmp_path / 'out/supernet') is None  # which is of this run
 
 
-def _profile(folder):
-    """A profile of the space of a small network at 32 px, with made-up latencies."""
-    space = space_of('mobilenetv3_small_050', resolutions=(32,))
-    archs = space.sample(np.random.default_rng(0), 20)
-    DeviceProfile.fit(space, archs, [space.macs(arch) / 1e7 for arch in archs], device='toy', runtime='toy').save(
-        folder / 'toy.json')
-    return folder / 'toy.json'
+def _profile(folder, device='toy', quantity='macs'):
+    """A profile of the space of a small network at 32 px, with made-up latencies of 0.1 to 0.4 ms."""
+    space = space_of('test_efficientnet', resolutions=(32,))
+    archs, cost = space.sample(np.random.default_rng(0), 20), getattr(space, quantity)
+    DeviceProfile.fit(space, archs, [cost(arch) / 1e7 for arch in archs], device=device, runtime='toy').save(
+        folder / f'{device}.json')
+    return folder / f'{device}.json'
+
+
+def _some_digits(folder, images, n, classes='0123456789'):
+    """Some images of digits, of some classes, as a folder by class."""
+    for i, label in enumerate(images.labels[:n].tolist()):
+        if str(label) in classes:
+            (folder / str(label)).mkdir(parents=True, exist_ok=True)
+            images.rows[i].save(folder / str(label) / f'{i}.png')
+
+
+def test_the_verbs_that_a_run_prints_make_the_same_networks(origin, quick, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pipeline, 'make_plan', lambda *_: Plan(2, 12, 1, 1.0, 1.0, 1.0))
+    monkeypatch.setattr(stages, '_load_in_new_process', lambda folder: None)
+    _profile(tmp_path), _profile(tmp_path, 'other', 'params')
+    digits = load_data('digits', 8)
+    _some_digits(tmp_path / 'digits/train', digits.train, 160)
+    _some_digits(tmp_path / 'digits/test', digits.test, 40, classes='0123456')
+    words = ['--data', 'digits/train', '--test', 'digits/test', '--from', origin, '--resolutions', '32', '--profile',
+             'toy.json', '--max-latency-ms', '0.22', '--also', 'other.json=0.034', '--seed', '3', '--out', 'out']
+    status, out, err = run(capsys, 'run', *words, '--format', 'json')
+    assert status == 0, err
+    _, row = json.loads(out)
+    assert max(row['also_ms'].values()) <= 0.034 < row['predicted_ms'] <= 0.22
+    script = (tmp_path / 'out/commands.sh').read_text().splitlines()[1:]
+    assert remarks(err)[-len(script):] == script and script[0] == 'mkdir -p out/verbs'
+    (tmp_path / 'out/verbs').mkdir()
+    for line in script[1:]:
+        name, *typed = shlex.split(line)
+        status, _, err = run(capsys, *typed)
+        assert (name, status) == ('timm-ofa', 0), (line, err)
+    folders = [Path(row['folder']), Path('out/verbs', row['network'])]
+    own, again = (load_file(folder / 'model.safetensors') for folder in folders)
+    assert all(torch.equal(tensor, again[key]) for key, tensor in own.items())
+    own, again = map(check_folder, folders)
+    assert replace(again, training=own.training, front=own.front) == own
+    assert (own.accuracy.dataset, own.accuracy.split) == ('digits test', 'all')
+    assert '0.034 ms on ' in own.search.limit and 'training images: digits train' in own.accuracy.protocol
+    assert [c.name for c in own.per_class if not c.n] == ['7', '8', '9']
 
 
 def test_resolutions_suit_the_images():
@@ -113,10 +160,12 @@ def test_resolutions_suit_the_images():
 @pytest.mark.parametrize('words, naming', [
     (['--from', 'no_such_network'], "--from 'no_such_network' cannot be loaded"),
     (['--minutes', '0.001'], '--minutes 0.001 is too short'),
-    (['--max-latency-ms', '1e-9'], 'no network of mobilenetv3_small_050 is within'),
+    (['--max-latency-ms', '1e-9'], 'no network of test_efficientnet is within'),
     (['--resolutions', '4'], 'resolutions'),
     (['--data', 'no_such_folder'], 'no_such_folder'),
-    (['--runtime', 'no'], "runtime 'no'"), (['--profile', 'no.json'], 'no.json')])
+    (['--runtime', 'no'], "runtime 'no'"), (['--profile', 'no.json'], 'no.json'), (['--also', 'no.json=3'], 'no.json'),
+    (['--also', 'note10=3'], 'profile note10 prices ofa_mbv3_w12, not test_efficientnet'),
+    (['--test', 'no/such/test'], "data 'no/such/test' is not a folder")])
 def test_mistakes_are_one_line(words, naming, origin, quick, capsys, tmp_path, monkeypatch):
     if '--minutes' in words:
         monkeypatch.undo()
@@ -124,3 +173,4 @@ def test_mistakes_are_one_line(words, naming, origin, quick, capsys, tmp_path, m
     given.update(zip(words[::2], words[1::2]))
     status, out, err = run(capsys, 'run', *(word for pair in given.items() for word in pair))
     assert status == 2 and out == '' and naming in remarks(err)[-1], err
+    assert (tmp_path / 'out').exists() == ('--max-latency-ms' in words)  # which is known only after a step was done

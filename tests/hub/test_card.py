@@ -55,6 +55,17 @@ def test_a_record_without_accuracy_names_no_data_set():
     assert {r.dataset_name for r in judged.eval_results} == {'acme/flowers'}
 
 
+@pytest.mark.parametrize('change', [
+    {'n': 5}, {'top1_pct': 51.0}, {'taken_for': {'z': 2}}, {'taken_for': {'a': 2}}, {'taken_for': {'b': 5}},
+    {'name': 'b'}])
+def test_accuracies_of_classes_that_do_not_add_up_are_refused(change):
+    told = [dict(name=name, n=4, top1_pct=50.0, taken_for={'b' if name == 'a' else 'a': 2}) for name in 'abcd']
+    record = Record.from_dict({**make_record().to_dict(), 'per_class': told})
+    assert [c.hits for c in record.per_class] == [2] * 4 and '| a | 4 | 50.0 | b |' in render_card(record)
+    with pytest.raises(InputError, match=r'record: per_class.* leave'):
+        Record.from_dict({**make_record().to_dict(), 'per_class': [{**told[0], **change}, *told[1:]]})
+
+
 def test_hostile_text_stays_text_in_the_card():
     measurement = replace(make_record().measurements[0], device_name=HOSTILE, runtime_version='x: {[')
     card = render_card(make_record(

@@ -1,10 +1,15 @@
 """Pictures: whole files of the format that their name says, the same for the same data, with all that they show."""
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hub_makers import make_record
 from PIL import Image
 
 from timm_ofa.errors import InputError
-from timm_ofa.hub.plots import plot_fit, plot_search, plot_training
+from timm_ofa.hub.plots import plot_confusion, plot_fit, plot_search, plot_training, shows_confusion
+from timm_ofa.hub.record import ClassAccuracy
 
 FRONT = [(1.0, 60.0), (2.0, 65.5), (3.5, 66.25)]
 HISTORY = [(10, 61.0), (100, 65.0), (400, 66.25)]
@@ -37,6 +42,17 @@ def test_the_picture_of_a_training_names_its_phases_and_leaves_other_events_out(
             dict(event='train', phase='kernel', step=9, loss='x', lr=1)]
     path = plot_training(log, tmp_path / 'training.svg')
     assert all(f'<!-- {words} -->' in path.read_text() for words in ('largest', 'kernel', 'learning rate', 'step'))
+
+
+def test_a_confusion_matrix_sorts_its_classes_by_name_and_counts_images(tmp_path):
+    classes = [ClassAccuracy.of(f'class {i}', {f'class {i}': 30 + i, f'class {(i + 1) % 11}': 3}) for i in range(11)]
+    record = make_record(num_classes=11, class_names=tuple(c.name for c in classes), per_class=tuple(classes[::-1]))
+    text = plot_confusion(record, tmp_path / 'confusion.svg').read_text()
+    words = re.findall('<!-- (.*) -->', text)
+    assert words.index('class 9  93 %') < words.index('class 10  93 %') and words.count('3') == 11 and '40' in words
+    many = [ClassAccuracy.of(str(i), {str(i): 1}) for i in range(101)]
+    assert shows_confusion(replace(record, per_class=tuple(many[:100])))
+    assert not shows_confusion(replace(record, per_class=tuple(many))) and not shows_confusion(make_record())
 
 
 def test_another_format_is_refused_and_nothing_is_written(tmp_path):

@@ -11,6 +11,7 @@ import timm_ofa
 from timm_ofa import InputError, load_space
 from timm_ofa.accuracy import evaluate, recalibrate_bn, supernet_digest
 from timm_ofa.devices import Conditions
+from timm_ofa.hub import finishing
 from timm_ofa.hub.card import render_card
 from timm_ofa.hub.configs import named_subnets
 from timm_ofa.hub.finishing import Source, arch_name, finish, finish_named
@@ -99,6 +100,10 @@ def test_a_finished_network_says_all_that_is_known_of_it(supernet, space, tmp_pa
     assert record.supernet.sha256 == supernet_digest(supernet) and record.calibration.images == 180
     assert [p.chosen for p in record.front].count(True) == 1 and len(record.front) == 6
     assert record.top1_pct == round(evaluate(model, data.test, space, 20), 3)
+    assert [c.n for c in record.per_class] == torch.bincount(data.test.labels).tolist()
+    assert record.top1_pct == round(sum(c.n * c.top1_pct for c in record.per_class) / 360, 3)
+    worst = min(record.per_class, key=lambda c: c.top1_pct)
+    assert f'| {worst.name} | {worst.n} | {worst.top1_pct:.1f} |' in render_card(record)
     _, alone = finish(source, found.front[0], name='ofa_mbv3_mine')
     assert alone.name == 'ofa_mbv3_mine' and alone.device is None and alone.front == () and alone.predicted_ms is None
 
@@ -138,3 +143,12 @@ def test_a_finished_network_can_learn_from_the_largest_one(supernet, space):
     assert distance[0] < 0.8 * distance[1]
     with pytest.raises(InputError, match="teacher 'nobody'"):
         finish(source, front[0], training=FinetuneConfig(1, teacher='nobody'))
+
+
+def test_a_teacher_that_is_loaded_is_not_loaded_again_and_other_test_images_are_told(supernet, monkeypatch):
+    data, asked = replace(load_data('digits', 20, limit=40), test_name='acme/other'), []
+    monkeypatch.setattr(finishing, 'finetune', lambda model, *_, teacher, **__: asked.append(teacher) or model)
+    source = Source(supernet, 'test/supernet', data, Augment(flip=False), teacher=supernet)
+    _, record = finish(source, make_front()[0], training=FinetuneConfig(1, teacher='nobody', batch_size=8))
+    assert asked == [supernet] and (record.accuracy.dataset, record.dataset_id) == ('acme/other', 'acme/other')
+    assert record.accuracy.protocol.endswith('fine-tuned for 1 epochs; training images: digits')

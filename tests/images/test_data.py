@@ -1,4 +1,6 @@
 """A data set in three parts: from anywhere, split by a seed, and one line for each mistake."""
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,26 @@ def test_without_a_test_part_a_fifth_of_the_images_serves(tmp_path):
     assert (len(data.test), len(data.holdout), len(data.train)) == (4, 2, 14)
     everything = keys(data.train) + keys(data.holdout) + keys(data.test)
     assert len(set(everything)) == 20
+
+
+def test_test_images_from_another_source_are_known_by_the_names_of_their_classes(tmp_path):
+    train = folder_of_images(tmp_path / 'colors', splits=['train'], n=10)
+    mine = folder_of_images(tmp_path / 'mine', splits=['test'])
+    shutil.rmtree(tmp_path / 'mine/test/blue')
+    for source, told in ((mine, ('mine', 'test')), (f'{mine}/test', ('mine test', 'all')),
+                         (f'stream:{mine}', ('mine', 'test')), (f'timm:{mine}/test', ('test', 'all'))):
+        data = load_data(train, 16, test=source)
+        assert (len(data.train), len(data.holdout), data.test.labels.tolist()) == (18, 2, [1] * 6)
+        assert (data.name, data.test_name, data.split) == ('colors', *told)
+        assert data.test.at(8).fetch([5])[0, :, 4, 4].argmax() == 0  # red
+    both = folder_of_images(tmp_path / 'both', n=2)
+    assert load_data(train, 16, test=both).test.title == 'both test'
+    (tmp_path / 'mine/test/red').rename(tmp_path / 'mine/test/Red')
+    for source, naming in (mine, "'test' has classes without training images: Red, and none of blue, red; remove"), (
+            train, 'are the training images; give others'), ('no/such/test', "'no/such/test' is not a folder"):
+        with pytest.raises(InputError, match=naming) as error:
+            load_data(train, 16, test=source)
+        assert '\n' not in str(error.value)
 
 
 def test_the_built_in_images_are_a_folder_of_parquet_files():

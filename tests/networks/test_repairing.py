@@ -14,7 +14,7 @@ from timm_ofa.errors import InputError
 from timm_ofa.images import eval_batch, load_data
 from timm_ofa.networks import repairing, streams
 from timm_ofa.networks.energy import energy
-from timm_ofa.networks.least_squares import RIDGES
+from timm_ofa.networks.least_squares import RIDGES, Moments
 from timm_ofa.networks.repairing import repair
 
 SIDE = 24
@@ -99,6 +99,17 @@ def test_a_block_is_what_a_dense_solver_finds():
         solved = center @ torch.linalg.lstsq(rows, goals).solution + wanted.mean(0)
         distances.append(float((solved - given).abs().max() / wanted.std()))
     assert min(distances) < 1e-6 and sorted(distances)[1] > 1e-4
+
+
+def test_some_of_many_targets_choose_the_strength_for_all():
+    x, way = images(400, 30, seed=1), images(30, 150, seed=2)
+    found, kept = Moments(), torch.zeros(150, 30, dtype=torch.float64)
+    found.add(x, x @ way + 20 * images(400, 150, seed=3), 100)
+    chosen, whole = found.nearest(kept), found.covariances()
+    solved = [whole.solve(kept, ridge) for ridge in RIDGES]
+    near = [torch.equal(chosen, weight) for weight in solved]
+    true = [float((weight - way.T).square().sum()) for weight in solved]
+    assert near.count(True) == 1 and near.index(True) == true.index(min(true)) > 0
 
 
 @torch.no_grad()

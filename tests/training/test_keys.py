@@ -40,7 +40,7 @@ WEIGHTS = {
     'phases.1.recipe': ('plain', [])}
 # what is seen elsewhere than in the weights: see `test_every_key_changes_the_outcome`
 ELSEWHERE = ('name', 'phases.1.name', 'checkpoint_minutes', 'workers', 'decode', 'sync_bn', 'images_per_epoch',
-             'skip_broken')
+             'skip_broken', 'test')
 REFUSED = [  # settings, of which the last one does nothing
     (['phases.1.depths=[3]', 'phases.1.deepest=1'], 'phases.1.deepest does nothing beside depths'),
     (['phases.0.kd_weight=1'], 'phases.0.kd_weight does nothing in the first phase, which has no teacher'),

@@ -6,14 +6,13 @@ from datetime import datetime, timedelta
 import pytest
 import timm
 import torch
-import yaml
 from training_runs import CONFIG, STEPS, events, same_weights
 
 from timm_ofa import InputError, load_space
 from timm_ofa.accuracy import SubnetJudge
 from timm_ofa.images import Augment, load_data
 from timm_ofa.networks import load_supernet
-from timm_ofa.training import Phase, TrainConfig, subnet_table, supernet_config, train_supernet
+from timm_ofa.training import Phase, TrainConfig, load_config, subnet_table, supernet_config, train_supernet
 
 
 def test_the_log_tells_every_phase_and_setting(run):
@@ -73,7 +72,7 @@ def test_a_run_leaves_a_folder_that_timm_loads(run):
     about = json.loads((folder / 'config.json').read_text())['timm_ofa']
     assert about['class_names'] == [str(i) for i in range(10)] and about['data'] == 'digits'
     assert supernet_config(folder) == CONFIG
-    assert TrainConfig.from_dict(yaml.safe_load((folder / 'train.yaml').read_text())) == CONFIG
+    assert load_config(folder / 'train.yaml') == CONFIG
 
 
 def test_training_begins_with_the_weights_of_a_supernet(run, digits, tmp_path, monkeypatch):

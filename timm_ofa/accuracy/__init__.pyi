@@ -1,10 +1,10 @@
 from .active import Active as Active
 from .additive import AdditivePredictor as AdditivePredictor
 from .gaussian import AccuracyPredictor as AccuracyPredictor
-from .judge import CALIBRATION_IMAGES as CALIBRATION_IMAGES
 from .judge import QUICK_REPAIR_IMAGES as QUICK_REPAIR_IMAGES
 from .judge import REPAIR_IMAGES as REPAIR_IMAGES
 from .judge import SubnetJudge as SubnetJudge
+from .judge import answers as answers
 from .judge import evaluate as evaluate
 from .judge import judge_together as judge_together
 from .judge import launched as launched

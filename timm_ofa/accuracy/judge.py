@@ -60,21 +60,28 @@ def recalibrate_bn(subnet: nn.Module, loader: Iterable) -> nn.Module:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, images: ImageSet, space: SearchSpace, resolution: int, batch_size: int | None = None, *,
-             top: int = 1) -> float:
-    """Accuracy of a model at a resolution (px), percent: how often the label is among its first `top` answers.
+def answers(model: nn.Module, images: ImageSet, space: SearchSpace, resolution: int, batch_size: int | None = None, *,
+            top: int = 1) -> torch.Tensor:
+    """The first `top` answers (N, top) of a model to images at a resolution (px): numbers of classes, likeliest first.
 
     By default a batch has fewer images where they are large.
     """
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
-    hits, batch_size = 0, batch_size or _eval_batch_size(resolution)
+    given, batch_size = [], batch_size or _eval_batch_size(resolution)
     for start in range(0, len(images), batch_size):
         indices = torch.arange(start, min(start + batch_size, len(images)))
         x = eval_batch(images.fetch(indices).to(device), space, resolution)
-        hits += int((model(x).topk(top).indices.cpu() == images.labels[indices][:, None]).sum())
+        given.append(model(x).topk(top).indices.cpu())
     model.train(was_training)
-    return 100 * hits / len(images)
+    return torch.cat(given)
+
+
+def evaluate(model: nn.Module, images: ImageSet, space: SearchSpace, resolution: int, batch_size: int | None = None, *,
+             top: int = 1) -> float:
+    """Accuracy of a model at a resolution (px), percent: how often the label is among its first `top` answers."""
+    given = answers(model, images, space, resolution, batch_size, top=top)
+    return 100 * int((given == images.labels[:, None]).sum()) / len(images)
 
 
 def _eval_batch_size(resolution: int) -> int:
@@ -86,14 +93,17 @@ class SubnetJudge:
 
     `repairs`: only the largest subnet was trained, and the others are repaired, with images as they are judged, because
     that was better than augmented ones. The supernet then gets its channels sorted by energy.
+
+    `calibration_images`: None for as many as are enough to compare subnets.
     """
 
     def __init__(self, supernet: Supernet, calibration: ImageSet | StreamSet, images: ImageSet, *,
-                 augment: Augment | None = None, calibration_images: int = CALIBRATION_IMAGES, seed: int = 0,
+                 augment: Augment | None = None, calibration_images: int | None = None, seed: int = 0,
                  repairs: bool = False):
         self.supernet, self.calibration, self.images, self.repairs = supernet, calibration, images, repairs
         self.augment = Augment(crop='none', flip=False) if repairs else augment or Augment()
-        self.calibration_images, self.seed = calibration_images, seed
+        self.calibration_images = calibration_images or (QUICK_REPAIR_IMAGES if repairs else CALIBRATION_IMAGES)
+        self.seed = seed
         self._batches: dict[int, list[torch.Tensor]] = {}
         self._wholes: dict[int, Supernet] = {}
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from ..errors import stopped
 from ..files import locked
 from .shared import (
-    CALIBRATION_IMAGES,
     COMMON,
     GO_ON,
     check_files,
@@ -26,7 +25,7 @@ QUICKSTART = Verb(
     'quickstart', 'Do the whole job, from training to a finished network, on images that come with the package.',
     '--out out/quickstart',
     options(
-        'seed runtime skip_broken',
+        'test seed runtime skip_broken',
         out=Option('folder of all results; given again, finished steps are not repeated', 'DIR'),
         data=Option(f'other {COMMON["data"].help}', 'DATA'),
         max_latency_ms=Option(
@@ -35,7 +34,7 @@ QUICKSTART = Verb(
 TRAIN = Verb(
     'train', 'Train a supernet by progressive shrinking, as train.py does.', '--config hub_configs/NAME.yaml',
     options(
-        'skip_broken',
+        'test skip_broken',
         config=Option("a YAML file with 'kind: supernet'", 'YAML'),
         data=Option(f'other images than those of the config: {COMMON["data"].help.removeprefix("images: ")}', 'DATA'),
         output=Option('folder of the run; by default out/NAME, with the name in the config', 'DIR'),
@@ -47,7 +46,7 @@ COLLECT = Verb(
     'collect', 'Evaluate sampled subnets of a supernet, and add them to a file of records.',
     '--supernet out/supernet --data fashion-mnist-12k --num 100 --out records.jsonl',
     options(
-        'supernet data seed num_calibration skip_broken',
+        'supernet data test seed num_calibration skip_broken',
         num=Option('number of records that the file holds at the end; behind torchrun, which has a --num of its own, '
                    'write --num-subnets', 'N', int, flags=('--num', '--num-subnets')),
         num_images=Option('number of held-out images to evaluate on, random ones of each class; by default all', 'N',
@@ -67,7 +66,7 @@ FIT = Verb(
 
 
 @QUICKSTART.mode()
-def quickstart(*, seed: int = 0, out: str = 'timm_ofa_quickstart', data: str | None = None,
+def quickstart(*, seed: int = 0, out: str = 'timm_ofa_quickstart', data: str | None = None, test: str | None = None,
                max_latency_ms: float | None = None, budget: float = 1.0, runtime: str = 'onnxruntime',
                skip_broken: bool = False) -> Answer:
     """The whole job."""
@@ -76,32 +75,37 @@ def quickstart(*, seed: int = 0, out: str = 'timm_ofa_quickstart', data: str | N
 
     with stopped(GO_ON), locked(out, wait=False):
         rows = run_all(
-            out, data_source=data, max_latency_ms=max_latency_ms, budget=budget, seed=seed, runtime=runtime,
+            out, data_source=data, test=test, max_latency_ms=max_latency_ms, budget=budget, seed=seed, runtime=runtime,
             skip_broken=skip_broken)
     return Answer(rows, closing_words(rows))
 
 
 @TRAIN.mode()
-def train(*, config: str, data: str | None = None, output: str | None = None, resume: bool = False,
-          overrides: tuple[str, ...] = (), tensorboard: bool = False, skip_broken: bool = False) -> Answer | None:
+def train(*, config: str, data: str | None = None, test: str | None = None, output: str | None = None,
+          resume: bool = False, overrides: tuple[str, ...] = (), tensorboard: bool = False,
+          skip_broken: bool = False) -> Answer | None:
     """A training run from its beginning, or from its last checkpoint."""
     from ..accuracy import SubnetJudge, launched
     from ..images import check_data, load_data, stored_side
     from ..training import check_run, load_config, subnet_table, train_supernet
 
-    settings = load_config(config_path(config, 'supernet'), overrides, data=data, skip_broken=skip_broken or None)
+    settings = load_config(
+        config_path(config, 'supernet'), overrides, data=data, test=test, skip_broken=skip_broken or None)
     folder = Path(output or f'out/{settings.name}')
     check_run(settings, folder, resume)
     space = settings.load_space()
     check_room(folder, 4e-6 * 6 * space.params(space.max_arch()))  # weights, momentum, two checkpoints
     images = load_data(
         settings.data, stored_side(space), holdout=settings.holdout, limit=settings.limit, seed=settings.seed,
-        decode=settings.decode, images_per_epoch=settings.images_per_epoch, skip_broken=settings.skip_broken)
+        decode=settings.decode, images_per_epoch=settings.images_per_epoch, skip_broken=settings.skip_broken,
+        test=settings.test)
     remarks = [] if resume else check_data(images)
     rows: list[dict[str, Any]] = []
 
     def judge_some(supernet: Supernet) -> None:
-        judge = SubnetJudge(supernet, images.train, images.test, augment=settings.augment, seed=settings.seed)
+        judge = SubnetJudge(
+            supernet, images.train, images.test, augment=settings.augment, seed=settings.seed,
+            repairs=not settings.trains_subnets)
         say_memory(judge)
         rows.extend(subnet_table(judge, folder / 'log.jsonl'))
 
@@ -112,22 +116,23 @@ def train(*, config: str, data: str | None = None, output: str | None = None, re
 
 
 @COLLECT.mode()
-def collect(*, supernet: str, data: str, num: int, out: str, seed: int = 0, num_images: int | None = None,
-            num_calibration: int = CALIBRATION_IMAGES, skip_broken: bool = False) -> Answer | None:
+def collect(*, supernet: str, data: str, num: int, out: str, seed: int = 0, test: str | None = None,
+            num_images: int | None = None, num_calibration: int | None = None,
+            skip_broken: bool = False) -> Answer | None:
     """Records of subnets sampled at random."""
-    return _collect(False, None, supernet, data, num, out, seed, num_images, num_calibration, skip_broken)
+    return _collect(False, None, supernet, data, num, out, seed, test, num_images, num_calibration, skip_broken)
 
 
 @COLLECT.mode('active')
-def collect_actively(*, supernet: str, data: str, num: int, out: str, seed: int = 0, num_images: int | None = None,
-                     num_calibration: int = CALIBRATION_IMAGES, profile: str | None = None,
+def collect_actively(*, supernet: str, data: str, num: int, out: str, seed: int = 0, test: str | None = None,
+                     num_images: int | None = None, num_calibration: int | None = None, profile: str | None = None,
                      skip_broken: bool = False) -> Answer | None:
     """Records of subnets that may enlarge the front."""
-    return _collect(True, profile, supernet, data, num, out, seed, num_images, num_calibration, skip_broken)
+    return _collect(True, profile, supernet, data, num, out, seed, test, num_images, num_calibration, skip_broken)
 
 
 def _collect(active: bool, profile: str | None, supernet: str, data: str, num: int, out: str, seed: int,
-             num_images: int | None, num_calibration: int, skip_broken: bool) -> Answer | None:
+             test: str | None, num_images: int | None, num_calibration: int | None, skip_broken: bool) -> Answer | None:
     from ..accuracy import Active, check_num, collect, launched, leave
     from ..devices import load_profile
 
@@ -137,12 +142,12 @@ def _collect(active: bool, profile: str | None, supernet: str, data: str, num: i
     check_num(num, opened.space)
     propose = Active(opened.space, prices, seed) if active else None
     source, state = opened.with_images(
-        data, seed=seed, num_calibration=num_calibration, skip_broken=skip_broken), launched()
+        data, seed=seed, test=test, num_calibration=num_calibration, skip_broken=skip_broken), launched()
     source.supernet.to(state.device)
     images = source.data.holdout
     if num_images:
         images = images.part(num_images, seed)
-    judge = source.judge(images)
+    judge = source.judge(images, quick=True)
     say_memory(judge)
     with stopped(GO_ON):
         records = collect(

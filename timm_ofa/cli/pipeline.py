@@ -5,14 +5,15 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import yaml
 from torch import nn
 
-from ..accuracy import QUICK_REPAIR_IMAGES, REPAIR_IMAGES
+from ..accuracy import AccuracyPredictor
 from ..console import say, table
 from ..devices import DeviceProfile, load_profile
 from ..errors import InputError
@@ -36,7 +37,7 @@ from ..runtimes import load_runtime
 from ..searching import Candidate, Limit, refuse_infeasible, search
 from ..spaces import SearchSpace
 from ..training import FinetuneConfig, Phase, TrainConfig
-from . import stages
+from . import by_hand, stages
 from .planning import Plan, make_plan, sides_for, usual_side
 from .shared import check_folder_place, check_room
 from .verbs import Answer
@@ -46,15 +47,18 @@ LIMIT_SHARE, PROFILE_SECONDS = 0.6, 20.0
 BATCH_SIZE, LR, FINETUNE_LR, WEIGHT_DECAY = 64, 0.01, 0.004, 1e-4
 SMALL_PX = 64  # smaller images are shifted, larger ones cropped
 SHOWN = 8  # networks of a front
+LISTED_PX = 1  # side of images that are listed only
 
 
 @dataclass(frozen=True)
 class Job:
     """What is wanted."""
     data_source: str
+    test: str | None  # other test images
     origin: str  # the network
     out: Path
     limits_ms: Sequence[float]
+    also: Sequence[tuple[str, float]]  # further devices: profile, limit (ms)
     minutes: float
     resolutions: Sequence[int] | None
     publish: str | None
@@ -74,8 +78,10 @@ class Job:
         say(f'1/7 images: {self.data_source}')
         stages.say_remarks(self.data)
         say(f'2/7 network: {self.origin}, at {", ".join(map(str, self.space.resolutions))} px')
+        if self.profile:
+            load_profile(self.profile).check_space(self.space)
+        refuse_infeasible(self.space, None, self._further)
         check_room(self.out, 4e-6 * 9 * self.space.params(self.space.max_arch()))
-        write_text(self.out / SETTINGS, json.dumps(self._settings, indent=1))
         plan = self._plan()
         say(f'    plan for {self.minutes:g} minutes: {plan}')
         say(f'3/7 latency of {self.profile or "this machine"}')
@@ -83,29 +89,28 @@ class Job:
         say(f'4/7 the whole network: {f"{plan.epochs} epochs" if plan.epochs else "trained already"}')
         source = self._source(plan)
         say(f'5/7 accuracy of {plan.subnets} of {self.space.size():,} subnets, repaired')
-        predictor = stages.predicted(
-            self.out, replace(source, calibration_images=QUICK_REPAIR_IMAGES), plan.subnets, self.seed)
-        say(f'6/7 search: most accurate under {", ".join(f"{ms:g}" for ms in limits_ms)} ms')
-        fronts = []
-        for limit_ms in limits_ms:
-            result = search(self.space, predictor, profile, max_latency_ms=limit_ms, seed=self.seed)
-            fronts.append(save_front(
-                self.out / f'front_{limit_ms:g}ms.jsonl', result, self.space, predictor, profile,
-                self.profile or str(self.out / 'profile.json'), limit_ms, self.seed))
+        predictor = stages.predicted(self.out, source, plan.subnets, self.seed)
+        words = [f'{", ".join(f"{ms:g}" for ms in limits_ms)} ms', *(limit.text() for limit in self._further)]
+        say(f'6/7 search: most accurate under {", and ".join(words)}')
+        fronts = [self._front(limit_ms, predictor, profile) for limit_ms in limits_ms]
         compared = stages.references(self.space, predictor, profile, {
             f'{self.space.name} at {r} px': self.space.max_arch(r) for r in reversed(self.space.resolutions)})
         say(_front_table(fronts[-1], compared))
         say('7/7 fine-tune, save, load again in a new process')
-        rows = self._finish(source, profile, plan, fronts, compared)
+        rows = self._with_further(self._finish(source, profile, plan, fronts, compared))
         stages.write_summary(self.out, rows, limits_ms, time.perf_counter() - began)
-        return Answer(rows, self._closing_words(rows))
+        script = by_hand.commands(self, plan, rows[len(compared):])
+        write_text(self.out / by_hand.SCRIPT, '\n'.join(['set -e', *script, '']))
+        return Answer(rows, self._closing_words(rows), '\n'.join(
+            [f'the same, verb by verb ({self.out / by_hand.SCRIPT}):', *script]))
 
     # ---- what is known before the work ------------------------------------------------------------------------------
 
     @property
     def _settings(self) -> dict[str, Any]:
         """What finished steps depend on."""
-        return {'data': self.data_source, 'from': self.origin, 'profile': self.profile, 'seed': self.seed,
+        return {'data': self.data_source, 'test': self.test, 'from': self.origin, 'profile': self.profile,
+                'also': [list(pair) for pair in self.also] or None, 'seed': self.seed,
                 'resolutions': list(self.resolutions) if self.resolutions else None, **self.conditions}
 
     def _check(self) -> None:
@@ -114,6 +119,8 @@ class Job:
         stages.check_settings(self.out / SETTINGS, self._settings)
         if self.profile is None:
             load_runtime(self.conditions['runtime'], self.conditions['precision'], 'cpu')
+        for name in [*([self.profile] if self.profile else []), *(name for name, _ in self.also)]:
+            load_profile(name)
         if self.publish:
             check_token(self.publish, [])
 
@@ -127,15 +134,27 @@ class Job:
         own = space_of(self.model)
         if self.resolutions:
             return space_of(self.model, resolutions=tuple(sorted(set(self.resolutions))))
-        train = load_data(
-            self.data_source, max(own.resolutions), seed=self.seed, decode='always', skip_broken=self.skip_broken).train
-        if not isinstance(train, ImageSet):
-            raise InputError(f'--data {self.data_source!r:.120} is a stream; give images that can be read again')
+        train = self._listed.train
+        assert isinstance(train, ImageSet)
         return space_of(self.model, resolutions=tuple(sides_for(own, usual_side(train))))
 
     @cached_property
+    def _listed(self) -> Data:
+        """The images, not decoded and of any side."""
+        data = load_data(
+            self.data_source, LISTED_PX, seed=self.seed, decode='always', skip_broken=self.skip_broken, test=self.test)
+        if not isinstance(data.train, ImageSet):
+            raise InputError(f'--data {self.data_source!r:.120} is a stream; give images that can be read again')
+        return data
+
+    @cached_property
     def data(self) -> Data:
-        return load_data(self.data_source, stored_side(self.space), seed=self.seed, skip_broken=self.skip_broken)
+        return self._listed.at(stored_side(self.space))
+
+    @cached_property
+    def _further(self) -> list[Limit]:
+        """The limits on further devices."""
+        return [Limit(load_profile(name), limit_ms) for name, limit_ms in self.also]
 
     @property
     def _trained(self) -> bool:
@@ -156,6 +175,8 @@ class Job:
         plan = make_plan(
             supernet_of(self.model, resolutions=self.space.resolutions), self.data, self.minutes,
             max(1, len(self.limits_ms)), self._batch_size, self._trained)
+        write_text(self.out / SETTINGS, json.dumps(self._settings, indent=1))
+        write_text(self.out / by_hand.SPACE, json.dumps(self.space.to_dict(), indent=1))
         write_text(file, json.dumps(asdict(plan), indent=1))
         return plan
 
@@ -177,23 +198,29 @@ class Job:
         whole_ms, least_ms = profile.latency_ms(self.space, [self.space.max_arch(), self.space.min_arch()])
         usual_ms = max(LIMIT_SHARE * whole_ms, (least_ms + whole_ms) / 2 if least_ms > LIMIT_SHARE * whole_ms else 0)
         limits_ms = sorted(set(self.limits_ms)) or [float(f'{usual_ms:.2g}')]
-        refuse_infeasible(self.space, profile, [Limit(profile, limits_ms[0])])
+        refuse_infeasible(self.space, profile, [Limit(profile, limits_ms[0]), *self._further])
         return profile, limits_ms
 
     def _source(self, plan: Plan) -> Source:
         """The whole network, trained, as a supernet whose subnets are repaired."""
-        if not plan.epochs:
-            supernet, training = supernet_of(self.model, resolutions=self.space.resolutions).eval(), None
-        else:
-            slug = re.sub('[^a-z0-9]+', '_', self.space.name.lower())
-            config = TrainConfig(
-                f'ofa_{slug}_run', self.space, self.data_source, phases=(
-                    Phase('whole', plan.epochs - (plan.epochs > 1), LR, plan.epochs > 1, recipe='largest'),),
-                batch_size=self._batch_size, seed=self.seed, weight_decay=WEIGHT_DECAY, augment=self._augment,
-                initial_checkpoint=self.origin, skip_broken=self.skip_broken)
-            supernet, training = stages.trained(config, self.data, self.out / 'supernet')
-        return Source(
-            supernet, self.space.name, self.data, self._augment, training, self.seed, REPAIR_IMAGES, repairs=True)
+        slug, warmup = re.sub('[^a-z0-9]+', '_', self.space.name.lower()), int(plan.epochs > 1)
+        config = TrainConfig(
+            f'ofa_{slug}_run', self.space, self.data_source, test=self.test, phases=(
+                Phase('whole', plan.epochs - warmup, LR, warmup, recipe='largest'),),
+            batch_size=self._batch_size, seed=self.seed, weight_decay=WEIGHT_DECAY, augment=self._augment,
+            initial_checkpoint=self.origin, skip_broken=self.skip_broken)
+        folder = self.out / 'supernet'
+        supernet, training = stages.trained(config, self.data, folder)
+        return Source(supernet, str(folder), self.data, self._augment, training, self.seed, repairs=True)
+
+    def _front(self, limit_ms: float, predictor: AccuracyPredictor, profile: DeviceProfile) -> FrontFile:
+        """The front under a limit, and under those on further devices."""
+        result = search(
+            self.space, predictor, profile, max_latency_ms=limit_ms, limits=self._further, seed=self.seed)
+        return save_front(
+            self.out / f'front_{limit_ms:g}ms.jsonl', result, self.space, predictor, profile,
+            self.profile or str(self.out / 'profile.json'), limit_ms, self.seed,
+            [limit.text() for limit in self._further])
 
     def _finish(self, source: Source, profile: DeviceProfile, plan: Plan, fronts: Sequence[FrontFile],
                 compared: Mapping[str, Candidate]) -> list[dict[str, Any]]:
@@ -202,6 +229,8 @@ class Job:
         training = FinetuneConfig(
             plan.finetune_epochs, FINETUNE_LR, batch_size=self._batch_size, weight_decay=WEIGHT_DECAY,
             teacher='largest') if plan.finetune_epochs else None
+        if training:
+            write_text(self.out / by_hand.FINETUNING, yaml.safe_dump({'kind': 'finetune', **asdict(training)}))
         finished = stages.Finished(self.out / NETWORKS)
         rows: list[dict[str, Any]] = finished('compared', lambda: stages.compared_rows(source, compared, timer))
         made: list[dict[str, Any]] = []
@@ -233,7 +262,18 @@ class Job:
             return None
         folder = self.out / arch_name(self.space, found.under, found.bound_ms)
         check_target(folder)
-        return {**stages.saved(source, chosen, found, profile, compared, folder, training), 'network': folder.name}
+        row = stages.saved(source, chosen, found, profile, compared, folder, training)
+        return {**row, 'network': folder.name, 'limit_ms': found.max_latency_ms}
+
+    def _with_further(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows with the latencies that are predicted on further devices."""
+        if not self.also:
+            return list(rows)
+        archs = [self.space.parse(row['arch']) for row in rows]
+        further = (load_profile(name) for name, _ in self.also)
+        found = {profile.name: profile.latency_ms(self.space, archs) for profile in further}
+        return [{**row, 'also_ms': {name: round(float(ms[i]), 4) for name, ms in found.items()}}
+                for i, row in enumerate(rows)]
 
     def _closing_words(self, rows: Sequence[dict[str, Any]]) -> str:
         """The table for people, and the lines that load a network."""

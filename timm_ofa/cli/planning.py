@@ -71,10 +71,11 @@ def make_plan(supernet: Supernet, data: Data, minutes: float, networks: int, bat
     space, total_s = supernet.space, 60 * minutes
     largest = space.max_arch()
     area = sum(r**2 for r in space.resolutions) / len(space.resolutions) / largest.resolution**2  # of a mean image
+    images = _noise(max(batch_size, 2 * REPAIRED), largest.resolution)
     supernet.train()
-    step_s = area * _seconds(lambda: _step(supernet, batch_size, largest.resolution))
+    step_s = area * _seconds(partial(_step, supernet, images[:batch_size]))
     supernet.eval()
-    images = _noise(2 * REPAIRED, largest.resolution)
+    images = images[:2 * REPAIRED]
     smallest = space.min_arch(largest.resolution)
     few_s, many_s = (_seconds(partial(repair, supernet, smallest, images[:n].split(REPAIRED)))
                      for n in (REPAIRED, 2 * REPAIRED))
@@ -101,10 +102,10 @@ def _noise(n: int, resolution: int) -> torch.Tensor:
     return torch.randn(n, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
 
 
-def _step(supernet: Supernet, batch_size: int, resolution: int) -> None:
+def _step(supernet: Supernet, images: torch.Tensor) -> None:
     """What a step of training computes; no weight changes."""
     with quick_depthwise(supernet):
-        loss = supernet(_noise(batch_size, resolution)).square().mean()
+        loss = supernet(images).square().mean()
         torch.autograd.grad(loss, [p for p in supernet.parameters() if p.requires_grad], allow_unused=True)
 
 

@@ -26,14 +26,15 @@ PROFILE_SECONDS = 10.0
 SETTINGS = 'quickstart.json'  # in the folder of all results
 
 
-def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_ms: float | None = None,
-               budget: float = 1.0, seed: int = 0, runtime: str = 'onnxruntime', skip_broken: bool = False,
-               ) -> list[dict[str, Any]]:
+def quickstart(out: str | Path, *, data_source: str | None = None, test: str | None = None,
+               max_latency_ms: float | None = None, budget: float = 1.0, seed: int = 0, runtime: str = 'onnxruntime',
+               skip_broken: bool = False) -> list[dict[str, Any]]:
     """Run all steps; returns the rows of the final table, of which the first one is the chosen network.
 
     Args:
         out: Folder of all results; given again, finished steps are not repeated.
         data_source: Other images than those of the package (see `load_data`).
+        test: Test images from another source.
         max_latency_ms: The limit; by default 60 % of the latency of the largest subnet.
         budget: Factor on the number of training epochs and of judged subnets.
         skip_broken: Leave out images that cannot be decoded.
@@ -41,16 +42,16 @@ def quickstart(out: str | Path, *, data_source: str | None = None, max_latency_m
     out = Path(out)
     began = time.perf_counter()
     config = scaled(load_config(
-        hub_configs_dir() / CONFIG, data=data_source, seed=seed, skip_broken=skip_broken or None), budget)
+        hub_configs_dir() / CONFIG, data=data_source, test=test, seed=seed, skip_broken=skip_broken or None), budget)
     space = config.load_space()
-    settings = dict(data=config.data, budget=budget, seed=seed, runtime=runtime)
+    settings = dict(data=config.data, test=test, budget=budget, seed=seed, runtime=runtime)
     load_runtime(runtime)
     stages.check_settings(out / SETTINGS, settings)
     check_room(out, 4e-6 * 9 * space.params(space.max_arch()))  # of the supernet and of the chosen network
 
     say(f'1/6 images: {config.data}')
     data = load_data(
-        config.data, stored_side(space), holdout=config.holdout, seed=seed, skip_broken=config.skip_broken)
+        config.data, stored_side(space), holdout=config.holdout, seed=seed, skip_broken=config.skip_broken, test=test)
     stages.say_remarks(data)
     write_text(out / SETTINGS, json.dumps(settings, indent=1))
     say(f'2/6 latency of this machine ({runtime}, 1 thread)')

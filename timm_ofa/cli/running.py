@@ -16,7 +16,7 @@ RUN = Verb(
     'run', 'Go from images and a timm network to smaller networks that are as good, for this machine or a device.',
     '--data photos --from efficientnet_lite0 --max-latency-ms 3',
     options(
-        'data skip_broken runtime precision threads resolutions seed',
+        'data test skip_broken also runtime precision threads resolutions seed',
         origin=Option('timm network with weights: a name, a folder, or hf-hub:ORG/NAME; it is trained unless '
                       'it knows these classes already', 'MODEL', flags=('--from',)),
         max_latency_ms=Option('largest latency in ms; by default 60 % of the latency of the whole network', 'MS',
@@ -29,30 +29,33 @@ RUN = Verb(
 
 
 @RUN.mode()
-def run(*, data: str, origin: str, out: str = 'timm_ofa_run', max_latency_ms: float | None = None,
-        limits_ms: Sequence[float] = (), runtime: str = 'onnxruntime', precision: str = 'fp32', threads: int = 1,
-        minutes: float = 60.0, resolutions: Sequence[int] | None = None, publish: str | None = None, seed: int = 0,
+def run(*, data: str, origin: str, test: str | None = None, out: str = 'timm_ofa_run',
+        max_latency_ms: float | None = None, limits_ms: Sequence[float] = (), also: Sequence[tuple[str, float]] = (),
+        runtime: str = 'onnxruntime', precision: str = 'fp32', threads: int = 1, minutes: float = 60.0,
+        resolutions: Sequence[int] | None = None, publish: str | None = None, seed: int = 0,
         skip_broken: bool = False) -> Answer:
     """For this machine, which is measured."""
     from .pipeline import Job
 
     limits = [*limits_ms, *([max_latency_ms] if max_latency_ms else [])]
     job = Job(
-        data, origin, Path(out), limits, minutes, resolutions, publish, seed, skip_broken,
+        data, test, origin, Path(out), limits, also, minutes, resolutions, publish, seed, skip_broken,
         conditions=dict(runtime=runtime, precision=precision, threads=threads))
     with stopped(GO_ON):
         return job.run()
 
 
 @RUN.mode('profile')
-def run_for_device(*, data: str, origin: str, profile: str, out: str = 'timm_ofa_run',
-                   max_latency_ms: float | None = None, limits_ms: Sequence[float] = (), minutes: float = 60.0,
+def run_for_device(*, data: str, origin: str, profile: str, test: str | None = None, out: str = 'timm_ofa_run',
+                   max_latency_ms: float | None = None, limits_ms: Sequence[float] = (),
+                   also: Sequence[tuple[str, float]] = (), minutes: float = 60.0,
                    resolutions: Sequence[int] | None = None, publish: str | None = None, seed: int = 0,
                    skip_broken: bool = False) -> Answer:
     """For the device of a profile; nothing is measured."""
     from .pipeline import Job
 
     limits = [*limits_ms, *([max_latency_ms] if max_latency_ms else [])]
-    job = Job(data, origin, Path(out), limits, minutes, resolutions, publish, seed, skip_broken, profile=profile)
+    job = Job(
+        data, test, origin, Path(out), limits, also, minutes, resolutions, publish, seed, skip_broken, profile=profile)
     with stopped(GO_ON):
         return job.run()

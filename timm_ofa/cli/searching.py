@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..console import say, table
 from ..errors import InputError
 from .shared import COMMON, check_files, options
-from .verbs import Answer, Option, Verb, positive, profile_limit
+from .verbs import Answer, Option, Verb, positive
 
 if TYPE_CHECKING:
     from ..searching import Candidate, SearchResult
@@ -18,15 +18,13 @@ SEARCH = Verb(
     'search', 'Find the most accurate network under limits, and the front of the best networks.',
     '--space ofa_mbv3_tiny --predictor predictor.safetensors --profile cpu.json --max-latency-ms 0.5 --out front.jsonl',
     options(
-        'space seed resolutions',
+        'space seed resolutions also',
         predictor=Option(
             'accuracy predictor: a file that `timm-ofa fit` wrote, the name of a supernet that comes with one, a .pth '
             f"file of the authors, or '{RELEASED}', the one that the authors released for this space", 'PREDICTOR'),
         profile=Option('device profile: a file that `timm-ofa profile` wrote, or a name from `timm-ofa devices`',
                        'PROFILE'),
         max_latency_ms=Option(f'{COMMON["max_latency_ms"].help} on the device of --profile', 'MS', positive),
-        also=Option('largest latency in ms on one more device, for example gpu.json=4.5', 'PROFILE=MS', profile_limit,
-                    many=True),
         max_macs_m=Option('largest number of multiply-accumulates, in millions', 'N', positive),
         max_params_m=Option('largest number of parameters, in millions', 'N', positive),
         max_memory_mb=Option('largest memory of weights and activations in float32, in MB', 'MB', positive),

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 from ..console import say
 from ..errors import InputError, listed
 from ..runtimes import runtime_names
-from .verbs import Option, one_of, positive, whole
+from .verbs import Option, one_of, positive, profile_limit, whole
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..accuracy import SubnetJudge
     from ..hub import Attempt, FrontFile, NamedSubnet, Source, Training
     from ..networks import Supernet
     from ..spaces import Arch, SearchSpace
     from ..training import TrainConfig
 
-CALIBRATION_IMAGES = 2000
 MUCH_MB = 1000  # of memory, from which on it is said
 COMMON = dict(
     seed=Option('seed of all random choices', 'N', whole(0)),
@@ -29,8 +30,12 @@ COMMON = dict(
                     'supernet from `timm-ofa models`', 'SUPERNET'),
     data=Option("images: a data set id of the Hub, a folder of images by class, a folder of parquet files, 'digits', "
                 "or 'fashion-mnist-12k'", 'DATA'),
+    test=Option('test images from another source, like those of --data; the names of their classes must be the same',
+                'DATA'),
     skip_broken=Option('leave out images that cannot be decoded, instead of refusing the data'),
-    num_calibration=Option('number of training images from which BatchNorm statistics are computed', 'N', whole(2)),
+    num_calibration=Option(
+        'number of training images from which BatchNorm statistics are computed, or weights repaired where the largest '
+        'subnet alone was trained; by default 2000, for repair 768, in collect 256', 'N', whole(2)),
     runtime=Option(f'runtime: {listed(runtime_names())}', 'RUNTIME'),
     precision=Option('precision: fp32, fp16, bf16 or int8, where the runtime has it', 'PRECISION',
                      one_of('fp32', 'fp16', 'bf16', 'int8')),
@@ -39,6 +44,8 @@ COMMON = dict(
     processor=Option('processor: cpu or cuda', 'PROCESSOR', one_of('cpu', 'cuda')),
     resolutions=Option('resolutions in px; by default all that are known', 'PX', whole(1), many=True),
     max_latency_ms=Option('largest latency in ms', 'MS', positive),
+    also=Option('largest latency in ms on one more device, for example gpu.json=4.5', 'PROFILE=MS', profile_limit,
+                many=True),
     seconds=Option('about how long to measure, in seconds', 'S', positive),
     export_kit=Option('measure another device: write a folder of files and a script for it', 'DIR'),
     android=Option('make the kit for an Android device without Python; its script runs on a computer with adb'),
@@ -146,8 +153,12 @@ class OpenSupernet:
 
         return replace(self, side=max(self.side, stored_side(self.space, arch.resolution)))
 
-    def with_images(self, data: str, *, seed: int, num_calibration: int, skip_broken: bool = False) -> Source:
-        """The supernet with the images that its networks are judged on; raises `InputError` for other classes."""
+    def with_images(self, data: str, *, seed: int, test: str | None = None, num_calibration: int | None = None,
+                    skip_broken: bool = False, teacher: nn.Module | None = None) -> Source:
+        """The supernet with the images that its networks are judged on; raises `InputError` for other classes.
+
+        They are parted as in its training, so `test` is by default that of the training. `teacher`: see `Source`.
+        """
         from ..hub import Source
         from ..images import Augment, load_data
 
@@ -156,14 +167,16 @@ class OpenSupernet:
             data, self.side, holdout=config.holdout if config else 0.1, limit=config.limit if config else None,
             seed=config.seed if config else 0, decode=config.decode if config else 'auto',
             images_per_epoch=config.images_per_epoch if config and data.startswith('stream:') else None,
-            skip_broken=skip_broken or bool(config and config.skip_broken and not data.startswith('stream:')))
+            skip_broken=skip_broken or bool(config and config.skip_broken and not data.startswith('stream:')),
+            test=test or (config.test if config else None))
         if self.supernet.num_classes != images.num_classes:
             cure = 'give images of the same classes' if self.is_released else 'train a supernet on this data'
             raise InputError(
                 f'supernet {self.id!r:.100} has {self.supernet.num_classes} classes, data {images.name!r:.60} has '
                 f'{images.num_classes}; {cure}')
         return Source(self.supernet, self.id, images, config.augment if config else Augment(), self.cost, seed=seed,
-                      calibration_images=num_calibration)
+                      calibration_images=num_calibration, repairs=bool(config and not config.trains_subnets),
+                      teacher=teacher)
 
 
 def open_supernet(supernet: str | None, subnet: NamedSubnet | None = None) -> OpenSupernet:

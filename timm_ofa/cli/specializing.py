@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from ..console import say
 from ..errors import InputError
 from .shared import (
-    CALIBRATION_IMAGES,
     COMMON,
     OpenSupernet,
     best_within,
@@ -24,6 +23,8 @@ from .shared import (
 from .verbs import Answer, Option, Verb, positive, rows_answer, whole
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..devices import DeviceProfile
     from ..hub import FrontFile, NamedSubnet, Source
     from ..searching import Candidate
@@ -34,7 +35,7 @@ SPECIALIZE = Verb(
     'specialize', 'Make the publishable folder of a finished network.',
     '--supernet out/supernet --front front.jsonl --data fashion-mnist-12k --out out/net',
     options(
-        'data seed num_calibration skip_broken',
+        'data test seed num_calibration skip_broken',
         arch=Option('make this network, written as text', 'TEXT'),
         front=Option('make the best network that is measured within its limit, from the file that `timm-ofa search '
                      '--out` wrote', 'FILE.jsonl'),
@@ -56,14 +57,16 @@ class _Job:
     """What all modes share: the supernet, and how a network of it is finished. Made before any image is read."""
     opened: OpenSupernet
     data: str
+    test: str | None
     seed: int
-    num_calibration: int
+    num_calibration: int | None
     skip_broken: bool
     training: FinetuneConfig | None
+    teacher: nn.Module | None  # that the training names
 
     @classmethod
-    def open(cls, supernet: str | None, data: str, seed: int, num_calibration: int, skip_broken: bool,
-             finetune: str | None, finetune_epochs: int, *, out: str, name: str | None = None,
+    def open(cls, supernet: str | None, data: str, test: str | None, seed: int, num_calibration: int | None,
+             skip_broken: bool, finetune: str | None, finetune_epochs: int, *, out: str, name: str | None = None,
              subnet: NamedSubnet | None = None) -> _Job:
         """Check what the options say; raises `InputError` for what would fail after the work."""
         from ..hub import NAME
@@ -75,15 +78,16 @@ class _Job:
         training = _finetuning(finetune, finetune_epochs)
         opened = open_supernet(supernet, subnet)
         check_room(out, 4e-6 * 3 * opened.space.params(opened.space.max_arch()))
-        if training and training.teacher not in (None, 'largest'):
-            load_teacher(training.teacher, opened.supernet)
-        return cls(opened, data, seed, num_calibration, skip_broken, training)
+        named = training.teacher if training and training.teacher != 'largest' else None
+        return cls(opened, data, test, seed, num_calibration, skip_broken, training,
+                   load_teacher(named, opened.supernet) if named else None)
 
     @cached_property
     def source(self) -> Source:
         """The supernet with its images, which are read when they are first needed."""
         return self.opened.with_images(
-            self.data, seed=self.seed, num_calibration=self.num_calibration, skip_broken=self.skip_broken)
+            self.data, test=self.test, seed=self.seed, num_calibration=self.num_calibration,
+            skip_broken=self.skip_broken, teacher=self.teacher)
 
     def save(self, candidate: Candidate, out: str | Path, *, measured: Sequence[dict[str, Any]] = (),
              **about: Any) -> dict[str, Any]:
@@ -126,27 +130,29 @@ class _FrontJob:
 
 
 @SPECIALIZE.mode('arch')
-def specialize_arch(*, supernet: str, data: str, arch: str, out: str, seed: int = 0, finetune_epochs: int = 0,
-                    finetune: str | None = None, num_calibration: int = CALIBRATION_IMAGES, skip_broken: bool = False,
-                    name: str | None = None) -> Answer:
+def specialize_arch(*, supernet: str, data: str, arch: str, out: str, seed: int = 0, test: str | None = None,
+                    finetune_epochs: int = 0, finetune: str | None = None, num_calibration: int | None = None,
+                    skip_broken: bool = False, name: str | None = None) -> Answer:
     """One network whose architecture is known."""
     from ..searching import Candidate
 
     _check_out(out)
-    job = _Job.open(supernet, data, seed, num_calibration, skip_broken, finetune, finetune_epochs, out=out, name=name)
+    job = _Job.open(
+        supernet, data, test, seed, num_calibration, skip_broken, finetune, finetune_epochs, out=out, name=name)
     chosen = job.opened.space.parse(arch)
     job = replace(job, opened=job.opened.for_arch(chosen))
     return _loaded(job.save(Candidate(chosen, 0.0, 0.0), out, name=name))
 
 
 @SPECIALIZE.mode('front')
-def specialize_front(*, supernet: str, data: str, front: str, out: str, seed: int = 0, profile: str | None = None,
-                     no_measure: bool = False, finetune_epochs: int = 0, finetune: str | None = None,
-                     num_calibration: int = CALIBRATION_IMAGES, skip_broken: bool = False,
+def specialize_front(*, supernet: str, data: str, front: str, out: str, seed: int = 0, test: str | None = None,
+                     profile: str | None = None, no_measure: bool = False, finetune_epochs: int = 0,
+                     finetune: str | None = None, num_calibration: int | None = None, skip_broken: bool = False,
                      name: str | None = None) -> Answer:
     """The best network of a front."""
     _check_out(out)
-    job = _Job.open(supernet, data, seed, num_calibration, skip_broken, finetune, finetune_epochs, out=out, name=name)
+    job = _Job.open(
+        supernet, data, test, seed, num_calibration, skip_broken, finetune, finetune_epochs, out=out, name=name)
     best = _FrontJob.open(job, front, profile, no_measure)
     row = best.save_best(best.found, out, name)
     assert row is not None  # nothing was to be skipped
@@ -155,14 +161,14 @@ def specialize_front(*, supernet: str, data: str, front: str, out: str, seed: in
 
 @SPECIALIZE.mode('front', 'limits_ms')
 def specialize_family(*, supernet: str, data: str, front: str, limits_ms: Sequence[float], out: str, seed: int = 0,
-                      publish: str | None = None, profile: str | None = None, no_measure: bool = False,
-                      finetune_epochs: int = 0, finetune: str | None = None,
-                      num_calibration: int = CALIBRATION_IMAGES, skip_broken: bool = False) -> Answer:
+                      test: str | None = None, publish: str | None = None, profile: str | None = None,
+                      no_measure: bool = False, finetune_epochs: int = 0, finetune: str | None = None,
+                      num_calibration: int | None = None, skip_broken: bool = False) -> Answer:
     """A network of the front for each limit; limits that one network meets best share it."""
     from ..hub import arch_name, check_target, check_token, publish_family
 
     check_folder_place(out)
-    job = _Job.open(supernet, data, seed, num_calibration, skip_broken, finetune, finetune_epochs, out=out)
+    job = _Job.open(supernet, data, test, seed, num_calibration, skip_broken, finetune, finetune_epochs, out=out)
     best = _FrontJob.open(job, front, profile, no_measure)
     fronts = {arch_name(job.opened.space, best.found.under, limit_ms): best.found.within(limit_ms)
               for limit_ms in sorted(set(limits_ms))}
@@ -185,8 +191,8 @@ def specialize_family(*, supernet: str, data: str, front: str, limits_ms: Sequen
 
 @SPECIALIZE.mode('config')
 def specialize_named(*, config: str, data: str, supernet: str | None = None, out: str | None = None, seed: int = 0,
-                     finetune_epochs: int = 0, finetune: str | None = None,
-                     num_calibration: int = CALIBRATION_IMAGES, skip_broken: bool = False,
+                     test: str | None = None, finetune_epochs: int = 0, finetune: str | None = None,
+                     num_calibration: int | None = None, skip_broken: bool = False,
                      name: str | None = None) -> Answer:
     """The weights of a named network, from the released supernet of its space unless another one is given."""
     from ..hub import find_config, finish_named, save_folder
@@ -198,7 +204,7 @@ def specialize_named(*, config: str, data: str, supernet: str | None = None, out
     name = name or found.name
     folder = out or f'out/{name}'
     _check_out(folder, may_make_parent=out is None)
-    job = _Job.open(supernet, data, seed, num_calibration, skip_broken, finetune, finetune_epochs, out=folder,
+    job = _Job.open(supernet, data, test, seed, num_calibration, skip_broken, finetune, finetune_epochs, out=folder,
                     name=name, subnet=found.subnet)
     model, record = finish_named(job.source, name, found.subnet, training=job.training)
     save_folder(folder, model, record)

@@ -43,11 +43,13 @@ def check_settings(file: Path, settings: dict[str, Any]) -> None:
 
 
 def trained(config: TrainConfig, data: Data, folder: Path) -> tuple[Supernet, Training | None]:
-    """The trained supernet. Training that was stopped continues; training that is done is not repeated."""
-    if (folder / 'config.json').exists():  # written last
-        supernet = load_supernet(str(folder))
-    else:
-        supernet = train_supernet(config, data, folder, resume=(folder / 'train.yaml').exists())
+    """The trained supernet. Training that was stopped continues; training that is done is not repeated.
+
+    It is always that of the folder, so that whoever loads it there gets the same numbers.
+    """
+    if not (folder / 'config.json').exists():  # written last
+        train_supernet(config, data, folder, resume=(folder / 'train.yaml').exists())
+    supernet = load_supernet(str(folder))
     cost = training_cost(folder)
     if cost and cost.hardware == 'cpu':
         cost = replace(cost, hardware=this_device()[1])
@@ -67,7 +69,7 @@ def profiled(path: Path, space: SearchSpace, num_classes: int, seconds: float, s
 
 def predicted(out: Path, source: Source, num: int, seed: int) -> AccuracyPredictor:
     """The accuracy predictor, fitted to `num` subnets that are judged on held-out images."""
-    judge, space = source.judge(source.data.holdout), source.supernet.space
+    judge, space = source.judge(source.data.holdout, quick=True), source.supernet.space
     collect(judge, source.data, num, out / 'records.jsonl', seed=seed)
     records = read_records(out / 'records.jsonl', space)
     predictor = AccuracyPredictor.fit(space, [arch for arch, _ in records], [top1 for _, top1 in records], seed=seed)
@@ -168,8 +170,10 @@ def _load_in_new_process(folder: Path) -> None:
 def rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows for people."""
     names = ('network', 'top1_pct', 'predicted_ms', 'measured_ms', 'macs_m', 'params_k')
-    return table(['network', 'top-1 %', 'predicted ms', 'measured ms', 'MMACs', 'k params'],
-                 [[row[name] for name in names] for row in rows])
+    further = list(rows[0].get('also_ms', ()))  # devices
+    return table(['network', 'top-1 %', 'predicted ms', 'measured ms', 'MMACs', 'k params',
+                  *(f'ms on {name}' for name in further)],
+                 [[row[name] for name in names] + [row['also_ms'][name] for name in further] for row in rows])
 
 
 def say_remarks(data: Data) -> None:

@@ -20,10 +20,12 @@ from ..spaces import Arch, space_names
 from ..training import Phase
 from .client import OWNER
 from .metadata import card_data, evidence, runtime, setting
-from .record import FrontPoint, Measurement, Record, SessionCost, SupernetRecord, Training
+from .plots import shows_confusion
+from .record import ClassAccuracy, FrontPoint, Measurement, Record, SessionCost, SupernetRecord, Training
 
 HUB = 'https://huggingface.co'
 TEMPLATES = Path(__file__).parent / 'templates'
+WORST = 5  # classes that a card names
 TEMPLATE_OF = {'subnet': 'card.md.j2', 'supernet': 'supernet.md.j2'}
 
 
@@ -85,6 +87,7 @@ def _subnet_words(record: Record) -> dict[str, Any]:
     return dict(
         headline=headline(record), repeat=_repeat(headline(record)),
         setting=setting, runtime=runtime, neighbors=_neighbors(record),
+        worst=_worst(record), shows_confusion=shows_confusion(record),
         how=lambda m: ', '.join(m.conditions.setting()[1:]),
         measured_how=_how(record),
         has_peak=any(m.peak_memory_mb is not None for m in record.measurements),
@@ -167,6 +170,13 @@ def _neighbors(record: Record) -> list[tuple[str, Any, FrontPoint]]:
     shown = [i for i, p in enumerate(front) if i in words or p.id]
     return [(words.get(i, 'faster' if i < at else 'more accurate'), '' if i == at else _link(front[i].id), front[i])
             for i in shown]
+
+
+def _worst(record: Record) -> list[tuple[ClassAccuracy, str]]:
+    """The classes that are recognized least often, and what each is most often taken for."""
+    seen = [(c.top1_pct, c) for c in record.per_class if c.top1_pct is not None]
+    return [(c, max(c.taken_for, key=lambda name: c.taken_for[name], default='–'))
+            for _, c in sorted(seen, key=lambda pair: pair[0])[:WORST]]
 
 
 def _link(repo_id: str | None) -> str:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from ..errors import InputError
-from ..training import RUN_FILES, TIMES, run_events
+from ..training import RUN_FILES, TIMES, run_events, supernet_config
 from .record import SessionCost, Training
 
 
@@ -18,6 +18,9 @@ def training_cost(folder: str | Path) -> Training | None:
     The time between a stop and the resumption does not count, and sessions on different hardware are told apart. CO2 is
     what codecarbon measured, if its file is there.
     """
+    config = supernet_config(folder)
+    if config and not any(phase.epochs for phase in config.phases):
+        return None  # it was trained before
     seconds: dict[tuple[str, int, bool], float] = {}  # of work on (hardware, processes, whether that is a GPU)
     try:
         for session in _sessions(run_events(folder, TIMES)):

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 
-from ..accuracy import CALIBRATION_IMAGES, SubnetJudge, evaluate, supernet_digest
+from ..accuracy import REPAIR_IMAGES, SubnetJudge, answers, supernet_digest
 from ..devices import Conditions, DeviceProfile, load_profile, profile_names
 from ..images import CALIBRATION_BATCH, Augment, Data, EpochBatches, ImageSet
 from ..networks import Supernet as TrainedSupernet
@@ -19,7 +20,7 @@ from ..training import FinetuneConfig, finetune, load_teacher
 from .configs import NamedSubnet
 from .fronts import FrontFile, predicted_ms
 from .measurements import measurement, prediction
-from .record import HUB_ID, Accuracy, Calibration, FrontPoint, Record, Search, Supernet, Training
+from .record import HUB_ID, Accuracy, Calibration, ClassAccuracy, FrontPoint, Record, Search, Supernet, Training
 from .supernets import supernet_origin
 
 
@@ -42,14 +43,19 @@ class Source:
     augment: Augment
     training: Training | None = None
     seed: int = 0
-    calibration_images: int = CALIBRATION_IMAGES
+    calibration_images: int | None = None  # None: as many as are enough
     repairs: bool = False  # only the largest subnet was trained
+    teacher: nn.Module | None = None  # that fine-tuning names, if it is loaded already
 
-    def judge(self, images: ImageSet) -> SubnetJudge:
-        """A judge that calibrates on the training images and evaluates on the given ones."""
+    def judge(self, images: ImageSet, *, quick: bool = False) -> SubnetJudge:
+        """A judge that calibrates on the training images and evaluates on the given ones.
+
+        `quick`: it repairs with fewer images, which is enough to compare subnets.
+        """
+        enough = REPAIR_IMAGES if self.repairs and not quick else None
         return SubnetJudge(
             self.supernet, self.data.train, images, augment=self.augment, seed=self.seed,
-            calibration_images=self.calibration_images, repairs=self.repairs)
+            calibration_images=self.calibration_images or enough, repairs=self.repairs)
 
 
 def finish(source: Source, candidate: Candidate, *, name: str | None = None, found: FrontFile | None = None,
@@ -72,7 +78,8 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
     model = judge.subnet(arch)
     if training:
         model = _finetune(source, judge, arch, model, training)
-    top1_pct = evaluate(model, data.test, space, arch.resolution)
+    by_class = per_class(data, answers(model, data.test, space, arch.resolution)[:, 0])
+    tested = data.test_name or data.name
     supernet_id, revision, license = supernet_origin(source.supernet_id)
     record = Record(
         name=name or arch_name(space, found.under if found else None, found.max_latency_ms if found else None),
@@ -85,13 +92,15 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
         measurements=(
             *(measurement(m, found.device, found.device_name, arch) for m in measured if found),
             *([prediction(candidate, profile, data.num_classes)] if profile and found and not measured else [])),
-        top1_pct=round(top1_pct, 3), predicted_top1_pct=round(candidate.top1_pct, 3) if found else None,
+        top1_pct=round(100 * sum(c.hits for c in by_class) / len(data.test), 3),
+        predicted_top1_pct=round(candidate.top1_pct, 3) if found else None,
         accuracy=Accuracy(
-            dataset=data.name, split=data.split, n=len(data.test),
+            dataset=tested, split=data.split, n=len(data.test),
             protocol=_protocol(source, arch, training)),
+        per_class=by_class,
         front=(*(_front_point(c, c == candidate) for c in (found.front if found else ())), *references),
         supernet=Supernet(id=supernet_id, revision=revision, sha256=supernet_digest(source.supernet)), license=license,
-        dataset_id=data.name if re.fullmatch(HUB_ID, data.name, re.ASCII) else None,
+        dataset_id=tested if re.fullmatch(HUB_ID, tested, re.ASCII) else None,
         search=None if found is None else Search(
             limit=found.limit_words, seed=found.seed, profile=Path(found.profile).name,
             profile_error_pct=found.profile_error_pct, predictor_error_pct=found.predictor_error_pct),
@@ -102,13 +111,23 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
     return model, record
 
 
+def per_class(data: Data, answers: torch.Tensor) -> tuple[ClassAccuracy, ...]:
+    """The accuracy of each class, from the answers (N,) to the test images: numbers of classes."""
+    names, n = data.class_names, data.num_classes
+    counts = torch.bincount(data.test.labels * n + answers, minlength=n * n).view(n, n)
+    return tuple(
+        ClassAccuracy.of(name, {other: int(count) for other, count in zip(names, row.tolist()) if count})
+        for name, row in zip(names, counts))
+
+
 def _protocol(source: Source, arch: Arch, training: FinetuneConfig | None) -> str:
     """How the accuracy was measured, and of which weights."""
     tuned = f'fine-tuned for {training.epochs} epochs' if training else 'not fine-tuned'
-    skipped = source.data.skipped
+    skipped, apart = source.data.skipped, bool(source.data.test_name)
     return (
         f'top-1, {arch.resolution} px, center {100 * source.supernet.space.crop_pct:g} %, bilinear, fp32; weights of '
         f'the supernet, {"repaired in closed form, " if source.repairs else ""}{tuned}'
+        f'{f"; training images: {source.data.name}" if apart else ""}'
         f'{f"; {skipped:,} broken images of the data set were left out" if skipped else ""}')
 
 
@@ -126,7 +145,7 @@ def _finetune(source: Source, judge: SubnetJudge, arch: Arch, model: nn.Module, 
     if config.teacher == 'largest':
         teacher = judge.subnet(space.max_arch(arch.resolution)).requires_grad_(False)
     elif config.teacher:
-        teacher = load_teacher(config.teacher, source.supernet)
+        teacher = source.teacher or load_teacher(config.teacher, source.supernet)
     batches = EpochBatches(
         source.data.train, config.batch_size, source.seed, config.workers, Accelerator(), source.augment)
     augment = batches.augment  # without the crop, where the workers do that

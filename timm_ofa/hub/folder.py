@@ -18,12 +18,15 @@ from ..networks import BLOCK, BUILD_ARGS, CONFIG, DIGEST, ENTRY_POINTS, WEIGHTS,
 from .record import Record
 
 CARD, PERF, PLOT, DRAWING = 'README.md', 'perf.json', 'pareto.svg', 'architecture.svg'
+CONFUSION = 'confusion.svg'
 ONNX = 'model.onnx'
 RESULTS = '.eval_results/top1.yaml'
-FILES = (CONFIG, WEIGHTS, CARD, PERF, PLOT, DRAWING, ONNX, RESULTS, 'LICENSE')  # only these are published and fetched
+FILES = (  # only these are published and fetched
+    CONFIG, WEIGHTS, CARD, PERF, PLOT, DRAWING, CONFUSION, ONNX, RESULTS, 'LICENSE')
 REQUIRED = (CONFIG, WEIGHTS, PERF)
 FORMAT = 1  # version of our block in config.json, and of perf.json
-ELSEWHERE = {PERF: ('measurements', 'front'), CONFIG: ('num_classes', 'class_names')}  # fields outside of the block
+ELSEWHERE = {  # fields outside of the block
+    PERF: ('measurements', 'front', 'per_class'), CONFIG: ('num_classes', 'class_names')}
 PICKLES = ('.bin', '.pth', '.pkl', '.pickle', '.pt', '.ckpt')
 
 

@@ -5,6 +5,7 @@ The same data gives the same bytes.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from ..errors import InputError
 from ..files import replacing
 from ..spaces import Row
-from .record import Record
+from .record import ClassAccuracy, Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 SHADES = ('#c3d8ef', '#8ab4e2', '#4a87c9', '#2a5f9e', '#1d4373')  # of kernel sizes 1, 3, 5, 7, 9
 BLUE, ORANGE, GRAY = '#2f6db5', '#d9541e', '#6b7280'
+MAX_CONFUSED, MAX_NUMBERED = 100, 25  # classes of a confusion matrix; with numbers in its cells
 SUFFIXES = ('.svg', '.png')
 
 
@@ -37,6 +39,23 @@ def plot_architecture(record: Record, path: str | Path) -> Path:
     rows = record.space.rows(record.arch, record.num_classes)
     with picture(path, max(6.4, 0.42 * len(rows) + 1.2), 3.0) as figure:
         _draw_blocks(figure.subplots(), rows)
+    return Path(path)
+
+
+def shows_confusion(record: Record) -> bool:
+    """Whether the accuracies of the classes of a record are few enough for a picture."""
+    return 2 <= len(record.per_class) <= MAX_CONFUSED
+
+
+def plot_confusion(record: Record, path: str | Path) -> Path:
+    """Write the confusion matrix of the test images, classes sorted by name: a row for each true class, with its top-1,
+    and the darker a cell, the more of its images are taken for the class below. Numbers are images."""
+    order = sorted(range(len(record.per_class)), key=lambda i: _in_order(record.per_class[i].name))
+    rows = [record.per_class[i] for i in order]
+    few = len(rows) <= MAX_NUMBERED
+    side = max(4.5, (0.42 if few else 0.17) * len(rows) + 2)
+    with picture(path, side + 0.6, side) as figure:
+        _draw_confusion(figure.subplots(), rows, few, 9 if few else 7)
     return Path(path)
 
 
@@ -157,6 +176,39 @@ def _draw_blocks(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_ylabel('channels in the middle')
     axes.spines[['top', 'right']].set_visible(False)
     axes.legend(frameon=False, loc='upper left', ncols=len(kernels), title='kernel', fontsize=8, title_fontsize=8)
+
+
+def _draw_confusion(axes: Axes, rows: Sequence[ClassAccuracy], numbered: bool, font_size: int) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    names = [row.name for row in rows]
+    counts = [[row.taken_for.get(name, row.hits * (name == row.name)) for name in names] for row in rows]
+    shades = [[count and 0.1 + 0.9 * count / row.n for count in line] for row, line in zip(rows, counts)]
+    axes.imshow(shades, vmin=0, vmax=1, interpolation='none',
+                cmap=LinearSegmentedColormap.from_list('shades', ['#ffffff', *SHADES]))
+    places, shown = range(len(rows)), [_ascii(name, 24) for name in names]
+    axes.set_yticks(places, [f'{name}  {"-" if row.top1_pct is None else f"{row.top1_pct:.0f} %"}'
+                             for name, row in zip(shown, rows)], fontsize=font_size)
+    axes.set_xticks(places, shown, fontsize=font_size, rotation=90)
+    axes.set_ylabel('true class, and its top-1')
+    axes.set_xlabel('taken for')
+    axes.tick_params(length=0)
+    axes.set_xticks([i - 0.5 for i in places], minor=True)
+    axes.set_yticks([i - 0.5 for i in places], minor=True)
+    axes.grid(which='minor', color='#e5e7eb', linewidth=0.6)
+    axes.tick_params(which='minor', length=0)
+    axes.spines[:].set_visible(False)
+    for y, line in enumerate(counts):
+        for x, count in enumerate(line):
+            if numbered and count:
+                axes.annotate(str(count), (x, y), ha='center', va='center', fontsize=8,
+                              color='white' if shades[y][x] > 0.55 else 'black')
+
+
+def _in_order(name: str) -> tuple[tuple[bool, int, str], ...]:
+    """A key that sorts names as people do: 'class 9' before 'class 10'."""
+    return tuple((not part.isdecimal(), int(part) if part.isdecimal() else 0, part.casefold())
+                 for part in re.split(r'(\d+)', name))
 
 
 def _draw(axes: Axes, record: Record) -> None:

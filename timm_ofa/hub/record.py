@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
 from ..devices import Conditions
-from ..errors import InputError
-from ..fields import MAX_ITEMS, MAX_LONG_TEXT, SLUG, choice, number, plain, read, text
+from ..errors import InputError, listed
+from ..fields import MAX_ITEMS, MAX_LONG_TEXT, MAX_NUMBER, SLUG, choice, number, plain, read, text
 from ..spaces import Arch, SearchSpace, load_space, shelf_space, space_names
 
 HUB_ID = r'[\w-][\w.-]*/[\w-][\w.-]*'
@@ -61,6 +61,26 @@ class Accuracy:
     split: str
     n: int = number()  # images
     protocol: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassAccuracy:
+    """What the test images of one class were taken for."""
+    name: str
+    n: int = number()  # images
+    top1_pct: float | None = _pct(default=None)  # None: there are no images
+    taken_for: dict[str, int] = field(default_factory=dict, metadata=dict(low=1, high=MAX_NUMBER))  # wrongly; images
+
+    @classmethod
+    def of(cls, name: str, answers: Mapping[str, int]) -> ClassAccuracy:
+        """From the number of images that were taken for each class, this one included."""
+        n = sum(answers.values())
+        return cls(name=name, n=n, top1_pct=round(100 * answers.get(name, 0) / n, 3) if n else None,
+                   taken_for={other: count for other, count in answers.items() if other != name})
+
+    @property
+    def hits(self) -> int:
+        return self.n - sum(self.taken_for.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +164,7 @@ class Record:
     top1_pct: float | None = _pct(default=None)
     predicted_top1_pct: float | None = _pct(default=None)
     accuracy: Accuracy | None = None
+    per_class: tuple[ClassAccuracy, ...] = ()  # in the order of the classes
     front: tuple[FrontPoint, ...] = ()
     supernet: Supernet | None = None
     search: Search | None = None
@@ -195,6 +216,7 @@ class Record:
         for point in record.front:
             record.space.parse(point.arch)
         _check_class_names(record, 'record')
+        _check_per_class(record)
         if record.top1_pct is not None and record.accuracy is None:
             raise InputError(f'record: top1_pct {record.top1_pct} has no accuracy block; say how it was found')
         return record
@@ -248,6 +270,20 @@ class SupernetRecord:
             record.space.parse(judged.arch)
         _check_class_names(record, 'supernet')
         return record
+
+
+def _check_per_class(record: Record) -> None:
+    """Raise unless the accuracies of classes are of these classes, and add up."""
+    names = record.class_names or tuple(map(str, range(record.num_classes)))
+    known = set(names)
+    if record.per_class and tuple(c.name for c in record.per_class) != names:
+        raise InputError(f'record: per_class is of {listed(c.name for c in record.per_class)}, not of the '
+                         f'{record.num_classes} classes of the network; leave it out')
+    for c in record.per_class:
+        answers = {**c.taken_for, c.name: c.hits}
+        if c != ClassAccuracy.of(c.name, answers) or c.hits < 0 or not set(answers) <= known:
+            raise InputError(f'record: per_class of {c.name!r:.80} does not add up: {c.n} images, {c.top1_pct} %, '
+                             f'taken for {str(c.taken_for)!r:.80}; leave per_class out')
 
 
 def _check_class_names(record: Record | SupernetRecord, where: str) -> None:

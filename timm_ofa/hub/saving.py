@@ -26,6 +26,7 @@ from ..runtimes import Session, to_onnx
 from .card import render_card
 from .folder import (
     CARD,
+    CONFUSION,
     DRAWING,
     ELSEWHERE,
     FILES,
@@ -41,7 +42,7 @@ from .folder import (
     subset,
 )
 from .outgoing import PERF_KEYS, copy_files, public_config, refuse_links, write_results
-from .plots import plot_architecture, plot_front
+from .plots import plot_architecture, plot_confusion, plot_front, shows_confusion
 from .record import Record
 
 MAX_ONNX_ERROR = 1e-3  # of the largest logit: rounding stays below it, and any wrong weight is far above it
@@ -84,6 +85,8 @@ def _write_figures(folder: Path, record: Record, perf: dict) -> None:
     _write_json(folder / PERF, {**perf, **subset(record.to_dict(), ELSEWHERE[PERF])})
     if record.front:
         plot_front(record, folder / PLOT)
+    if shows_confusion(record):
+        plot_confusion(record, folder / CONFUSION)
     write_results(folder, record)
     write_text(folder / CARD, render_card(record))
 

@@ -84,7 +84,7 @@ def read_supernet(folder: Path) -> tuple[SupernetRecord, TrainConfig | None, Sup
         name=training.name if training and re.fullmatch(NAME, training.name) else f'{network.space.name}_supernet',
         space=network.space.to_dict(), num_classes=network.num_classes, class_names=block.get('class_names') or [],
         data=data, skipped_images=block.get('skipped_images'),
-        dataset_id=data if re.fullmatch(HUB_ID, str(data), re.ASCII) else None,
+        dataset_id=data if re.fullmatch(HUB_ID, str(data), re.ASCII) and not (training and training.test) else None,
         judged=[{k: v for k, v in event.items() if k != 'event'} for event in run_events(folder, LOG)
                 if event.get('event') == 'subnet'],
         source=public_name(source) if isinstance(source := block.get('source'), str) else source,

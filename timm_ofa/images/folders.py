@@ -44,6 +44,12 @@ def image_folders(source: str, root: Path) -> dict[str, Path] | None:
     return {split: root.joinpath(*place) for split, place in found.items()}
 
 
+def folder_name(folder: Path) -> str:
+    """What a folder of images is called; that of a split has the name of the folder around it too."""
+    folder = folder.resolve()
+    return f'{folder.parent.name} {folder.name}' if _is_split(folder.name) else folder.name
+
+
 def class_names(folder: Path) -> set[str]:
     """The classes of a split."""
     return {entry.name for entry in os.scandir(folder) if entry.is_dir() and _is_seen(entry.name)}

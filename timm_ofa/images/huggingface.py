@@ -13,7 +13,7 @@ from PIL import Image
 from ..errors import InputError, listed
 from ..networks import refuse_unreachable
 from .decoding import decode_image, reason
-from .folders import class_names, image_folders, refuse_unknown_classes
+from .folders import class_names, folder_name, image_folders, refuse_unknown_classes
 from .splits import UNLABELED, Opened, Part, Stream, is_labeled, refuse_same_split, unlabeled_test
 
 IMAGES_DIR = Path(__file__).parent  # holds the images that ship with the package, one folder a data set
@@ -31,8 +31,8 @@ class _Column:
         return decode_image(self.dataset[i][self.column], f'image {i} of {self.title}')
 
 
-def open_hugging_face(source: str, place: str, options: Mapping[str, str], streaming: bool) -> Opened:
-    """A data set of the Hub or a folder; `streaming`: splits are streams."""
+def open_hugging_face(source: str, place: str, options: Mapping[str, str], streaming: bool, alone: bool) -> Opened:
+    """A data set of the Hub or a folder; `streaming`: splits are streams; `alone`: its only split is taken as train."""
     folder = IMAGES_DIR / place if place == BUILT_IN else Path(place)
     folders = None
     if place and folder.is_dir():
@@ -40,7 +40,8 @@ def open_hugging_face(source: str, place: str, options: Mapping[str, str], strea
     elif place.count('/') > 1 or place.startswith(('.', '/', '~')) or not place:
         raise InputError(f'data {source!r:.120} is not a folder; give a folder of images by class or of parquet files')
     loaded, features = _load_dataset(source, str(folder) if folder.is_dir() else place, folders, streaming)
-    train, wanted = options.get('train', 'train'), options.get('test')
+    usual = next(iter(loaded)) if alone and len(loaded) == 1 else 'train'
+    train, wanted = options.get('train', usual), options.get('test')
     refuse_same_split(source, train, wanted, train == wanted)
     for name in filter(None, (train, wanted)):
         if name not in loaded:
@@ -48,7 +49,7 @@ def open_hugging_face(source: str, place: str, options: Mapping[str, str], strea
                 f"data {source!r:.120} has the splits {listed(loaded)}; one must be called 'train', or be named: "
                 '?train=NAME&test=NAME')
     image, label = _columns(source, features, options.get('label'))
-    name = place if not folder.is_dir() else folder.resolve().name
+    name = place if not folder.is_dir() else folder_name(folder)
 
     def split(split_name: str) -> Part | Stream:
         return _split(loaded[split_name], split_name, (image, label), f'{name} {split_name}', streaming)

@@ -140,6 +140,10 @@ class ImageSet:
         """`n` random images, in which each class keeps its share; itself if there are no more than that."""
         return self if n >= len(self) else self.subset(stratified(self.labels.numpy(), n, seed), self.title)
 
+    def at(self, side: int) -> ImageSet:
+        """The same images, of another side (px), decoded once if they fit into memory."""
+        return ImageSet(self.rows, self.labels, side, self.title)
+
     def subset(self, indices: Sequence[int], title: str) -> ImageSet:
         """Some of the images, as a set of their own."""
         chosen = torch.as_tensor(indices, dtype=torch.long)

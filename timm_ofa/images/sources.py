@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+from dataclasses import replace
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from ..errors import InputError, listed
 from .folders import refuse_unknown_classes
 from .huggingface import open_hugging_face
-from .splits import UNLABELED, Opened, Part
+from .splits import UNLABELED, Opened, Part, Stream, is_labeled, unlabeled_test
 from .timm_readers import open_timm
 
 OPTIONS = ('train', 'test', 'label', 'root')
@@ -19,6 +20,28 @@ OPTIONS = ('train', 'test', 'label', 'root')
 
 def open_source(source: str) -> Opened:
     """The splits of a source, as `load_data` describes it; raises `InputError`."""
+    opened = _opened(source)
+    if isinstance(opened.train, Part):
+        _check_labels(source, np.asarray(opened.train.labels), opened.class_names)
+        if isinstance(opened.test, Part):
+            refuse_unknown_classes(
+                source, opened.test.split, classes_of(opened, opened.test), classes_of(opened, opened.train))
+    return opened
+
+
+def open_test(source: str) -> Opened:
+    """A source that is for the test alone: its test split, or else its only one, is `test`; raises `InputError`."""
+    opened = _opened(source, alone=True)
+    if opened.test is None:
+        only = opened.train
+        opened = replace(opened, test=replace(only, split='all' if only.split == 'train' else only.split))
+    if isinstance(opened.test, Part) and not is_labeled(opened.test):
+        raise unlabeled_test(source, opened.test.split)
+    return opened
+
+
+def _opened(source: str, alone: bool = False) -> Opened:
+    """The splits of a source; `alone`: its only split may have any name."""
     if source == 'digits':
         return _digits()
     place, mark, query = source.partition('?')
@@ -30,16 +53,15 @@ def open_source(source: str) -> Opened:
     if kind == 'stream':
         atexit.register(gc.collect)  # Python hangs or crashes at its end if Arrow is still reading then
     if kind == 'timm':
-        opened = open_timm(source, rest, options)
-    else:
-        opened = open_hugging_face(source, rest if kind == 'stream' else place, options, streaming=kind == 'stream')
-    if isinstance(opened.train, Part):
-        _check_labels(source, np.asarray(opened.train.labels), opened.class_names)
-        if isinstance(opened.test, Part):
-            test, train = ({opened.class_names[label] for label in set(part.labels) if label > UNLABELED}
-                           for part in (opened.test, opened.train))
-            refuse_unknown_classes(source, opened.test.split, test, train)
-    return opened
+        return open_timm(source, rest, options)
+    return open_hugging_face(source, rest if kind == 'stream' else place, options, kind == 'stream', alone)
+
+
+def classes_of(opened: Opened, part: Part | Stream) -> set[str]:
+    """The classes of which a split has images; of a stream, all that it may have."""
+    if isinstance(part, Stream):
+        return set(opened.class_names)
+    return {opened.class_names[label] for label in set(part.labels) if label > UNLABELED}
 
 
 def _check_labels(source: str, labels: np.ndarray, class_names: tuple[str, ...]) -> None:

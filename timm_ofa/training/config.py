@@ -23,7 +23,7 @@ from .recipes import RECIPES
 class Phase:
     """One phase of a training: its choices (None: all of the space), its length, its rate, and what subnets learn."""
     name: str
-    epochs: int = number(1)  # after the warm-up
+    epochs: int = number()  # after the warm-up; 0 of both: the network is trained already
     lr: float = number(1e-12, 100)  # highest rate, for the batch of all processes together
     warmup_epochs: int = number(default=0)
     depths: tuple[int, ...] | None = None
@@ -60,6 +60,7 @@ class TrainConfig:
     space: SearchSpace = field(metadata={'reader': shelf_space})  # may be given by its name on the shelf, or a path
     data: str = text(limit=MAX_LONG_TEXT)  # see `load_data`
     phases: tuple[Phase, ...] = field(kw_only=True)
+    test: str | None = text(limit=MAX_LONG_TEXT, default=None)  # test images of another source; None: those of data
     resolutions: tuple[int, ...] | None = None  # px; None: all resolutions of the space
     batch_size: int = number(2, default=128)  # of all processes together
     seed: int = number(default=0)
@@ -87,6 +88,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'space', load_space(self.space))
+
+    @property
+    def trains_subnets(self) -> bool:
+        """Whether subnets besides the largest one are trained. Where they are not, they are repaired when judged."""
+        return any(phase.recipe != 'largest' for phase in self.phases)
 
     def load_space(self) -> SearchSpace:
         """The search space at this run's resolutions."""
@@ -241,6 +247,7 @@ def _uses(config: TrainConfig, given: Mapping) -> Iterator[tuple[tuple[str, ...]
         at = 'phases', str(i)
         for key in RECIPES[phase.recipe].ignores:
             yield at, key, written(keys, key), f'with the recipe {phase.recipe!r}'
+        yield at, 'warmup_epochs', written(keys, 'warmup_epochs') and not phase.epochs, 'with epochs 0'
         yield at, 'deepest', written(keys, 'deepest') and written(keys, 'depths'), 'beside depths'
         fixed = not config.space.elastic_widths
         yield at, 'widths', written(keys, 'widths') and fixed, f'in {config.space.name}: its widths are fixed'

@@ -73,6 +73,8 @@ class Loop:
 
         `save` is called when `due` is not 0. By then all losses so far were seen to be finite.
         """
+        if not phase.epochs:
+            return start
         if not (start.epoch or start.step):
             forget_momentum(self.optimizer)
         scheduler = self._scheduler(phase)

@@ -46,7 +46,9 @@ def check_run(config: TrainConfig, output: Path, resume: bool) -> dict[str, Any]
         return {}
     if not file.exists():
         raise InputError(f'output {str(output)!r:.120} holds no run to resume; leave out --resume')
-    before = TrainConfig.from_dict(read_yaml(file.read_text()), file.name)
+    settings = read_yaml(file.read_text())
+    settings.pop('kind', None)  # older files do not have it
+    before = TrainConfig.from_dict(settings, file.name)
     phases_over = progress_of(output / CHECKPOINTS).phase
     rates = tuple(
         replace(new, lr=old.lr) if i >= phases_over else new
@@ -63,9 +65,9 @@ def check_run(config: TrainConfig, output: Path, resume: bool) -> dict[str, Any]
 
 
 def write_settings(config: TrainConfig, output: Path) -> None:
-    """Create the folder of a run, with its settings."""
+    """Create the folder of a run, with its settings as a configuration that `load_config` reads."""
     output.mkdir(parents=True, exist_ok=True)
-    write_text(output / SETTINGS, yaml.safe_dump(config.to_dict(), sort_keys=False))
+    write_text(output / SETTINGS, yaml.safe_dump({'kind': 'supernet', **config.to_dict()}, sort_keys=False))
 
 
 class RunLog:

@@ -142,8 +142,6 @@ class _Run:
     def _run_phases(self, loop: Loop, checkpoints: Checkpoints, start: Progress, log: RunLog) -> None:
         """Run the phases that are left, a checkpoint at the end of each, and whenever one is due."""
         config, space = self.config, self.supernet.space
-        judge = SubnetJudge(
-            self.result, self.data.train, self.data.holdout, augment=config.augment, seed=config.seed)
         teacher, here = self.teachers.of_phase(start.phase), start
         with graceful_stop() as ended_by:
             def save(progress: Progress, why: int) -> None:
@@ -163,6 +161,9 @@ class _Run:
                 here = loop.run_phase(
                     phase, partial(recipe.draw, subspace, phase.subnets_per_step, whole=space), teacher, here,
                     lambda: checkpoints.due(ended_by()), save)
+                judge = SubnetJudge(
+                    self.result, self.data.train, self.data.holdout, augment=config.augment, seed=config.seed,
+                    repairs=not config.trains_subnets)
                 judge_ends(phase, subspace, judge, log)
                 log.time(dict(event='phase', phase=phase.name, seconds=round(time.perf_counter() - began, 1)))
                 if i == 0:
