@@ -27,6 +27,8 @@ from .measurements import with_measured as with_measured
 from .plots import check_picture as check_picture
 from .plots import plot_fit as plot_fit
 from .plots import plot_search as plot_search
+from .profiles import find_profiles as find_profiles
+from .profiles import publish_profile as publish_profile
 from .publishing import publish as publish
 from .publishing import publish_family as publish_family
 from .publishing import publish_page as publish_page

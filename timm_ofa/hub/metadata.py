@@ -1,6 +1,7 @@
-"""What the Hub indexes of a network or a supernet: tags for its search, and the front matter of the card.
+"""What the Hub indexes of a network, a supernet or a device profile: tags for its search, the front matter of a card.
 
-Everything in a record is text that somebody else may have written, so `ModelCardData` alone builds the front matter.
+Everything in a record or a profile is text that somebody else may have written, so the classes of the Hub's client for
+card data alone build the front matter.
 """
 from __future__ import annotations
 
@@ -9,18 +10,19 @@ from functools import partial
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
-from ..devices import UNKNOWN
+from ..devices import UNKNOWN, DeviceProfile
 from ..fields import slug
 from .record import HUB_ID, Measurement, Record, SupernetRecord
 
 RUNGS_MS = (1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 500, 1000)
 SUPERNET_TAG = 'supernet'  # of a supernet; a subnet has 'supernet:NAME'
+PROFILE_TAG = 'timm_ofa-profile'  # of a device profile, which is a data set of the Hub
 
 
 def evidence(record: Record, device: str) -> list[Measurement]:
-    """The latencies of single images on a device, fastest first: measurements if there are any, else predictions."""
+    """The latencies of single images on a device, fastest first: measurements if there are any, else the others."""
     known = [m for m in record.measurements if m.device == device and m.batch_size == 1]
     measured = [m for m in known if m.source == 'measured']
     return sorted(measured or known, key=lambda m: m.typical_ms)
@@ -34,7 +36,7 @@ def tags(record: Record | SupernetRecord) -> list[str]:
     devices = sorted({m.device for m in record.measurements} | ({record.device} if record.device else set()))
     found = ['timm', 'timm_ofa', 'once-for-all']
     found += [f'device:{device}' for device in devices]
-    found += sorted({f'runtime:{m.runtime}' for m in record.measurements})
+    found += sorted({f'runtime:{m.runtime}' for m in record.measurements if m.runtime != UNKNOWN})
     found += sorted({f'precision:{m.precision}' for m in record.measurements if m.precision != UNKNOWN})
     found += [f'resolution:{record.arch.resolution}']
     for device in devices:
@@ -60,6 +62,20 @@ def card_data(record: Record | SupernetRecord) -> ModelCardData:
         library_name='timm', pipeline_tag='image-classification', license=record.license, tags=tags(record),
         datasets=[record.dataset_id] if record.dataset_id else None, base_model=base, model_name=record.name,
         eval_results=results or None, ignore_metadata_errors=False, **more)
+
+
+def profile_tags(profile: DeviceProfile) -> list[str]:
+    """The tags of the data set that holds a device profile."""
+    precision = [] if profile.precision == UNKNOWN else [f'precision:{profile.precision}']
+    return ['timm_ofa', PROFILE_TAG, f'device:{profile.device}', f'runtime:{slug(profile.runtime)}', *precision,
+            f'space:{slug(profile.space)}']
+
+
+def profile_data(profile: DeviceProfile) -> DatasetCardData:
+    """The front matter of the card of a device profile. The Hub shows no rows of it: it is one JSON object."""
+    return DatasetCardData(
+        pretty_name=f'{profile.device_name}, {profile.runtime}, {profile.space}', license='apache-2.0',
+        tags=profile_tags(profile), viewer=False)
 
 
 def eval_results(record: Record | SupernetRecord) -> str | None:

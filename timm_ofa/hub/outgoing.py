@@ -1,4 +1,4 @@
-"""What may leave this computer with a published folder: the one list of files, keys and columns.
+"""What may leave this computer with a published folder or profile: the one list of files, keys and columns.
 
 All else stays: keys that somebody added, places on the disk, and codecarbon's coordinates and machine.
 """
@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..devices import UNITS, DeviceProfile
 from ..errors import InputError
 from ..files import write_text
 from ..networks import BLOCK, DIGEST
@@ -35,6 +36,9 @@ EVENT_KEYS = (  # of log.jsonl and times.jsonl
     'event', 'processes', 'data', 'images', 'steps', 'versions', 'phase', 'epoch', 'step', 'at_step', 'loss',
     'lr', 'images_per_s', 'seconds', 'session_s', 'date', 'device', 'device_name', 'changed', 'largest_top1_pct',
     'smallest_top1_pct', 'subnet', 'top1_pct', 'macs_m', 'params_k', 'arch')
+PROTOCOL_KEYS = (  # of a device profile; its other fields are checked ones, and all of them leave
+    'statistic', 'method', 'sweeps', 'order', 'paced', 'calibration_nets', 'processor', 'host', 'noise_pct',
+    'drift_pct', 'share_by_weights', 'corrected_pct', 'networks', 'left_out', *(f'ms per {unit}' for unit in UNITS))
 EMISSION_COLUMNS = (
     'timestamp', 'run_id', 'duration', 'emissions', 'energy_consumed', 'cpu_energy', 'gpu_energy', 'ram_energy')
 
@@ -67,6 +71,11 @@ def public_name(source: str | None) -> str | None:
     if source is None or re.fullmatch(rf'hf[-_]hub:{HUB_ID}(@[\w.-]+)?|[\w.-]+|https?://[^\s@]+', source, re.ASCII):
         return source
     return re.split(r'[/\\]', source.partition('?')[0].rstrip('/\\'))[-1].rpartition(':')[2] or 'unknown'
+
+
+def public_profile(profile: DeviceProfile) -> DeviceProfile:
+    """What leaves of a device profile."""
+    return replace(profile, protocol=subset(profile.protocol, PROTOCOL_KEYS))
 
 
 def public_emissions(text: str) -> str:
