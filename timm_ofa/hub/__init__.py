@@ -8,7 +8,7 @@
 - `folder`, `saving`: a network's folder is checked, is written; `supernets`: the same for trained supernets
 - `metadata`, `card`, `plots`: what the Hub indexes of it, what people read, pictures
 - `client`, `publishing`, `device_collections`: the way to the Hub; `fetching`, `listing`, `catalog_page`: the way back
-- `profiles`: device profiles on the Hub
+- `profiles`: device profiles on the Hub; `releasing`: every model of `hub_configs/` to the Hub
 
 A new published model is a file in `hub_configs/`. A new field is a field in `record` and a line in `templates/`.
 """

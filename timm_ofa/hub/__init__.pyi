@@ -36,6 +36,7 @@ from .record import NAME as NAME
 from .record import FrontPoint as FrontPoint
 from .record import Record as Record
 from .record import Training as Training
+from .releasing import Release as Release
 from .saving import add_onnx as add_onnx
 from .saving import check_target as check_target
 from .saving import save_folder as save_folder

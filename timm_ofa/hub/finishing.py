@@ -4,7 +4,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from accelerate import Accelerator
 from torch import nn
@@ -18,7 +17,8 @@ from ..spaces import Arch, SearchSpace
 from ..training import FinetuneConfig, finetune, load_teacher
 from .configs import NamedSubnet
 from .fronts import FrontFile, predicted_ms
-from .measurements import measurement, prediction
+from .measurements import measurement, prediction, published
+from .outgoing import public_name
 from .record import HUB_ID, Accuracy, Calibration, FrontPoint, Record, Search, Supernet, Training
 from .supernets import supernet_origin
 
@@ -54,7 +54,8 @@ class Source:
 
 def finish(source: Source, candidate: Candidate, *, name: str | None = None, found: FrontFile | None = None,
            measured: Sequence[dict] = (), training: FinetuneConfig | None = None,
-           references: Sequence[FrontPoint] = (), profile: DeviceProfile | None = None) -> tuple[nn.Module, Record]:
+           references: Sequence[FrontPoint] = (), profile: DeviceProfile | None = None,
+           evaluated: bool = True) -> tuple[nn.Module, Record]:
     """Make the weights of a candidate, evaluate them on the test images, and put all that is known into a record.
 
     Args:
@@ -64,6 +65,7 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
         training: How the network is trained on; None: it keeps the weights of the supernet.
         references: Further networks for the picture of the front.
         profile: Of the search. If nothing was measured, its price becomes a predicted latency.
+        evaluated: Whether the accuracy is measured.
     """
     from .. import __version__
 
@@ -72,7 +74,6 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
     model = judge.subnet(arch)
     if training:
         model = _finetune(source, judge, arch, model, training)
-    top1_pct = evaluate(model, data.test, space, arch.resolution)
     supernet_id, revision, license = supernet_origin(source.supernet_id)
     record = Record(
         name=name or arch_name(space, found.under if found else None, found.max_latency_ms if found else None),
@@ -85,31 +86,34 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
         measurements=(
             *(measurement(m, found.device, found.device_name, arch) for m in measured if found),
             *([prediction(candidate, profile, data.num_classes)] if profile and found and not measured else [])),
-        top1_pct=round(top1_pct, 3), predicted_top1_pct=round(candidate.top1_pct, 3) if found else None,
-        accuracy=Accuracy(
-            dataset=data.name, split=data.split, n=len(data.test),
-            protocol=_protocol(source, arch, training)),
+        predicted_top1_pct=round(candidate.top1_pct, 3) if found else None,
         front=(*(_front_point(c, c == candidate) for c in (found.front if found else ())), *references),
         supernet=Supernet(id=supernet_id, revision=revision, sha256=supernet_digest(source.supernet)), license=license,
-        dataset_id=data.name if re.fullmatch(HUB_ID, data.name, re.ASCII) else None,
+        dataset_id=_hub_id(data),
         search=None if found is None else Search(
-            limit=found.limit_words, seed=found.seed, profile=Path(found.profile).name,
+            limit=found.limit_words, seed=found.seed, profile=public_name(found.profile),
             profile_error_pct=found.profile_error_pct, predictor_error_pct=found.predictor_error_pct),
         calibration=Calibration(
             images=min(judge.calibration_images, len(data.train)), batch_size=CALIBRATION_BATCH,
             repaired=source.repairs),
         finetune_epochs=training.epochs if training else 0, training=source.training, code_version=__version__)
-    return model, record
-
-
-def _protocol(source: Source, arch: Arch, training: FinetuneConfig | None) -> str:
-    """How the accuracy was measured, and of which weights."""
     tuned = f'fine-tuned for {training.epochs} epochs' if training else 'not fine-tuned'
-    skipped = source.data.skipped
-    return (
-        f'top-1, {arch.resolution} px, center {100 * source.supernet.space.crop_pct:g} %, bilinear, fp32; weights of '
-        f'the supernet, {"repaired in closed form, " if source.repairs else ""}{tuned}'
-        f'{f"; {skipped:,} broken images of the data set were left out" if skipped else ""}')
+    weights = f'weights of the supernet, {"repaired in closed form, " if source.repairs else ""}{tuned}'
+    return model, with_accuracy(model, record, data, weights) if evaluated else record
+
+
+def with_accuracy(model: nn.Module, record: Record, data: Data, weights: str) -> Record:
+    """The record with the accuracy on the test images of `data`, and how that was measured; `weights` says of which."""
+    space, resolution = record.space, record.arch.resolution
+    skipped = f'; {data.skipped:,} broken images of the data set were left out' if data.skipped else ''
+    protocol = f'top-1, {resolution} px, center {100 * space.crop_pct:g} %, bilinear, fp32; {weights}{skipped}'
+    return replace(
+        record, top1_pct=round(evaluate(model, data.test, space, resolution), 3), dataset_id=_hub_id(data),
+        accuracy=Accuracy(dataset=data.name, split=data.split, n=len(data.test), protocol=protocol))
+
+
+def _hub_id(data: Data) -> str | None:
+    return data.name if re.fullmatch(HUB_ID, data.name, re.ASCII) else None
 
 
 def _limit_conditions(found: FrontFile | None, measured: Sequence[dict], num_classes: int) -> Conditions | None:
@@ -138,15 +142,24 @@ def _finetune(source: Source, judge: SubnetJudge, arch: Arch, model: nn.Module, 
 
 
 def finish_named(source: Source, name: str, subnet: NamedSubnet, *, training: FinetuneConfig | None = None,
-                 ) -> tuple[nn.Module, Record]:
+                 evaluated: bool = True) -> tuple[nn.Module, Record]:
     """Make the weights of a named network from a supernet of its space. The record also says how it was found."""
     candidate = Candidate(subnet.arch, subnet.predicted_top1_pct or 0.0, subnet.predicted_ms or 0.0)
-    model, record = finish(source, candidate, name=name, training=training)
-    profile = subnet.search.profile if subnet.search else None
+    model, record = finish(source, candidate, name=name, training=training, evaluated=evaluated)
+    named = as_named(record, subnet)
+    if evaluated:  # the card names the images that it was judged on, whatever it was found with
+        named = replace(named, dataset_id=record.dataset_id)
+    return model, named
+
+
+def as_named(record: Record, subnet: NamedSubnet) -> Record:
+    """The record with all that its configuration says: how the network was found, and its latency, as it was published
+    or as the profile of the search has it."""
+    measurements, profile = published(subnet), subnet.search.profile if subnet.search else None
     if profile in profile_names() and subnet.predicted_ms is not None:
-        record = replace(record, measurements=(prediction(candidate, load_profile(profile), record.num_classes),))
-    known = {**subnet.known(), 'dataset_id': record.dataset_id}  # that it was judged on, whatever it was found with
-    return model, replace(record, **known)
+        candidate = Candidate(subnet.arch, 0.0, subnet.predicted_ms)
+        measurements = (prediction(candidate, load_profile(profile), record.num_classes),)
+    return replace(record, measurements=measurements, **subnet.known())
 
 
 def _front_point(candidate: Candidate, chosen: bool) -> FrontPoint:

@@ -22,7 +22,7 @@ _slug, _ms, _pct = partial(text, SLUG.pattern, 60), partial(number, 0, 1e7), par
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One latency of a network on one device in one runtime, measured or predicted."""
+    """One latency of a network on one device in one runtime: measured, predicted, or published by its authors."""
     device: str = _slug()  # slug that begins with the vendor
     device_name: str
     runtime: str = _slug()
@@ -40,7 +40,7 @@ class Measurement:
     n: int | None = number(default=None)  # timed runs
     energy_mj: float | None = number(0, 1e9, default=None)  # of a run, millijoules
     peak_memory_mb: float | None = number(0, 1e9, default=None)  # of a run, 1e6 bytes
-    source: str = choice('measured', 'predicted')
+    source: str = choice('measured', 'predicted', 'published')  # published: by the network's authors
     date: str | None = text(r'\d{4}-\d\d-\d\d', default=None)
     tool_versions: dict[str, str] = field(default_factory=dict)
 
