@@ -11,13 +11,14 @@ from torch import nn
 
 from ..accuracy import CALIBRATION_IMAGES, SubnetJudge, evaluate, supernet_digest
 from ..devices import Conditions, DeviceProfile, load_profile, profile_names
-from ..images import CALIBRATION_BATCH, Augment, Data, EpochBatches, ImageSet
+from ..images import CALIBRATION_BATCH, Augment, CalibrationImages, Data, EpochBatches, ImageSet
 from ..networks import Supernet as TrainedSupernet
 from ..searching import Candidate
 from ..spaces import Arch, SearchSpace
 from ..training import FinetuneConfig, finetune, load_teacher
 from .configs import NamedSubnet
 from .fronts import FrontFile, predicted_ms
+from .making import calibrated
 from .measurements import measurement, prediction
 from .record import HUB_ID, Accuracy, Calibration, FrontPoint, Record, Search, Supernet, Training
 from .supernets import supernet_origin
@@ -142,11 +143,34 @@ def finish_named(source: Source, name: str, subnet: NamedSubnet, *, training: Fi
     """Make the weights of a named network from a supernet of its space. The record also says how it was found."""
     candidate = Candidate(subnet.arch, subnet.predicted_top1_pct or 0.0, subnet.predicted_ms or 0.0)
     model, record = finish(source, candidate, name=name, training=training)
+    return model, replace(_as_named(record, subnet), dataset_id=record.dataset_id)  # that it was judged on
+
+
+def finish_unjudged(supernet: TrainedSupernet, supernet_id: str, images: CalibrationImages, augment: Augment, name: str,
+                    subnet: NamedSubnet, *, seed: int = 0, num_images: int = CALIBRATION_IMAGES,
+                    ) -> tuple[nn.Module, Record]:
+    """Make the weights of a named network from a supernet of its space and from images whose labels do not matter.
+
+    Its accuracy is not measured.
+    """
+    from .. import __version__
+
+    model, calibration, _ = calibrated(
+        supernet, subnet.arch, images, augment=augment, seed=seed, num_images=num_images)
+    origin, revision, _ = supernet_origin(supernet_id)
+    return model, _as_named(Record(
+        name=name, space=supernet.space, arch=subnet.arch, num_classes=supernet.num_classes,
+        supernet=Supernet(id=origin, revision=revision, sha256=supernet_digest(supernet)), calibration=calibration,
+        finetune_epochs=0, code_version=__version__), subnet)
+
+
+def _as_named(record: Record, subnet: NamedSubnet) -> Record:
+    """The record with all that its configuration says of how the network was found."""
     profile = subnet.search.profile if subnet.search else None
     if profile in profile_names() and subnet.predicted_ms is not None:
+        candidate = Candidate(subnet.arch, 0.0, subnet.predicted_ms)
         record = replace(record, measurements=(prediction(candidate, load_profile(profile), record.num_classes),))
-    known = {**subnet.known(), 'dataset_id': record.dataset_id}  # that it was judged on, whatever it was found with
-    return model, replace(record, **known)
+    return replace(record, **subnet.known())
 
 
 def _front_point(candidate: Candidate, chosen: bool) -> FrontPoint:

@@ -19,8 +19,9 @@ from ..files import fetch
 from ..networks import Supernet
 from ..spaces import space_names
 from ..training import save_supernet
-from .checkpoints import read_upstream, weights_cure
+from .checkpoints import read_upstream
 from .configs import IMAGENET, HubConfig, NamedSubnet, hub_configs
+from .making import weights_cure
 from .record import Accuracy, Record
 from .saving import check_target, save_folder
 

@@ -38,6 +38,10 @@ MAX_JSON_BYTES = 16 * 2**20
 PROBE_S = 5.0  # for finding out whether the Hub answers; its client would try for 23 s
 
 
+class NotThere(InputError):
+    """Nothing is at a place, or nobody answers there, as opposed to something that is wrong."""
+
+
 def checked(entry_point: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     """The entry-point, which now checks weights of a folder or a repository before it uses them (`InputError`)."""
     @functools.wraps(entry_point)
@@ -95,7 +99,13 @@ def hub_weights(repo_id: str, cache_dir: str | Path | None = None, *, asked: boo
         asked: The `config.json` in the cache was fetched just now, so the Hub need not be asked again.
     """
     from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HTTPError, LocalEntryNotFoundError, RemoteEntryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HTTPError,
+        LocalEntryNotFoundError,
+        RemoteEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     name, _, revision = repo_id.partition('@')
     fetch = functools.partial(hf_hub_download, name, cache_dir=cache_dir, library_name='timm_ofa')
@@ -106,15 +116,17 @@ def hub_weights(repo_id: str, cache_dir: str | Path | None = None, *, asked: boo
         path = Path(fetch(WEIGHTS, revision=known.parent.name))
     except RemoteEntryNotFoundError as error:
         missing = CONFIG if CONFIG in str(error) else WEIGHTS
-        raise InputError(f'{repo_id!r:.120} holds no {missing}, and nothing else is read; publish it again') from None
+        raise NotThere(f'{repo_id!r:.120} holds no {missing}, and nothing else is read; publish it again') from None
     except GatedRepoError:
         raise InputError(f'{repo_id!r:.120} is gated; ask for access on its page at {hub_address()}, then give a token '
                          'of the account that has it') from None
+    except RepositoryNotFoundError:
+        raise NotThere(f'{repo_id!r:.120} is not on {hub_address()}; check name and token') from None
     except LocalEntryNotFoundError as error:
         if constants.HF_HUB_OFFLINE:
-            raise InputError(f'HF_HUB_OFFLINE is set and {WEIGHTS} of {repo_id!r:.120} is not in the cache; unset it '
-                             'to reach the Hub') from None
-        raise InputError(f'{WEIGHTS} of {repo_id!r:.120} cannot be fetched ({one_line(error)}); try again') from None
+            raise NotThere(f'HF_HUB_OFFLINE is set and {WEIGHTS} of {repo_id!r:.120} is not in the cache; unset it '
+                           'to reach the Hub') from None
+        raise NotThere(f'{WEIGHTS} of {repo_id!r:.120} cannot be fetched ({one_line(error)}); try again') from None
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
         raise InputError(f'{WEIGHTS} of {repo_id!r:.120} cannot be fetched ({one_line(error)}); try again') from None
     blob = path.resolve()
@@ -221,7 +233,7 @@ def _unreachable() -> bool:
 
 
 def refuse_unreachable() -> None:
-    """Raise `InputError` at once if the Hub does not answer. What it answers does not matter here."""
+    """Raise `NotThere` at once if the Hub does not answer. What it answers does not matter here."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HTTPError
     from huggingface_hub.utils import get_session
@@ -231,8 +243,8 @@ def refuse_unreachable() -> None:
     try:
         get_session().head(constants.ENDPOINT, timeout=PROBE_S)
     except HTTPError as error:
-        raise InputError(f'the Hub at {hub_address()} cannot be reached ({type(error).__name__}); '
-                         'check the connection') from None
+        raise NotThere(f'the Hub at {hub_address()} cannot be reached ({type(error).__name__}); '
+                       'check the connection') from None
 
 
 def hub_address() -> str:
