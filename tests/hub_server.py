@@ -381,8 +381,15 @@ class _Handler(BaseHTTPRequestHandler):
             return self.missing('RevisionNotFound')
         return self.reply(self.hub.info(repo, revision))
 
-    def tree(self, repo: str, revision: str) -> None:
-        self.reply([entry(path, data) for path, data in self.hub.repos[repo].files(revision).items()])
+    def tree(self, repo: str, revision: str, folder: str = '') -> None:
+        """All files below a folder, or, where that is asked for, those in it and its folders."""
+        files = self.hub.repos[repo].files(revision)
+        below = {path.removeprefix(folder).lstrip('/'): path for path in files if path.startswith(folder)}
+        deep = self.query.get('recursive') != ['false']
+        folders = sorted({rest.split('/')[0] for rest in below if '/' in rest}) if not deep else []
+        self.reply([
+            *({'type': 'directory', 'path': f'{folder}/{name}'.lstrip('/'), 'oid': '0' * 40} for name in folders),
+            *(entry(path, files[path]) for rest, path in below.items() if deep or '/' not in rest)])
 
     def commits(self, repo: str, revision: str) -> None:
         self.reply([{'id': sha, 'title': message, 'message': '', 'authors': [], 'date': '2026-11-22T00:00:00.000Z'}
@@ -407,7 +414,12 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {'X-Repo-Commit': self.hub.repos[repo].sha(revision), 'ETag': f'"{listed["oid"]}"'}
         if 'lfs' in listed:
             headers |= {'X-Linked-ETag': f'"{listed["lfs"]["oid"]}"', 'X-Linked-Size': listed['size']}
-        return self.reply(data, headers={**headers, 'Content-Type': 'application/octet-stream'})
+        headers['Content-Type'] = 'application/octet-stream'
+        if part := re.fullmatch(r'bytes=(\d+)-(\d*)', self.headers.get('Range') or ''):
+            start, end = int(part[1]), int(part[2] or len(data) - 1)
+            headers['Content-Range'] = f'bytes {start}-{min(end, len(data) - 1)}/{len(data)}'
+            return self.reply(data[start:end + 1], 206, headers)
+        return self.reply(data, headers=headers)
 
 
 KIND, MAYBE = '(?P<kind>models|spaces|datasets)', '(?P<kind>(spaces|datasets)/)?'
@@ -431,6 +443,7 @@ ROUTES = [
     ('GET', f'/api/{KIND}/{REPO}', _Handler.model),
     ('GET', f'/api/{KIND}/{REPO}/revision/(?P<revision>[^/]+)', _Handler.model),
     ('GET', f'/api/{KIND}/{REPO}/tree/(?P<revision>[^/]+)', _Handler.tree),
+    ('GET', f'/api/{KIND}/{REPO}/tree/(?P<revision>[^/]+)/(?P<folder>.+)', _Handler.tree),
     ('GET', f'/api/{KIND}/{REPO}/commits/(?P<revision>[^/]+)', _Handler.commits),
     ('GET', f'/api/models/{REPO}/refs', _Handler.refs),
     ('POST', f'/api/models/{REPO}/tag/(?P<revision>[^/]+)', _Handler.tag),

@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -57,6 +58,17 @@ def locked(path: str | Path) -> Iterator[None]:
     key = hashlib.sha256(str(Path(path).resolve()).encode()).hexdigest()[:24]
     with FileLock(Path(tempfile.gettempdir()) / f'timm_ofa-{key}.lock', mode=0o666):
         yield
+
+
+def check_room(folder: str | Path, megabytes: float) -> None:
+    """Refuse to begin what the disk of a folder has no room for; the size is an estimate."""
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / 1e6
+    if free < megabytes:
+        raise InputError(f'the disk of {str(folder)!r:.120} has {free:.0f} MB left, about {megabytes:.0f} MB are '
+                         'needed; free space, or choose another disk')
 
 
 def write_text(path: str | Path, text: str) -> None:

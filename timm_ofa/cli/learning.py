@@ -4,12 +4,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import check_room
 from .shared import (
     CALIBRATION_IMAGES,
     COMMON,
     GO_ON,
     check_files,
-    check_room,
     config_path,
     open_supernet,
     options,

@@ -16,7 +16,7 @@ from ..accuracy import QUICK_REPAIR_IMAGES, REPAIR_IMAGES
 from ..console import say, table
 from ..devices import DeviceProfile, load_profile
 from ..errors import InputError
-from ..files import write_text
+from ..files import check_room, write_text
 from ..hub import (
     FrontFile,
     NotWithin,
@@ -37,7 +37,7 @@ from ..spaces import SearchSpace
 from ..training import FinetuneConfig, Phase, TrainConfig
 from . import stages
 from .planning import Plan, make_plan, sides_for, usual_side
-from .shared import check_folder_place, check_room
+from .shared import check_folder_place
 from .verbs import Answer
 
 SETTINGS, PLAN, NETWORKS = 'run.json', 'plan.json', 'networks.json'

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .shared import CALIBRATION_IMAGES, GO_ON, check_room, open_supernet, options, stopped
+from .shared import CALIBRATION_IMAGES, GO_ON, open_supernet, options, stopped
 from .verbs import Answer, Option, Verb, rows_answer
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ RELEASE = Verb(
         'seed num_calibration',
         org=Option('owner of the repositories on the Hub', 'ORG'),
         only=Option("models whose name matches a pattern, like 'ofa_mbv3_note10_*'", 'PATTERN'),
-        data=Option('images for the BatchNorm statistics of the networks that our search found, as in --data of '
-                    '`timm-ofa specialize`; without them these networks are skipped', 'DATA'),
+        data=Option('images of any classes, for the BatchNorm statistics of the networks that our search found; by '
+                    'default those in TIMM_OFA_CALIBRATION_DATA, else some of the Hub', 'DATA'),
         eval_data=Option('images whose test part each network with these classes is evaluated on; by default a network '
                          'keeps the accuracy that its authors published, or has none', 'DATA'),
         space=Option('static Space for the catalog; by default ORG/catalog', 'ORG/NAME'),
@@ -37,12 +37,14 @@ def release(*, org: str, only: str = '*', data: str | None = None, eval_data: st
             space: str | None = None, private: bool = False, dry_run: bool = False, seed: int = 0,
             num_calibration: int = CALIBRATION_IMAGES, out: str = 'out/release') -> Answer:
     """All models, or those whose names match a pattern."""
-    from ..hub import Release, finish_named
+    from ..hub import Release, finish_unjudged, images_for
     from ..images import load_data, stored_side
 
     def find(supernet: str, name: str, subnet: NamedSubnet) -> tuple[nn.Module, Record]:
-        source = open_supernet(supernet, subnet).with_images(str(data), seed=seed, num_calibration=num_calibration)
-        return finish_named(source, name, subnet, evaluated=False)
+        opened = open_supernet(supernet, subnet)
+        images = opened.calibration_images(data or images_for(subnet), num_calibration)
+        return finish_unjudged(opened.supernet, opened.id, images, opened.augment, name, subnet, seed=seed,
+                               num_images=num_calibration)
 
     def images(subnet: NamedSubnet) -> Data:
         return images_at(stored_side(subnet.space, subnet.arch.resolution))
@@ -51,9 +53,7 @@ def release(*, org: str, only: str = '*', data: str | None = None, eval_data: st
     def images_at(side: int) -> Data:
         return load_data(str(eval_data), side, seed=seed)
 
-    work = Release(org, Path(out), find if data else None, images if eval_data else None, private)
-    if not dry_run:
-        check_room(out, work.room_mb(only))
+    work = Release(org, Path(out), find, images if eval_data else None, private)
     with stopped(GO_ON):
         rows = [outcome.row for outcome in work.run(only, space, dry_run)]
     failed = [row['name'] for row in rows if row['state'] == 'failed']

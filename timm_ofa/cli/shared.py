@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from .verbs import Option, one_of, positive, whole
 if TYPE_CHECKING:
     from ..accuracy import SubnetJudge
     from ..hub import Attempt, FrontFile, NamedSubnet, Source, Training
+    from ..images import Augment, CalibrationImages
     from ..networks import Supernet
     from ..spaces import Arch, SearchSpace
     from ..training import TrainConfig
@@ -70,17 +70,6 @@ def check_folder_place(path: str, flag: str = '--out') -> None:
     parent = Path(path).absolute().parent
     if not parent.is_dir():
         raise InputError(f'{flag} {path!r:.120}: the folder {str(parent)!r:.120} does not exist; make it first')
-
-
-def check_room(folder: str | Path, megabytes: float) -> None:
-    """Refuse to begin what the disk has no room for; the size is an estimate."""
-    place = Path(folder).absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free / 1e6
-    if free < megabytes:
-        raise InputError(f'the disk of {str(folder)!r:.120} has {free:.0f} MB left, about {megabytes:.0f} MB are '
-                         'needed; free space, or choose another disk')
 
 
 def config_path(text: str, kind: str) -> Path:
@@ -145,10 +134,25 @@ class OpenSupernet:
 
         return replace(self, side=max(self.side, stored_side(self.space, arch.resolution)))
 
+    @property
+    def augment(self) -> Augment:
+        """What its training did to images at random."""
+        from ..images import Augment
+
+        return self.config.augment if self.config else Augment()
+
+    def calibration_images(self, source: str, n: int, *, skip_broken: bool = False) -> CalibrationImages:
+        """Images whose labels do not matter: those that `with_images` would calibrate on, of any classes."""
+        from ..images import open_calibration
+
+        config = self.config
+        return open_calibration(source, self.side, n, holdout=config.holdout if config else 0.1,
+                                seed=config.seed if config else 0, skip_broken=skip_broken)
+
     def with_images(self, data: str, *, seed: int, num_calibration: int, skip_broken: bool = False) -> Source:
         """The supernet with the images that its networks are judged on; raises `InputError` for other classes."""
         from ..hub import Source
-        from ..images import Augment, load_data
+        from ..images import load_data
 
         config = self.config
         images = load_data(
@@ -161,7 +165,7 @@ class OpenSupernet:
             raise InputError(
                 f'supernet {self.id!r:.100} has {self.supernet.num_classes} classes, data {images.name!r:.60} has '
                 f'{images.num_classes}; {cure}')
-        return Source(self.supernet, self.id, images, config.augment if config else Augment(), self.cost, seed=seed,
+        return Source(self.supernet, self.id, images, self.augment, self.cost, seed=seed,
                       calibration_images=num_calibration)
 
 

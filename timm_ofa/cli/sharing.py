@@ -24,6 +24,7 @@ PUBLISH = Verb(
         private=Option('make the repository private'),
         dry_run=Option('check everything and say what would be published, but publish nothing'),
         onnx=Option('add model.onnx, which takes any number of images at a time'),
+        pt2=Option('add model.pt2, a program of torch.export that runs with torch alone'),
         force=Option('also replace a repository that timm_ofa did not write, or that others have changed'),
         collection=Option('also list the network in the collections of the account, one for each device')))
 CATALOG = Verb(
@@ -47,31 +48,35 @@ IMPORT_UPSTREAM = Verb(
 
 @PUBLISH.mode()
 def publish(*, folder: Sequence[str], repo: str | None = None, owner: str | None = None, private: bool = False,
-            dry_run: bool = False, onnx: bool = False, force: bool = False, collection: bool = False) -> Answer:
+            dry_run: bool = False, onnx: bool = False, pt2: bool = False, force: bool = False,
+            collection: bool = False) -> Answer:
     """One network or supernet, the networks of one search, or a device profile."""
-    from ..hub import PERF, add_onnx, check_token, is_supernet, publish_family
+    from ..hub import PERF, add_onnx, add_pt2, check_token, is_supernet, publish_family
     from ..hub import publish as publish_folder
 
     folders = [Path(path) for path in folder]
     if len(folders) == 1 and folders[0].suffix == '.json':
-        return _publish_profile(folder[0], repo, owner, private, dry_run, force, onnx=onnx, collection=collection)
+        return _publish_profile(folder[0], repo, owner, private, dry_run, force, onnx=onnx, pt2=pt2,
+                                collection=collection)
     if len(folders) == 1 and not (folders[0] / 'config.json').exists():
         folders = [path.parent for path in sorted(folders[0].glob(f'*/{PERF}'))] or folders
-    for name, given in (('onnx', onnx), ('collection', collection)):
+    for name, given in (('onnx', onnx), ('pt2', pt2), ('collection', collection)):
         if given and any(is_supernet(path) for path in folders):
             raise InputError(f'--{name} is for networks, {str(folders[0])!r:.120} holds a supernet; leave it out')
     if len(folders) == 1 and owner:
         raise InputError(f'--owner {owner!r:.120} is for several folders, this is one; give --repo ORG/NAME')
     if len(folders) > 1 and repo:
         raise InputError(f'--repo {repo!r:.120} is one repository, the folders are {len(folders)}; give --owner')
-    if onnx and not dry_run:
+    adders = [add for given, add in ((onnx, add_onnx), (pt2, add_pt2)) if given]
+    if adders and not dry_run:
         check_token(repo.split('/')[0] if repo and repo.count('/') == 1 else owner)
     options = dict(private=private, dry_run=dry_run, force=force, collection=collection)
     with TemporaryDirectory() as copies:
-        for i, path in enumerate(folders if onnx else ()):
+        for i, path in enumerate(folders if adders else ()):
             if dry_run:  # changes no folder
                 folders[i] = Path(shutil.copytree(path, Path(copies) / str(i) / path.name))
-            add_onnx(folders[i])
+            for add in adders:
+                add(folders[i])
         if len(folders) == 1:
             return _fields(publish_folder(folders[0], repo, **options))
         rows = publish_family(folders, owner, **options)

@@ -1,7 +1,7 @@
 """What is known of a finished network, the folder that holds it, and its way to the Hugging Face Hub and back.
 
 - `record`: all that is known of a network or a supernet; `configs`, `ofa`: the named models of `hub_configs/`;
-  `checkpoints`: where their weights come from
+  `checkpoints`: where their weights come from; `making`: weights that nobody has published
 - `finishing`: a search result becomes a network with its record; `upstream`: so does a release of the paper's authors
 - `fronts`, `timing`: what a search found, and which of it is measured within the limit; `measurements`, `cost`: figures
   of the record

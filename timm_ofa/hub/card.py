@@ -42,15 +42,17 @@ def _escape(value: Any) -> Any:
 
 
 def render_card(record: Record | SupernetRecord, repo_id: str | None = None, phases: Sequence[Phase] = (),
-                curves: bool = False) -> str:
+                curves: bool = False, programs: Sequence[str] = ()) -> str:
     """The whole README.md.
 
     Args:
         repo_id: The repository that the card is for; a placeholder stands in its place if it is not given.
         phases: The phases of a supernet's training.
         curves: Whether `training.svg` lies beside the card.
+        programs: The files that run without this package and lie beside the card.
     """
-    known = _supernet_words(record, phases, curves) if isinstance(record, SupernetRecord) else _subnet_words(record)
+    known = (_supernet_words(record, phases, curves) if isinstance(record, SupernetRecord) else
+             {**_subnet_words(record), 'programs': programs})
     body = _environment().get_template(TEMPLATE_OF[record.kind]).render(
         record=record, repo_id=repo_id or f'{OWNER}/{record.name}', **known)
     return f'---\n{card_data(record).to_yaml()}\n---\n\n{body}'

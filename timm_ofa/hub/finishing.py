@@ -10,13 +10,14 @@ from torch import nn
 
 from ..accuracy import CALIBRATION_IMAGES, SubnetJudge, evaluate, supernet_digest
 from ..devices import Conditions, DeviceProfile, load_profile, profile_names
-from ..images import CALIBRATION_BATCH, Augment, Data, EpochBatches, ImageSet
+from ..images import CALIBRATION_BATCH, Augment, CalibrationImages, Data, EpochBatches, ImageSet
 from ..networks import Supernet as TrainedSupernet
 from ..searching import Candidate
 from ..spaces import Arch, SearchSpace
 from ..training import FinetuneConfig, finetune, load_teacher
 from .configs import NamedSubnet
 from .fronts import FrontFile, predicted_ms
+from .making import calibrated
 from .measurements import measurement, prediction, published
 from .outgoing import public_name
 from .record import HUB_ID, Accuracy, Calibration, FrontPoint, Record, Search, Supernet, Training
@@ -54,8 +55,7 @@ class Source:
 
 def finish(source: Source, candidate: Candidate, *, name: str | None = None, found: FrontFile | None = None,
            measured: Sequence[dict] = (), training: FinetuneConfig | None = None,
-           references: Sequence[FrontPoint] = (), profile: DeviceProfile | None = None,
-           evaluated: bool = True) -> tuple[nn.Module, Record]:
+           references: Sequence[FrontPoint] = (), profile: DeviceProfile | None = None) -> tuple[nn.Module, Record]:
     """Make the weights of a candidate, evaluate them on the test images, and put all that is known into a record.
 
     Args:
@@ -65,7 +65,6 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
         training: How the network is trained on; None: it keeps the weights of the supernet.
         references: Further networks for the picture of the front.
         profile: Of the search. If nothing was measured, its price becomes a predicted latency.
-        evaluated: Whether the accuracy is measured.
     """
     from .. import __version__
 
@@ -99,7 +98,7 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
         finetune_epochs=training.epochs if training else 0, training=source.training, code_version=__version__)
     tuned = f'fine-tuned for {training.epochs} epochs' if training else 'not fine-tuned'
     weights = f'weights of the supernet, {"repaired in closed form, " if source.repairs else ""}{tuned}'
-    return model, with_accuracy(model, record, data, weights) if evaluated else record
+    return model, with_accuracy(model, record, data, weights)
 
 
 def with_accuracy(model: nn.Module, record: Record, data: Data, weights: str) -> Record:
@@ -142,14 +141,29 @@ def _finetune(source: Source, judge: SubnetJudge, arch: Arch, model: nn.Module, 
 
 
 def finish_named(source: Source, name: str, subnet: NamedSubnet, *, training: FinetuneConfig | None = None,
-                 evaluated: bool = True) -> tuple[nn.Module, Record]:
+                 ) -> tuple[nn.Module, Record]:
     """Make the weights of a named network from a supernet of its space. The record also says how it was found."""
     candidate = Candidate(subnet.arch, subnet.predicted_top1_pct or 0.0, subnet.predicted_ms or 0.0)
-    model, record = finish(source, candidate, name=name, training=training, evaluated=evaluated)
-    named = as_named(record, subnet)
-    if evaluated:  # the card names the images that it was judged on, whatever it was found with
-        named = replace(named, dataset_id=record.dataset_id)
-    return model, named
+    model, record = finish(source, candidate, name=name, training=training)
+    return model, replace(as_named(record, subnet), dataset_id=record.dataset_id)  # that it was judged on
+
+
+def finish_unjudged(supernet: TrainedSupernet, supernet_id: str, images: CalibrationImages, augment: Augment, name: str,
+                    subnet: NamedSubnet, *, seed: int = 0, num_images: int = CALIBRATION_IMAGES,
+                    ) -> tuple[nn.Module, Record]:
+    """Make the weights of a named network from a supernet of its space and from images whose labels do not matter.
+
+    Its accuracy is not measured.
+    """
+    from .. import __version__
+
+    model, calibration, _ = calibrated(
+        supernet, subnet.arch, images, augment=augment, seed=seed, num_images=num_images)
+    origin, revision, _ = supernet_origin(supernet_id)
+    return model, as_named(Record(
+        name=name, space=supernet.space, arch=subnet.arch, num_classes=supernet.num_classes,
+        supernet=Supernet(id=origin, revision=revision, sha256=supernet_digest(supernet)), calibration=calibration,
+        finetune_epochs=0, code_version=__version__), subnet)
 
 
 def as_named(record: Record, subnet: NamedSubnet) -> Record:

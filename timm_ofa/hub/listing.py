@@ -24,7 +24,7 @@ from ..searching import within
 from ..training import supernet_folder
 from .client import hub_api, hub_errors
 from .folder import PERF, load_record
-from .metadata import RUNGS_MS, SUPERNET_TAG, evidence
+from .metadata import SUPERNET_TAG, evidence, may_be_within
 from .record import Measurement, Record
 from .supernets import is_supernet, read_supernet
 
@@ -177,9 +177,9 @@ def _on_hub(org: str, device: str | None, max_latency_ms: float | None) -> Itera
     wanted = ['timm_ofa']
     if device:
         wanted.append(f'device:{device}')
-        rung = next((r for r in RUNGS_MS if max_latency_ms is not None and max_latency_ms <= r), None)
-        wanted += [f'latency:{device}:le-{rung}ms'] if rung else []
     infos = [info for info in listed(org, wanted) if SUPERNET_TAG not in (info.tags or [])]
+    if device and max_latency_ms is not None:
+        infos = [info for info in infos if may_be_within(info.tags or [], device, max_latency_ms)]
     with ThreadPoolExecutor(READERS) as pool:
         for info, path in zip(infos, pool.map(lambda info: fetch_record(info.id, info.sha), infos)):
             yield info.id, f'{hub_address()}/{info.id}', path

@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..files import write_text
 from ..networks import BLOCK, DIGEST
 from ..training import TrainConfig
-from .folder import RESULTS, subset
+from .folder import PROGRAMS, RESULTS, subset
 from .metadata import eval_results
 from .record import HUB_ID, Record, SupernetRecord
 
@@ -31,7 +31,7 @@ PRETRAINED_KEYS = (  # of its pretrained_cfg: what the network is and how images
     'pool_size', 'test_pool_size', 'first_conv', 'classifier', 'custom_load')
 SUPERNET_KEYS = (  # of its block
     'kind', DIGEST, 'space', 'data', 'class_names', 'training', 'source', 'license', 'imported', 'skipped_images')
-PERF_KEYS = ('format', 'name', DIGEST, 'onnx_sha256', 'measurements', 'front')
+PERF_KEYS = ('format', 'name', DIGEST, *PROGRAMS.values(), 'pt2_torch', 'measurements', 'front')
 EVENT_KEYS = (  # of log.jsonl and times.jsonl
     'event', 'processes', 'data', 'images', 'steps', 'versions', 'phase', 'epoch', 'step', 'at_step', 'loss',
     'lr', 'images_per_s', 'seconds', 'session_s', 'date', 'device', 'device_name', 'changed', 'largest_top1_pct',

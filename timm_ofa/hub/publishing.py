@@ -21,7 +21,7 @@ from ..networks import BLOCK, CONFIG, hub_address, read_json
 from .card import render_card
 from .client import OWNER, check_repo_id, hub_api, hub_errors, writable_id
 from .device_collections import collect
-from .folder import CARD, check_folder
+from .folder import CARD, check_folder, programs_of
 from .metadata import tags
 from .record import Record, SupernetRecord
 from .saving import stage_folder, update_folder
@@ -130,7 +130,7 @@ def _stage(folder: Path, stage: Path) -> tuple[Record | SupernetRecord, Callable
     writes the card for a repository."""
     if not is_supernet(folder):
         record = stage_folder(folder, stage)
-        return record, partial(render_card, record)
+        return record, partial(render_card, record, programs=programs_of(stage))
     supernet, training = stage_supernet(folder, stage)
     phases = training.phases if training else ()
     return supernet, partial(render_card, supernet, phases=phases, curves=(stage / CURVES).is_file())

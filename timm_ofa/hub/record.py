@@ -102,6 +102,8 @@ class Calibration:
     """The images that the BatchNorm statistics come from, or the repair of the weights."""
     images: int = number()
     batch_size: int = number()
+    data: str | None = None  # their name; None: they are training images
+    sha256: str | None = text('[0-9a-f]{64}', default=None)  # of their pixels
     repaired: bool = False  # the weights were repaired in closed form
 
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from ..console import progress_bar
 from ..errors import InputError, listed, one_line
-from ..files import locked
+from ..files import check_room, locked
 from ..images import Data
 from ..spaces import load_space
 from ..training import load_config, supernet_folder
@@ -75,14 +75,14 @@ class Release:
         owner: The namespace on the Hub.
         out: Folder of the folders of all models.
         find: Makes a network that our search found: (its supernet's name or folder, its name, the network) -> weights
-            and record. None: there are no images for BatchNorm statistics, and these networks are skipped.
+            and record.
         eval_data: Network -> images on whose test part it is evaluated, if they have its classes. None: it keeps the
             accuracy that its authors published, or has none.
         private: Repositories, collections and Space are private.
     """
     owner: str
     out: Path
-    find: Callable[[str, str, NamedSubnet], tuple[nn.Module, Record]] | None = None
+    find: Callable[[str, str, NamedSubnet], tuple[nn.Module, Record]]
     eval_data: Callable[[NamedSubnet], Data] | None = None
     private: bool = False
 
@@ -104,6 +104,7 @@ class Release:
         api = hub_api()
         if dry_run:
             return [self._planned(api, config) for config in configs]
+        check_room(self.out, sum(_megabytes(c) for c in configs if not (self.out / c.name).exists()))
         self.out.mkdir(parents=True, exist_ok=True)
         with locked(self.out):
             _remove_torn(self.out, configs)
@@ -117,11 +118,6 @@ class Release:
             page = Outcome('catalog', 'last', FAILED, repo_id=space_id or f'{self.owner}/catalog')
             outcomes.append(_tried(page, lambda: self._with_catalog(page)))
         return outcomes
-
-    def room_mb(self, only: str = '*') -> float:
-        """About how many MB (1e6 bytes) the folders of these models take that are not there yet."""
-        lacking = [c for c in _chosen(only) if not self._missing(c) and not (self.out / c.name).exists()]
-        return sum(4e-6 * _params(config) for config in lacking)
 
     def _outcome(self, config: HubConfig, state: str, why: str = '', **about: Any) -> Outcome:
         return Outcome(config.name, way(config), state, why, self._repo_id(config), **about)
@@ -141,16 +137,7 @@ class Release:
         record = self._on_hub(api, config)
         if record is not None:
             return self._outcome(config, SKIPPED, THERE, record=record)
-        missing = self._missing(config)
-        return self._outcome(config, SKIPPED if missing else PLANNED, missing or WAYS[way(config)])
-
-    def _missing(self, config: HubConfig) -> str:
-        """Why a model cannot be made; nothing if it can."""
-        if way(config) == 'recipe':
-            return WAYS['recipe']
-        if way(config) == 'found' and self.find is None:
-            return 'its BatchNorm statistics need images; give --data'
-        return ''
+        return self._outcome(config, SKIPPED if way(config) == 'recipe' else PLANNED, WAYS[way(config)])
 
     def _repo_id(self, config: HubConfig) -> str:
         return f'{self.owner}/{repository_name(config)}'
@@ -210,7 +197,6 @@ class Release:
             save_released(folder, _network(config, weights), _about(config, weights))
             return check_supernet(folder)[0]
         if way(config) == 'found':
-            assert self.find is not None
             model, record = self.find(self._supernet(subnet), config.name, subnet)
             of = 'weights of the supernet, not fine-tuned'
         else:
@@ -272,12 +258,12 @@ def _chosen(only: str) -> list[HubConfig]:
     return sorted(configs, key=lambda c: (ways.index(way(c)), c.subnet is not None, c.name))
 
 
-def _params(config: HubConfig) -> int:
-    """Parameters of a model; of a supernet, those of its largest network."""
-    if config.subnet:
-        return config.subnet.space.params(config.subnet.arch)
-    space = load_space(str(config.data['space']))
-    return space.params(space.max_arch())
+def _megabytes(config: HubConfig) -> float:
+    """About the size of the folder of a model, MB (1e6 bytes)."""
+    if config.weights is None:
+        return 0
+    space = config.subnet.space if config.subnet else load_space(str(config.data['space']))
+    return 4e-6 * space.params(config.subnet.arch if config.subnet else space.max_arch())
 
 
 def _network(config: HubConfig, weights: Weights) -> nn.Module:

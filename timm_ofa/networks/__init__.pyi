@@ -20,6 +20,7 @@ from .weights import BUILD_ARGS as BUILD_ARGS
 from .weights import CONFIG as CONFIG
 from .weights import DIGEST as DIGEST
 from .weights import WEIGHTS as WEIGHTS
+from .weights import NotThere as NotThere
 from .weights import check_configs as check_configs
 from .weights import check_shapes as check_shapes
 from .weights import checked as checked

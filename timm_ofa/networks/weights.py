@@ -40,6 +40,10 @@ MAX_JSON_BYTES = 16 * 2**20
 PROBE_S = 5.0  # for finding out whether the Hub answers; its client would try for 23 s
 
 
+class NotThere(InputError):
+    """Nothing is at a place, or nobody answers there, as opposed to something that is wrong."""
+
+
 def checked(entry_point: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     """The entry-point, which now checks weights of a folder or a repository before it uses them (`InputError`)."""
     @functools.wraps(entry_point)
@@ -156,17 +160,17 @@ def _fetching(place: str, *names: str) -> Iterator[None]:
         raise
     except RemoteEntryNotFoundError as error:
         missing = next((name for name in names if name in str(error)), names[-1])
-        raise InputError(f'{place!r:.120} holds no {missing}, and nothing else is read; publish it again') from None
+        raise NotThere(f'{place!r:.120} holds no {missing}, and nothing else is read; publish it again') from None
     except GatedRepoError:
         raise InputError(f'{place!r:.120} is gated; ask for access on its page at {hub_address()}, then give a token '
                          'of the account that has it') from None
     except (RepositoryNotFoundError, RevisionNotFoundError):
-        raise InputError(f'{place!r:.120} or its revision is not on {hub_address()}; check name and token') from None
+        raise NotThere(f'{place!r:.120} or its revision is not on {hub_address()}; check name and token') from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         if constants.HF_HUB_OFFLINE:
-            raise InputError(f'HF_HUB_OFFLINE is set and {names[-1]} of {place!r:.120} is not in the cache; unset it '
-                             'to reach the Hub') from None
-        raise InputError(f'{names[-1]} of {place!r:.120} cannot be fetched ({one_line(error)}); try again') from None
+            raise NotThere(f'HF_HUB_OFFLINE is set and {names[-1]} of {place!r:.120} is not in the cache; unset it '
+                           'to reach the Hub') from None
+        raise NotThere(f'{names[-1]} of {place!r:.120} cannot be fetched ({one_line(error)}); try again') from None
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
         raise InputError(f'{names[-1]} of {place!r:.120} cannot be fetched ({one_line(error)}); try again') from None
 
@@ -282,7 +286,7 @@ def _unreachable() -> bool:
 
 
 def refuse_unreachable() -> None:
-    """Raise `InputError` at once if the Hub does not answer. What it answers does not matter here."""
+    """Raise `NotThere` at once if the Hub does not answer. What it answers does not matter here."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HTTPError
     from huggingface_hub.utils import get_session
@@ -292,8 +296,8 @@ def refuse_unreachable() -> None:
     try:
         get_session().head(constants.ENDPOINT, timeout=PROBE_S)
     except HTTPError as error:
-        raise InputError(f'the Hub at {hub_address()} cannot be reached ({type(error).__name__}); '
-                         'check the connection') from None
+        raise NotThere(f'the Hub at {hub_address()} cannot be reached ({type(error).__name__}); '
+                       'check the connection') from None
 
 
 def hub_address() -> str:
