@@ -80,8 +80,7 @@ def list_published_devices(*, source: str, device: str | None = None) -> Answer:
     """The device profiles of an organization."""
     from ..hub import find_profiles
 
-    rows = [_profile_row(name, p) for name, p in find_profiles(source, device)]
-    return rows_answer(DEVICE_HEADER, rows, hint=f'search with one: --profile {rows[0]["profile"]}')
+    return rows_answer(DEVICE_HEADER, [_profile_row(name, p) for name, p in find_profiles(source, device)])
 
 
 @MODELS.mode()
