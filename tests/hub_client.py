@@ -1,13 +1,21 @@
 """A process with the real client of the Hub, which talks to a `HubServer`."""
 from __future__ import annotations
 
-import json
+import contextlib
+import io
 import os
-import subprocess
-import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
+from fresh import PROCESSES
 from hub_server import HubServer
+
+NAMES = """
+import json, os, sys
+import timm, torch, timm_ofa
+from timm_ofa import hub
+from timm_ofa.hub.listing import find
+"""
 
 
 def constants(address: str, home: Path) -> dict[str, object]:
@@ -20,35 +28,37 @@ def constants(address: str, home: Path) -> dict[str, object]:
 class Client:
     """A process that runs code. It has the Hub's address in its environment, which the client library reads once, at
     import."""
-    LOOP = '''
-import contextlib, io, json, os, sys
-import timm, torch, timm_ofa
-from timm_ofa import hub
-from timm_ofa.hub.listing import find
-for line in sys.stdin:
-    request, out = json.loads(line), io.StringIO()
-    os.environ['HF_TOKEN'] = request['token']
-    try:
-        with contextlib.redirect_stdout(out):
-            exec(request['code'])
-        print(json.dumps(out.getvalue().strip()), flush=True)
-    except Exception as error:
-        print(json.dumps(f'{type(error).__name__}: {error}'), flush=True)
-'''
 
     def __init__(self, server: HubServer, home: Path, xet: bool = False) -> None:
-        path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get('PYTHONPATH', '')])
-        self.process = subprocess.Popen(
-            [sys.executable, '-c', self.LOOP], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, **server.env(home, xet=xet), 'PYTHONPATH': path})
+        self._pipe, there = PROCESSES.Pipe()
+        self.process = PROCESSES.Process(target=_serve, args=(there, server.env(home, xet=xet)))
+        self.process.start()
+        there.close()
 
     def __call__(self, code: str, token: str = 'hf_write') -> str:
         """Run code, and give what it printed, or its error."""
-        self.process.stdin.write(json.dumps({'code': code, 'token': token}) + '\n')
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        self._pipe.send((code, token))
+        return self._pipe.recv()
 
     def close(self) -> None:
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait(timeout=30)
+        self._pipe.close()
+        self.process.join(timeout=30)
+
+
+def _serve(pipe: Connection, env: dict[str, str]) -> None:
+    """Run each code that comes, all in the same names."""
+    os.environ.update(env)
+    names: dict = {}
+    exec(NAMES, names)
+    while True:
+        try:
+            code, os.environ['HF_TOKEN'] = pipe.recv()
+        except EOFError:
+            return
+        out = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(out):
+                exec(code, names)
+            pipe.send(out.getvalue().strip())
+        except Exception as error:
+            pipe.send(f'{type(error).__name__}: {error}')

@@ -35,6 +35,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(pipeline, 'QUICK_REPAIR_IMAGES', 32)
     monkeypatch.setattr(pipeline, 'PROFILE_SECONDS', 1.0)
     monkeypatch.setattr(measuring, 'MIN_SWEEPS', 3)
+    monkeypatch.setattr(stages, '_load_in_new_process', lambda folder: timm.create_model(  # a new one takes seconds
+        f'local-dir:{folder}', pretrained=True))
 
 
 def test_one_command_goes_from_images_to_networks_and_repeats_nothing(origin, quick, capsys, tmp_path, monkeypatch):

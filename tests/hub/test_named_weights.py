@@ -1,11 +1,8 @@
 """Where the weights of named models come from: the Hub, the authors, a file."""
 import io
 import json
-import os
 import pickle
 import re
-import subprocess
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -13,10 +10,10 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from fresh import python
 from hub_server import Repo
 from named_models import NAME, SECOND, SUBNETS, SUPERNETS, TWINS, upstream_checkpoint
 
-import timm_ofa
 from timm_ofa import InputError
 from timm_ofa.hub import checkpoints, find_config
 
@@ -33,11 +30,9 @@ def test_two_released_networks_in_one_process_get_their_own_weights(authors, tmp
     for seed, name in enumerate(TWINS):
         (folder / name).mkdir()
         torch.save(upstream_checkpoint(name, seed), folder / name / 'init')
-    environment = {
-        **os.environ, 'HF_ENDPOINT': 'http://127.0.0.1:9', 'TORCH_HOME': str(tmp_path / 'torch'),
-        'HF_HOME': str(tmp_path / 'hf'), 'NO_PROXY': '127.0.0.1', 'PYTHONPATH': str(Path(timm_ofa.__file__).parents[1])}
-    command = [sys.executable, '-c', SCRIPT, address, *TWINS]
-    subprocess.run(command, env=environment, cwd=tmp_path, check=True, timeout=120)
+    python(SCRIPT, [address, *TWINS], folder=tmp_path, env={
+        'HF_ENDPOINT': 'http://127.0.0.1:9', 'TORCH_HOME': str(tmp_path / 'torch'), 'HF_HOME': str(tmp_path / 'hf'),
+        'NO_PROXY': '127.0.0.1'})
     for name in TWINS:
         expected = torch.load(folder / name / 'init')['state_dict']
         loaded = torch.load(tmp_path / f'{name}.pt')

@@ -2,14 +2,13 @@
 import inspect
 import json
 import math
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
 
 import pytest
 import timm
 import torch
+from fresh import python
 from timm.models import get_pretrained_cfg_value
 from timm.models.efficientnet import EfficientNet, EfficientNetFeatures
 from timm.models.mobilenetv3 import MobileNetV3, MobileNetV3Features
@@ -83,7 +82,7 @@ def test_a_folder_saved_by_timm_gives_the_same_network_in_a_new_process(tmp_path
         inputs[space.name] = torch.randn(2, 3, 64, 64)
         expected[space.name] = (model(inputs[space.name]), (3, arch.resolution, arch.resolution))
     torch.save(inputs, tmp_path / 'x.pt')
-    subprocess.run([sys.executable, '-c', RELOAD, str(tmp_path)], check=True)
+    python(RELOAD, [str(tmp_path)])
     for name, (logits, input_size) in torch.load(tmp_path / 'y.pt').items():
         assert logits.shape == (2, 7) and torch.equal(logits, expected[name][0])
         assert input_size == expected[name][1]

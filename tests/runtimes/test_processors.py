@@ -20,7 +20,7 @@ from timm_ofa.runtimes.pytorch import _ieee
 from timm_ofa.spaces import load_space
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_LOSS_PCT = 1.0  # of 1,000 images; of all 10,000 it is at most 0.2
+MAX_LOSS_PCT = 1.0  # of 1,000 images; of all 10,000 it is at most 0.25
 int8 = import_module('timm_ofa.runtimes.int8')
 SPACE = load_space('ofa_mbv3_tiny')
 
@@ -108,7 +108,7 @@ def test_every_channel_of_an_int8_convolution_has_a_scale_of_its_own():
     assert all(tensors[node.input[1]].shape == tensors[node.input[0]].shape[:1] for node in weights)
 
 
-@pytest.mark.parametrize('limit', ['0p6', '0p7', '0p8', '1', '1p3'])
+@pytest.mark.parametrize('limit', ['0p6', '1p3'])  # tests/bench/bench_int8.py has all five, on all images
 def test_int8_of_a_shipped_network_is_as_exact_as_float(shared, cifar10, limit):
     name = f'ofa_mbv3_cifar10_epyc_lat{limit}ms'
     model = timm.create_model(name, pretrained=True).eval()

@@ -1,7 +1,5 @@
 """The loop: recipes, parts of a batch, rate and momentum, batches, losses that are not finite, too little memory."""
 import resource
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +9,7 @@ import pytest
 import timm
 import torch
 from accelerate import Accelerator
+from fresh import python
 from tqdm import tqdm
 from training_runs import CONFIG, events, limited
 
@@ -165,8 +164,7 @@ print(full - idle, full - mb())
 
 @pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='only Linux tells the memory of a process')
 def test_freed_memory_is_kept_and_given_back_from_time_to_time(digits, tmp_path, monkeypatch):
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', GAPS], capture_output=True, text=True, check=True)
-    at_once, given_back = map(float, done.stdout.split())
+    at_once, given_back = map(float, python(GAPS).split())
     assert at_once < 50 and given_back > 350
     calls = []
     monkeypatch.setattr('timm_ofa.training.loop.GIVE_BACK_EVERY', 2)

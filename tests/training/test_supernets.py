@@ -46,13 +46,13 @@ def small_proxyless(folder):
 
 @pytest.mark.parametrize('family, last_phases', [
     ('byobnet', (Phase('narrow', 1, 0.03, widths=2, expand_ratios=(0.25, 0.35), sort_channels=True),
-                 Phase('all', 3, 0.03, subnets_per_step=2, sort_channels=True))),
-    ('efficientnet', (Phase('all', 3, 0.03, subnets_per_step=2, sort_channels=True),))])
+                 Phase('all', 2, 0.03, subnets_per_step=2, sort_channels=True))),
+    ('efficientnet', (Phase('all', 2, 0.03, subnets_per_step=2, sort_channels=True),))])
 def test_supernets_of_every_family_learn(family, last_phases, tmp_path):
     space = 'ofa_resnet_tiny' if family == 'byobnet' else small_proxyless(tmp_path)
-    largest = Phase('largest', 8, 0.05, kd_weight=0, widths=1 if family == 'byobnet' else None, depths=(3,))
+    largest = Phase('largest', 6, 0.05, kd_weight=0, widths=1 if family == 'byobnet' else None, depths=(3,))
     config = replace(
-        CONFIG, space=space, resolutions=(20,), limit=400, drop_rate=0, augment=Augment(flip=False),
+        CONFIG, space=space, resolutions=(20,), limit=240, batch_size=16, drop_rate=0, augment=Augment(flip=False),
         phases=(largest, *last_phases))
     digits = load_data('digits', 20, limit=config.limit)
     supernet = train_supernet(config, digits, tmp_path / 'run')
