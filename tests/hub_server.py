@@ -87,11 +87,10 @@ class HubServer:
     """`with HubServer() as hub:`
 
     `hub.repos` (the key of a Space is 'spaces/' and its id, that of a data set 'datasets/' and its id) and
-    `hub.collections` are the state. `hub.requests` lists the requests, `hub.lose_answers` counts the commits that are to
-    get no answer, `hub.forbid` is a pattern of paths that get a 403, `hub.gated` one of paths of gated repositories.
-    `hub.fault` is what happens to request number
-    `hub.fault_at` (from 0): a status, 'drop' (nothing is done, no answer), 'lose' (it is done, no answer), or the
-    process id of the client, which is then killed meanwhile.
+    `hub.collections` are the state. `hub.requests` lists the requests, `hub.lose_answers` counts the commits that are
+    to get no answer, `hub.forbid` is a pattern of paths that get a 403, `hub.gated` one of paths of gated repositories.
+    `hub.fault` is what happens to request number `hub.fault_at` (from 0): a status, 'drop' (nothing is done, no
+    answer), 'lose' (it is done, no answer), or the process id of the client, which is then killed meanwhile.
     """
 
     def __init__(self) -> None:

@@ -32,7 +32,7 @@ from timm_ofa.spaces import SearchSpace
 from timm_ofa.training import load_config
 
 NUMBERS = 100, 500, 2000  # of images
-LITE0_PX = 128
+LITE0_PX = 96
 CIFAR10 = 'ofa_mbv3_cifar10_supernet'
 SUBNETS = 2
 
@@ -93,7 +93,7 @@ def cifar10(args: argparse.Namespace) -> str:
     resolution = max(space.resolutions)
     archs = space.restrict(resolutions=[resolution]).sample(np.random.default_rng(0), SUBNETS)
     data = load_data(str(args.cifar10), stored_side(space))
-    images = [data.test.part(1000, 0)]
+    images = [data.test.part(500, 0)]
     networks = [supernet.extract(arch).eval() for arch in archs]
     before = judged(networks, images, space, resolution)
     sets = {args.cifar10.name: data.train}

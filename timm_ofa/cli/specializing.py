@@ -42,9 +42,9 @@ SPECIALIZE = Verb(
                      '--out` wrote', 'FILE.jsonl'),
         limits_ms=Option('make one network for each of these limits in ms, in folders of their own in DIR', 'MS',
                          positive, many=True),
-        config=Option('make a named network: its name from `timm-ofa models`, or its hub_configs/NAME.yaml; without --data '
-                      'its accuracy is not measured, and it is calibrated on images that the environment variable '
-                      'TIMM_OFA_CALIBRATION_DATA names, or on 2,000 of the Hub', 'NAME'),
+        config=Option('make a named network: its name from `timm-ofa models`, or its hub_configs/NAME.yaml; without '
+                      '--data its accuracy is not measured, and it is calibrated on images that the environment '
+                      'variable TIMM_OFA_CALIBRATION_DATA names, or on some of the Hub', 'NAME'),
         supernet=Option(f'{COMMON["supernet"].help}; by default the one that --config names', 'SUPERNET'),
         publish=Option('afterwards publish the networks on the Hub; their cards link each other', 'ORG'),
         profile=Option('device profile; by default the one that the front names', 'PROFILE'),

@@ -19,9 +19,8 @@ from ..files import fetch
 from ..networks import Supernet
 from ..spaces import space_names
 from ..training import save_supernet
-from .checkpoints import read_upstream
+from .checkpoints import read_upstream, weights_cure
 from .configs import IMAGENET, HubConfig, NamedSubnet, hub_configs
-from .making import weights_cure
 from .record import Accuracy, Record
 from .saving import check_target, save_folder
 
