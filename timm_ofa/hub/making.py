@@ -136,8 +136,8 @@ class WeightsToMake:
         megabytes = 4e-6 * space.params(space.max_arch()) + is_streamed(self.source) * IMAGE_MB * n
         minutes = math.ceil(n * (space.macs(self.subnet.arch) / MACS_PER_S + 1 / IMAGES_PER_S) / 60)
         return (f'weights of {self.name} are not published, so they are made once, from {self.released.name} and '
-                f'up to {n:,} images of {self.source}: up to {megabytes:.0f} MB are fetched, and on one core it takes about '
-                f'{minutes} minute{"s" * (minutes > 1)}; they will be in {self.path}')
+                f'up to {n:,} images of {self.source}: up to {megabytes:.0f} MB are fetched, and on one core it takes '
+                f'about {minutes} minute{"s" * (minutes > 1)}; they will be in {self.path}')
 
     def _make(self) -> dict[str, Any]:
         """Write the file of the weights. Returns what they were made of."""
