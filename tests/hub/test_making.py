@@ -1,6 +1,7 @@
 """Weights that nobody has published are made from the released supernet: once, always the same, by one at a time."""
 import io
 import json
+import re
 import shutil
 import threading
 from functools import partial
@@ -87,8 +88,8 @@ def test_the_weights_are_those_of_specialize_on_the_same_images_whatever_happene
     torch.manual_seed(3)
     model, drawn = load().eval(), torch.rand(1)
     line, = (r.getMessage() for r in caplog.records if r.name == making.__name__ and r.levelname == 'WARNING')
-    assert NAME in line and SUPERNET in line and f'2,000 images of {images}' in line and '\n' not in line
-    assert '43 MB are fetched' in line and 'it takes about 1 minute' in line and str(made.path) in line
+    assert NAME in line and SUPERNET in line and f'up to 2,000 images of {images}' in line and '\n' not in line
+    assert '43 MB are fetched' in line and re.search(r'it takes about \d minute', line) and str(made.path) in line
 
     supernet, config = timm.create_model(SUPERNET, pretrained=True, cache_dir=cache), hub_configs()[SUPERNET]
     subnet, training = SUBNETS[NAME], load_config(config.path)

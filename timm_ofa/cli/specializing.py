@@ -42,9 +42,9 @@ SPECIALIZE = Verb(
                      '--out` wrote', 'FILE.jsonl'),
         limits_ms=Option('make one network for each of these limits in ms, in folders of their own in DIR', 'MS',
                          positive, many=True),
-        config=Option('make a named network: its name from `timm-ofa models`, or its hub_configs/NAME.yaml; without --data '
-                      'its accuracy is not measured, and it is calibrated on images that the environment variable '
-                      'TIMM_OFA_CALIBRATION_DATA names, or on 2,000 of the Hub', 'NAME'),
+        config=Option('make a named network: its name from `timm-ofa models`, or its hub_configs/NAME.yaml; without '
+                      '--data its accuracy is not measured, and it is calibrated on images that the environment '
+                      'variable TIMM_OFA_CALIBRATION_DATA names, or on some of the Hub', 'NAME'),
         supernet=Option(f'{COMMON["supernet"].help}; by default the one that --config names', 'SUPERNET'),
         publish=Option('afterwards publish the networks on the Hub; their cards link each other', 'ORG'),
         profile=Option('device profile; by default the one that the front names', 'PROFILE'),
@@ -197,7 +197,7 @@ def specialize_unjudged(*, config: str, supernet: str | None = None, out: str | 
     check_room(folder, 4e-6 * 3 * opened.space.params(opened.space.max_arch()))
     source = images_for(subnet)
     images = opened.calibration_images(source, num_calibration, skip_broken=skip_broken)
-    say(f'BatchNorm statistics come from {num_calibration:,} images of {source}; name others with --data, or in '
+    say(f'BatchNorm statistics come from up to {num_calibration:,} images of {source}; name others with --data, or in '
         'TIMM_OFA_CALIBRATION_DATA')
     made = finish_unjudged(
         opened.supernet, opened.id, images, opened.augment, name, subnet, seed=seed, num_images=num_calibration)

@@ -22,7 +22,6 @@ from ..errors import InputError, one_line
 from ..files import fetch, save_tensors, sha256_of
 from ..networks import NotThere, convert_upstream, hub_address, hub_weights, refuse_unreachable
 from .configs import HubConfig, Weights
-from .making import weights_cure, weights_to_make
 from .pins import refuse_changed
 
 _logger = logging.getLogger(__name__)
@@ -51,7 +50,11 @@ def fetch_weights(config: HubConfig, cfg: PretrainedCfg, reference: Callable[[],
     It must be the file that the same address gave before.
     `reference` gives the network of the checkpoint, which may be on the meta device.
     """
-    made = None if cfg.url else weights_to_make(config, cache_dir)
+    made = None
+    if config.subnet and config.subnet.supernet and not cfg.url:
+        from .making import weights_to_make  # it imports much
+
+        made = weights_to_make(config, cache_dir)
     if made and made.is_kept():
         return made.path
     sources: list[tuple[str, Callable[[], Path]]] = []
@@ -76,6 +79,13 @@ def fetch_weights(config: HubConfig, cfg: PretrainedCfg, reference: Callable[[],
     raise InputError(
         f'weights of {config.name!r} could not be loaded: {"; ".join(failures) or "no source is set"}; '
         f'{weights_cure(config)}, or use pretrained=False')
+
+
+def weights_cure(config: HubConfig) -> str:
+    """What the user can do for a named model's weights when no download gives them."""
+    if config.subnet and config.subnet.search:
+        return f'make them: `timm-ofa specialize --config hub_configs/{config.name}.yaml --data {config.subnet.data}`'
+    return f'get the file and run `timm-ofa import-upstream --name {config.name} --from FILE --out out/{config.name}`'
 
 
 def _fetch_upstream(name: str, url: str, model: nn.Module, cache_dir: str | Path | None) -> Path:

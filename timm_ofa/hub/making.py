@@ -42,7 +42,7 @@ from .record import Calibration
 
 OPEN_IMAGES = 'timm/mini-imagenet'  # 100 classes of ImageNet on the Hub, for everybody
 IMAGE_MB = 0.13  # of one of them
-MACS_PER_S = 2e10  # that a network computes on one core, about
+MACS_PER_S = 1e10  # that a network computes on one core, about
 IMAGES_PER_S = 100  # that are fetched and decoded, about
 FORMAT = 1  # version of how weights are made
 
@@ -123,11 +123,12 @@ class WeightsToMake:
             _logger.warning(self._announcement())
             try:
                 about = self._make()
+                write_text(self.about, json.dumps(about, indent=1) + '\n')
             except (InputError, OSError) as error:
                 raise InputError(f'weights of {self.name!r} are not published ({why}) and could not be made '
                                  f'({one_line(error)}); {self._cures()}') from None
-            _logger.info('weights of %s were made in %.0f s', self.name, time.perf_counter() - began)
-            write_text(self.about, json.dumps(about, indent=1) + '\n')
+            _logger.info('weights of %s were made in %.0f s, and %.0f MB of images were fetched', self.name,
+                         time.perf_counter() - began, about['image_mb'])
         return self.path
 
     def _announcement(self) -> str:
@@ -135,8 +136,8 @@ class WeightsToMake:
         megabytes = 4e-6 * space.params(space.max_arch()) + is_streamed(self.source) * IMAGE_MB * n
         minutes = math.ceil(n * (space.macs(self.subnet.arch) / MACS_PER_S + 1 / IMAGES_PER_S) / 60)
         return (f'weights of {self.name} are not published, so they are made once, from {self.released.name} and '
-                f'{n:,} images of {self.source}: up to {megabytes:.0f} MB are fetched, and on one core it takes about '
-                f'{minutes} minute{"s" * (minutes > 1)}; they will be in {self.path}')
+                f'up to {n:,} images of {self.source}: up to {megabytes:.0f} MB are fetched, and on one core it takes '
+                f'about {minutes} minute{"s" * (minutes > 1)}; they will be in {self.path}')
 
     def _make(self) -> dict[str, Any]:
         """Write the file of the weights. Returns what they were made of."""
@@ -149,12 +150,12 @@ class WeightsToMake:
         with torch.random.fork_rng(devices=[]):
             supernet = timm.create_model(self.released.name, pretrained=True, cache_dir=self.cache_dir)
             assert isinstance(supernet, Supernet)
-            model, calibration, _ = calibrated(supernet, arch, images, augment=config.augment)
+            model, calibration, image_mb = calibrated(supernet, arch, images, augment=config.augment)
         save_tensors(self.path, model.state_dict())
         return dict(
             name=self.name, arch=str(arch), supernet=self.released.name, supernet_sha256=supernet_digest(supernet),
             images=calibration.images, data=calibration.data, images_sha256=calibration.sha256,
-            **{DIGEST: sha256_of(self.path)})
+            image_mb=round(image_mb, 1), **{DIGEST: sha256_of(self.path)})
 
     def _cures(self) -> str:
         supernet, name = self.released.name, self.name
@@ -163,10 +164,3 @@ class WeightsToMake:
             f'Hub id), or get the file of the supernet, `timm-ofa import-upstream --name {supernet} --from FILE --out '
             f'out/{supernet}` and `timm-ofa specialize --config {name} --supernet out/{supernet}`, or free space, or '
             'set HF_HOME and TORCH_HOME to another disk, or use pretrained=False')
-
-
-def weights_cure(config: HubConfig) -> str:
-    """What the user can do for a named model's weights when no download gives them."""
-    if config.subnet and config.subnet.search:
-        return f'make them: `timm-ofa specialize --config hub_configs/{config.name}.yaml --data {config.subnet.data}`'
-    return f'get the file and run `timm-ofa import-upstream --name {config.name} --from FILE --out out/{config.name}`'

@@ -21,10 +21,9 @@ from ..files import fetch
 from ..networks import Supernet as ElasticNetwork
 from ..spaces import space_names
 from ..training import save_supernet
-from .checkpoints import read_upstream
+from .checkpoints import read_upstream, weights_cure
 from .configs import IMAGENET, HubConfig, NamedSubnet, hub_configs
 from .finishing import as_named
-from .making import weights_cure
 from .record import Accuracy, Record, Supernet
 from .saving import check_target, put_in_place, save_folder
 from .supernets import supernet_origin
