@@ -195,7 +195,7 @@ def kill_once(addresses: tuple[str, str], home: Path, words: list[str], moment_s
     process.kill()
     process.join()
     torn = [path.name for path in (home / 'out').glob('.*')]
-    made = len([path for path in (home / 'out').glob('*') if path.is_dir()])
+    made = len([path for path in (home / 'out').glob('[!.]*') if path.is_dir()])
     return (f'{"ended" if ended else "killed"} after {time.perf_counter() - began:5.1f} s, {made} folders whole'
             f'{f", torn: {len(torn)}" if torn else ""}, {len(held(addresses[0]))} repositories')
 
