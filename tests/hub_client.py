@@ -18,6 +18,13 @@ from timm_ofa.hub.listing import find
 """
 
 
+def constants(address: str, home: Path) -> dict[str, object]:
+    """What the Hub's client reads once, at import: for a process that has imported it before."""
+    return dict(
+        ENDPOINT=address, HUGGINGFACE_CO_URL_TEMPLATE=f'{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}',
+        HF_HUB_CACHE=str(home / 'hub'), HF_HUB_DISABLE_XET=True)
+
+
 class Client:
     """A process that runs code. It has the Hub's address in its environment, which the client library reads once, at
     import."""

@@ -30,6 +30,7 @@ import yaml
 
 TOKENS = {  # token -> what whoami says of it
     'hf_write': {'name': 'acme', 'orgs': [{'name': 'acme-lab'}], 'auth': {'accessToken': {'role': 'write'}}},
+    'hf_other': {'name': 'zoe', 'orgs': [], 'auth': {'accessToken': {'role': 'write'}}},
     'hf_read': {'name': 'acme', 'orgs': [], 'auth': {'accessToken': {'role': 'read'}}},
 }
 
@@ -69,6 +70,11 @@ def front_matter(card: bytes):
     return yaml.safe_load(match[1]) if match else None
 
 
+def bare(repo_id: str) -> str:
+    """The id of a repository without its kind."""
+    return re.sub('^(spaces|datasets)/', '', repo_id)
+
+
 def entry(path: str, data: bytes) -> dict:
     """A file of a tree, as the API lists it."""
     oid = hashlib.sha1(b'blob %d\0' % len(data) + data).hexdigest()
@@ -81,11 +87,11 @@ def entry(path: str, data: bytes) -> dict:
 class HubServer:
     """`with HubServer() as hub:`
 
-    `hub.repos` (the key of a Space is 'spaces/' and its id) and `hub.collections` are the state. `hub.requests` lists
-    the requests, `hub.lose_answers` counts the commits that are to get no answer, `hub.forbid` is a pattern of paths
-    that get a 403, `hub.gated` one of paths of gated repositories. `hub.fault` is what happens to request number
-    `hub.fault_at` (from 0): a status, 'drop' (nothing is done, no answer), 'lose' (it is done, no answer), or the
-    process id of the client, which is then killed meanwhile.
+    `hub.repos` (the key of a Space is 'spaces/' and its id, that of a data set 'datasets/' and its id) and
+    `hub.collections` are the state. `hub.requests` lists the requests, `hub.lose_answers` counts the commits that are
+    to get no answer, `hub.forbid` is a pattern of paths that get a 403, `hub.gated` one of paths of gated repositories.
+    `hub.fault` is what happens to request number `hub.fault_at` (from 0): a status, 'drop' (nothing is done, no
+    answer), 'lose' (it is done, no answer), or the process id of the client, which is then killed meanwhile.
     """
 
     def __init__(self) -> None:
@@ -155,7 +161,7 @@ class HubServer:
         card = front_matter(files.get('README.md', b'')) or {}
         own = [card[k] for k in ('library_name', 'pipeline_tag') if k in card] + card.get('tags', [])
         own += [f'dataset:{d}' for d in card.get('datasets', [])]
-        repo_id = repo_id.removeprefix('spaces/')
+        repo_id = bare(repo_id)
         return {
             'id': repo_id, 'modelId': repo_id, 'sha': repo.sha(revision), 'private': repo.private, 'cardData': card,
             'tags': list(dict.fromkeys([*own, 'region:us'])), 'siblings': [{'rfilename': path} for path in files]}
@@ -217,8 +223,9 @@ class _Handler(BaseHTTPRequestHandler):
             match = re.fullmatch(pattern, path)
             if method == self.command.replace('HEAD', 'GET') and match:
                 groups = match.groupdict()
-                if groups.pop('kind', None) in ('spaces', 'spaces/'):
-                    groups['repo'] = f'spaces/{groups["repo"]}'
+                kind = (groups.pop('kind', None) or '').rstrip('/')
+                if kind in ('spaces', 'datasets') and 'repo' in groups:
+                    groups['repo'] = f'{kind}/{groups["repo"]}'
                 if 'repo' in groups and groups['repo'] not in self.hub.repos:
                     return self.missing('RepoNotFound')
                 return answer(self, **groups)
@@ -233,7 +240,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.reply({'error': 'Invalid username or password.'}, 401)
 
     def may_write(self, repo_id: str) -> bool:
-        namespace = repo_id.removeprefix('spaces/').split('/')[0]
+        namespace = bare(repo_id).split('/')[0]
         spaces = [self.user['name'], *(o['name'] for o in self.user['orgs'])] if self.user else []
         return namespace in spaces and self.user['auth']['accessToken']['role'] == 'write'
 
@@ -242,9 +249,9 @@ class _Handler(BaseHTTPRequestHandler):
         repo_id = f'{wanted.get("organization") or self.user["name"]}/{wanted["name"]}'
         if not self.may_write(repo_id):
             return self.reply({'error': 'forbidden'}, 403)
-        if wanted.get('type') == 'space':
-            assert wanted['sdk'] == 'static'
-            repo_id = f'spaces/{repo_id}'
+        if wanted.get('type') in ('space', 'dataset'):
+            assert wanted.get('sdk', 'static') == 'static'
+            repo_id = f'{wanted["type"]}s/{repo_id}'
         answer = {'url': f'{self.hub.url}/{repo_id}', 'name': repo_id, 'id': repo_id}
         if repo_id in self.hub.repos:
             return self.reply({**answer, 'error': 'You already created this model repo'}, 409)
@@ -313,11 +320,12 @@ class _Handler(BaseHTTPRequestHandler):
             return self.hang_up()
         return self.reply({'success': True, 'commitOid': sha, 'commitUrl': f'{self.hub.url}/{repo}/commit/{sha}'})
 
-    def models(self) -> None:
-        """The models of an author that have all the tags, one page. Fields that are not asked for are left out."""
+    def listed(self, of: str) -> None:
+        """The models or data sets of an author that have all the tags, one page. Fields that are not asked for are left
+        out."""
         wanted, author = set(self.query.get('filter', [])), self.query.get('author', [None])[0]
-        there = [r for r in self.hub.repos if not r.startswith('spaces/')]
-        found = [self.hub.info(r) for r in there if author in (None, r.split('/')[0])]
+        there = [r for r in self.hub.repos if (r.split('/')[0] if r.count('/') > 1 else 'models') == of]
+        found = [self.hub.info(r) for r in there if author in (None, bare(r).split('/')[0])]
         keys = {'id', *(self.query.get('expand') or ['modelId', 'tags', 'private'])}
         found = [{k: v for k, v in i.items() if k in keys} for i in found if wanted <= set(i['tags'])]
         self.reply_page(found)
@@ -373,8 +381,15 @@ class _Handler(BaseHTTPRequestHandler):
             return self.missing('RevisionNotFound')
         return self.reply(self.hub.info(repo, revision))
 
-    def tree(self, repo: str, revision: str) -> None:
-        self.reply([entry(path, data) for path, data in self.hub.repos[repo].files(revision).items()])
+    def tree(self, repo: str, revision: str, folder: str = '') -> None:
+        """All files below a folder, or, where that is asked for, those in it and its folders."""
+        files = self.hub.repos[repo].files(revision)
+        below = {path.removeprefix(folder).lstrip('/'): path for path in files if path.startswith(folder)}
+        deep = self.query.get('recursive') != ['false']
+        folders = sorted({rest.split('/')[0] for rest in below if '/' in rest}) if not deep else []
+        self.reply([
+            *({'type': 'directory', 'path': f'{folder}/{name}'.lstrip('/'), 'oid': '0' * 40} for name in folders),
+            *(entry(path, files[path]) for rest, path in below.items() if deep or '/' not in rest)])
 
     def commits(self, repo: str, revision: str) -> None:
         self.reply([{'id': sha, 'title': message, 'message': '', 'authors': [], 'date': '2026-11-22T00:00:00.000Z'}
@@ -399,10 +414,15 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {'X-Repo-Commit': self.hub.repos[repo].sha(revision), 'ETag': f'"{listed["oid"]}"'}
         if 'lfs' in listed:
             headers |= {'X-Linked-ETag': f'"{listed["lfs"]["oid"]}"', 'X-Linked-Size': listed['size']}
-        return self.reply(data, headers={**headers, 'Content-Type': 'application/octet-stream'})
+        headers['Content-Type'] = 'application/octet-stream'
+        if part := re.fullmatch(r'bytes=(\d+)-(\d*)', self.headers.get('Range') or ''):
+            start, end = int(part[1]), int(part[2] or len(data) - 1)
+            headers['Content-Range'] = f'bytes {start}-{min(end, len(data) - 1)}/{len(data)}'
+            return self.reply(data[start:end + 1], 206, headers)
+        return self.reply(data, headers=headers)
 
 
-KIND, MAYBE = '(?P<kind>models|spaces)', '(?P<kind>spaces/)?'
+KIND, MAYBE = '(?P<kind>models|spaces|datasets)', '(?P<kind>(spaces|datasets)/)?'
 REPO, SLUG = r'(?P<repo>[\w.-]+/[\w.-]+)', r'(?P<slug>[\w.-]+/[\w.-]+)'
 ROUTES = [
     ('GET', '/api/whoami-v2', _Handler.whoami),
@@ -414,7 +434,7 @@ ROUTES = [
     ('PUT', '/lfs/(?P<oid>[0-9a-f]{64})', _Handler.lfs_put),
     ('POST', '/lfs/(?P<oid>[0-9a-f]{64})/verify', _Handler.lfs_verify),
     ('POST', f'/api/{KIND}/{REPO}/commit/(?P<revision>[^/]+)', _Handler.commit),
-    ('GET', '/api/models', _Handler.models),
+    ('GET', '/api/(?P<of>models|datasets)', _Handler.listed),
     ('GET', '/api/collections', _Handler.list_collections),
     ('POST', '/api/collections', _Handler.create_collection),
     ('GET', f'/api/collections/{SLUG}', _Handler.collection),
@@ -423,6 +443,7 @@ ROUTES = [
     ('GET', f'/api/{KIND}/{REPO}', _Handler.model),
     ('GET', f'/api/{KIND}/{REPO}/revision/(?P<revision>[^/]+)', _Handler.model),
     ('GET', f'/api/{KIND}/{REPO}/tree/(?P<revision>[^/]+)', _Handler.tree),
+    ('GET', f'/api/{KIND}/{REPO}/tree/(?P<revision>[^/]+)/(?P<folder>.+)', _Handler.tree),
     ('GET', f'/api/{KIND}/{REPO}/commits/(?P<revision>[^/]+)', _Handler.commits),
     ('GET', f'/api/models/{REPO}/refs', _Handler.refs),
     ('POST', f'/api/models/{REPO}/tag/(?P<revision>[^/]+)', _Handler.tag),

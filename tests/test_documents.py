@@ -124,6 +124,16 @@ def test_the_readme_is_short():
     assert len(TEXTS['README.md'].splitlines()) <= 160
 
 
-@pytest.mark.parametrize('path', ['.pre-commit-config.yaml', '.github/workflows/ci.yml'])
+@pytest.mark.parametrize(
+    'path', ['.pre-commit-config.yaml', '.github/workflows/ci.yml', '.github/workflows/release.yml'])
 def test_the_files_of_the_services_are_yaml(path):
     assert yaml.safe_load((ROOT / path).read_text())
+
+
+def test_the_workflow_that_releases_types_a_command_that_there_is():
+    *_, step = yaml.safe_load((ROOT / '.github/workflows/release.yml').read_text())['jobs']['release']['steps']
+    command = step['run'].splitlines()[-1].replace(' "${options[@]}"', '')
+    options = ' '.join(re.findall(r'options\+=\((.*?)\)', step['run']))
+    call = parse(VERBS, shlex.split(f'{command} {options}')[1:])
+    assert call.verb.name == 'release' and call.given['dry_run']
+    assert {value.strip('$') for value in call.given.values() if str(value).startswith('$')} <= set(step['env'])

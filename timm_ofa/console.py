@@ -4,12 +4,13 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+T = TypeVar('T')
 PROGRESS_SWITCH = 'TIMM_OFA_PROGRESS'  # environment variable: 0 turns all progress bars off
 
 
@@ -34,6 +35,14 @@ def progress_bar(total: int, desc: str, unit: str, *, shown: bool = True, **kwar
 
     hidden = not shown or sys.stderr is None or os.environ.get(PROGRESS_SWITCH) == '0'
     return tqdm(total=total, desc=desc, unit=unit, disable=hidden, **kwargs)
+
+
+def counted(items: Iterable[T], total: int, desc: str, unit: str) -> Iterator[T]:
+    """The items, one after the other, counted by a bar that shows itself only if they take longer than 5 seconds."""
+    with progress_bar(total, desc, unit, leave=False, delay=5) as bar:
+        for item in items:
+            yield item
+            bar.update()
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], gap: int = 2) -> str:

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -113,6 +114,24 @@ def locked(path: str | Path, *, wait: bool = True) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def check_writable(folder: str | Path) -> None:
+    """Say before the work that a folder is read-only."""
+    if not os.access(folder, os.W_OK):
+        raise InputError(f'the folder {str(folder)!r:.120} cannot be written to; choose another, or change its rights')
+
+
+def check_room(folder: str | Path, megabytes: float) -> None:
+    """Refuse to begin what the disk has no room for, or does not take; the size is an estimate."""
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    check_writable(place)
+    free = shutil.disk_usage(place).free / 1e6
+    if free < megabytes:
+        raise InputError(f'the disk of {str(folder)!r:.120} has {free:.0f} MB left, about {megabytes:.0f} MB are '
+                         'needed; free space, or choose another disk')
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -43,6 +43,25 @@ def test_a_named_network_is_made_from_a_supernet_in_a_folder(capsys, files, monk
     assert status == 0, err
 
 
+def test_without_data_a_named_network_is_made_and_not_judged(capsys, files, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('TIMM_OFA_CALIBRATION_DATA', 'digits')
+    make = ['specialize', '--config', files / 'ofa_mbv3_tiny.yaml', '--supernet', files / 'supernet',
+            '--num-calibration', 60]
+    status, _, err = run(capsys, *make)
+    assert status == 0 and 'up to 60 images of digits; name others with --data, or in TIMM_OFA_CALIBRATION_DATA' in err
+    record = check_folder('out/ofa_mbv3_tiny')
+    assert (record.top1_pct, record.accuracy, record.predicted_top1_pct) == (None, None, 91.5)
+    assert (record.calibration.data, record.calibration.images, record.supernet.id) == ('digits', 60, 'supernet')
+    assert '| BatchNorm statistics | 60 images of digits' in Path('out/ofa_mbv3_tiny/README.md').read_text()
+    state = timm.create_model('local-dir:out/ofa_mbv3_tiny', pretrained=True).state_dict()
+    assert run(capsys, *make, '--data', 'digits', '--out', 'judged')[0] == 0
+    judged = timm.create_model('local-dir:judged', pretrained=True).state_dict()
+    assert all(torch.equal(v, judged[k]) for k, v in state.items())
+    status, _, err = run(capsys, *make, '--finetune-epochs', 1)
+    assert status == 2 and '--finetune-epochs is read only with --data; add that' in err
+
+
 def test_the_command_in_the_error_makes_the_weights_from_the_released_supernet(capsys, monkeypatch, tmp_path):
     """With a made-up supernet in place of the released one, and a few images of a thousand classes."""
     datasets = pytest.importorskip('datasets')

@@ -10,7 +10,9 @@ import named_models
 import pytest
 import torch
 from catalog_makers import fill_folder
+from hub_client import constants
 from hub_makers import NAME, SPACE, make_model, make_record
+from hub_server import HubServer
 
 from timm_ofa.hub.record import Record
 from timm_ofa.hub.saving import save_folder
@@ -82,6 +84,16 @@ def records(tmp_path_factory) -> tuple[Path, list[Record]]:
     """A folder of 50 networks measured on 3 devices, and their records."""
     folder = tmp_path_factory.mktemp('networks') / 'acme'
     return folder, fill_folder(folder, 50)
+
+
+@pytest.fixture
+def here(server, monkeypatch, tmp_path) -> HubServer:
+    """The local Hub with this process as its client, whose cache is empty. The client reads most of this at import."""
+    for name, value in constants(server.url, tmp_path).items():
+        monkeypatch.setattr(f'huggingface_hub.constants.{name}', value)
+    monkeypatch.setenv('HF_TOKEN', 'hf_write')
+    monkeypatch.setenv('TIMM_OFA_PROGRESS', '0')
+    return server
 
 
 @pytest.fixture

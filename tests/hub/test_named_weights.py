@@ -188,12 +188,14 @@ def test_no_source_is_one_line_with_both_addresses_and_the_cure(authors, no_hub)
 
 @pytest.mark.parametrize('name', ['ofa_mbv3_note10_lat25ms', SECOND, 'ofa_resnet50d_flops600m'])
 def test_weights_that_nobody_released_come_with_the_command_that_makes_them(no_hub, name):
+    """Where neither the supernet nor images can be reached."""
     with pytest.raises(InputError) as error:
         timm.create_model(name, pretrained=True)
     text = str(error.value)
     assert '\n' not in text and f'timm-ofa/{name}' in text
-    command = re.search(r'`timm-ofa specialize --config (\S+) --data (\S+)`', text)
-    assert command[1] == f'hub_configs/{name}.yaml' and find_config(command[1]).subnet == SUBNETS[name]
+    command = re.search(r'`timm-ofa specialize --config (\S+) --supernet (\S+)`', text)
+    assert find_config(command[1]).subnet == SUBNETS[name]
+    assert f'timm-ofa import-upstream --name {SUBNETS[name].supernet} --from FILE --out {command[2]}' in text
 
 
 # ---- supernets, and files of the authors -----------------------------------------------------------------------------

@@ -1,13 +1,19 @@
-"""The ONNX file of a finished folder: it computes what the network does, and belongs to its weights."""
+"""The programs of a finished folder, for ONNX Runtime and for torch alone: they compute what the network does, and
+belong to its weights."""
+from pathlib import Path
+from zipfile import ZipFile
+
 import pytest
+import timm
 import torch
 from runtime_makers import SMALL, logits, relative_error, run, stock_timm
 from torch import nn
 
 from timm_ofa.errors import InputError
-from timm_ofa.hub.folder import ONNX, PERF, WEIGHTS, check_folder
+from timm_ofa.hub.folder import CARD, ONNX, PERF, PT2, WEIGHTS, check_folder
 from timm_ofa.hub.record import Record
-from timm_ofa.hub.saving import add_onnx, save_folder
+from timm_ofa.hub.saving import add_onnx, add_pt2, save_folder
+from timm_ofa.networks import read_json
 from timm_ofa.runtimes import to_onnx
 from timm_ofa.runtimes.layers import random_input
 from timm_ofa.spaces import load_space
@@ -60,3 +66,36 @@ def test_an_onnx_file_that_computes_something_else_is_not_written(tmp_path, monk
     with pytest.raises(InputError, match=r'model.onnx of .* would differ'):
         add_onnx(folder)
     assert not (folder / ONNX).exists()
+
+
+# ---- a program of torch alone ----------------------------------------------------------------------------------------
+
+
+def test_a_finished_folder_gets_a_program_of_torch_with_its_logits(tmp_path):
+    folder, model = saved(tmp_path / 'net', SMALL['mobilenetv3'])
+    add_pt2(add_onnx(folder).parent)
+    check_folder(folder)
+    space, first = load_space(SMALL['mobilenetv3']), (folder / PT2).read_bytes()
+    for n in (1, 3):
+        x = torch.from_numpy(random_input(space.rows(space.min_arch()), batch_size=n))
+        with torch.no_grad():
+            assert torch.equal(torch.export.load(folder / PT2).module()(x), model(x))
+    with ZipFile(folder / PT2) as archive:
+        told = b''.join(map(archive.read, archive.namelist()))
+    assert str(Path(timm.__file__).parents[1]).encode() not in told and str(tmp_path).encode() not in told
+    assert read_json(folder / PERF)['pt2_torch'] in torch.__version__
+    assert [name in (folder / CARD).read_text() for name in (ONNX, PT2)] == [True, True]
+    assert add_pt2(folder).read_bytes() == first
+
+
+def test_a_program_of_other_weights_or_other_logits_is_refused(tmp_path, monkeypatch):
+    folder, _ = saved(tmp_path / 'net', SMALL['mobilenetv3'])
+    export = torch.export.export
+    monkeypatch.setattr('torch.export.export', lambda model, *args, **kwargs: export(
+        nn.Sequential(model, nn.Softmax(1)), *args, **kwargs))
+    with pytest.raises(InputError, match=r'model.pt2 of .* would not give the logits of the network'):
+        add_pt2(folder)
+    assert not (folder / PT2).exists()
+    (folder / PT2).write_bytes(b'another')
+    with pytest.raises(InputError, match=r'model.pt2 .* is not that which perf.json was written for; .* \(--pt2\)'):
+        check_folder(folder)

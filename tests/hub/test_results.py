@@ -1,5 +1,9 @@
 """What a card says of its origin, the Hub's own file of results, and names that the Hub takes."""
 import json
+import os
+import re
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -54,6 +58,35 @@ print(json.dumps([done, (path / {RESULTS!r}).read_text(), hub.publish(path)['cha
     done, text, changed = json.loads(shown)
     assert RESULTS in done['files'] and text == (on_flowers / RESULTS).read_text() and not changed
     assert complete(server, done['repo_id'])
+
+
+WITHOUT = """
+import sys
+sys.modules.update(dict.fromkeys(['timm_ofa', 'timm']))  # cannot be imported
+for block in sys.argv[1:]:
+    names = {}
+    exec(block, names)
+    print(*names['logits'][0].tolist())
+"""
+
+
+def test_the_three_ways_to_load_that_a_card_shows_give_the_same_logits(server, client, on_flowers, tmp_path):
+    """Two of them where this package and timm cannot be imported."""
+    client(f'''
+from timm_ofa.__main__ import main
+assert main(['publish', {str(on_flowers)!r}, '--repo', 'acme/three', '--onnx', '--pt2']) == 0''')
+    card = server.repos['acme/three'].files('main')['README.md'].decode()
+    own, *others = re.findall('```python\n(.*?)```', card, re.DOTALL)
+    assert ['model.onnx' in block for block in others] == [True, False] and len(others) == 2
+    resolution = SPACE.min_arch().resolution
+    shown = [client(f'{own}\nprint(*model(torch.zeros(1, 3, {resolution}, {resolution}))[0].tolist())')]
+    done = subprocess.run(
+        [sys.executable, '-c', WITHOUT, *others], env={**os.environ, **server.env(tmp_path)}, capture_output=True,
+        text=True)
+    shown += done.stdout.splitlines()
+    logits = [list(map(float, line.split())) for line in shown]
+    assert len(logits) == 3, done.stderr
+    assert logits[0] == logits[2] and logits[1] == pytest.approx(logits[0], rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize('epochs, relation', [(None, None), (0, None), (3, 'finetune')])

@@ -179,3 +179,25 @@ def test_the_order_of_a_stream_is_a_function_of_its_seed(tmp_path, monkeypatch):
     assert order(0) == order(0) != order(1) and sorted(order(0)) == sorted(in_file) and order(0) != in_file
     moved = [abs(in_file.index(image) - i) for i, image in enumerate(order(0))]
     assert 2 < np.mean(moved) < 12
+
+
+def test_the_first_images_of_a_stream_are_of_shards_that_lie_far_apart():
+    """And no other shard is opened."""
+    import itertools
+
+    import datasets
+
+    opened = []
+
+    def rows(shards):
+        for shard in shards:
+            opened.append(shard)
+            yield from ({'image': {'bytes': f'{shard} {i}'.encode(), 'path': None}, 'label': shard} for i in range(5))
+
+    stream = Stream(datasets.IterableDataset.from_generator(rows, gen_kwargs={'shards': list(range(50))}),
+                    ('image', 'label'), 'train', 'many', None)
+    first = [label for _, label in itertools.islice(stream.spread(), 40)]
+    assert first[:5] == [0, 2, 5, 7, 10] and first[19] == 47 and first[20:] == first[:20]
+    assert sorted(opened) == sorted(set(first))
+    everything = [image['bytes'] for image, _ in stream.spread()]
+    assert len(everything) == len(set(everything)) == 250

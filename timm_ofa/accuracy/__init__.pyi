@@ -1,6 +1,7 @@
 from .active import Active as Active
 from .additive import AdditivePredictor as AdditivePredictor
 from .gaussian import AccuracyPredictor as AccuracyPredictor
+from .judge import CALIBRATION_IMAGES as CALIBRATION_IMAGES
 from .judge import QUICK_REPAIR_IMAGES as QUICK_REPAIR_IMAGES
 from .judge import REPAIR_IMAGES as REPAIR_IMAGES
 from .judge import SubnetJudge as SubnetJudge

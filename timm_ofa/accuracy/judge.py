@@ -124,6 +124,10 @@ class SubnetJudge:
         self._batches[resolution] = list(made)
         return self._batches[resolution]
 
+    def calibration_digest(self) -> str:
+        """SHA-256 of the calibration images, in hex."""
+        return self._calibration_set.digest()
+
     @property
     def memory_mb(self) -> float:
         """About how much memory judging takes at most, MB (1e6 bytes), besides the images and the supernet."""

@@ -2,8 +2,8 @@
 
 `verbs` says what verbs, modes and options are; `command` runs one. The verbs lie in a module for each group: `learning`
 (quickstart, train, collect, fit), `shelves` (spaces, devices, models), `measuring` (profile, measure), `searching`,
-`specializing` and `sharing` (publish, catalog, import-upstream); `shared` has what several groups need, and
-`quickstart` the steps of that verb. Growth that happens here alone: a verb in the module of its group.
+`specializing`, `sharing` (publish, catalog, import-upstream) and `releasing`; `shared` has what several groups need,
+and `quickstart` the steps of that verb. Growth that happens here alone: a verb in the module of its group.
 """
 import lazy_loader
 

@@ -14,13 +14,13 @@ from types import FrameType
 
 from ..console import PROGRESS_SWITCH, say
 from ..errors import InputError, Interrupted, ending_signals, one_line
-from . import environment, learning, measuring, running, searching, sharing, shelves, specializing
+from . import environment, learning, measuring, releasing, running, searching, sharing, shelves, specializing
 from .verbs import Verb, parse
 
 PIPE = 13  # the signal that ends other programs in this case
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what an error of a full disk, or of a limit on it, may be
 GROUPS = (  # in the order of `timm-ofa -h`
-    running, learning, shelves, measuring, searching, specializing, sharing, environment)
+    running, learning, shelves, measuring, searching, specializing, sharing, releasing, environment)
 VERBS = {verb.name: verb for group in GROUPS for verb in vars(group).values() if isinstance(verb, Verb)}
 
 
@@ -68,8 +68,8 @@ def _ended_in_order() -> Iterator[None]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit status.
 
-    It is 0, 2 for a wrong input or files that cannot be written, 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP,
-    and 141 where nobody reads the output any more, as behind `| head`.
+    It is 0, 1 if a part of the work failed, 2 for a wrong input or files that cannot be written, 130 after Ctrl-C, 143
+    after SIGTERM, 129 after SIGHUP, and 141 where nobody reads the output any more, as behind `| head`.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a name that this console cannot show is escaped, not an error
@@ -103,6 +103,7 @@ def _run(argv: Sequence[str] | None) -> int:
             print(answer.shown(call.format), flush=True)
             if answer.hint:
                 say(answer.hint)
+            return answer.status
     except InputError as error:
         say(f'timm-ofa: {error}')
         return 2

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import stopped
-from ..files import locked
+from ..files import check_room, locked
 from .shared import (
     COMMON,
     GO_ON,
     check_files,
-    check_room,
     config_path,
     open_supernet,
     options,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, stopped
-from .shared import ANDROID_HINT, GO_ON, KIT_HINT, check_files, check_writable, options
+from ..files import check_writable
+from .shared import ANDROID_HINT, GO_ON, KIT_HINT, check_files, options
 from .verbs import Answer, Option, Verb, rows_answer, whole
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ PROFILE = Verb(
         fit=Option('read latencies of 10 to 50 whole networks, measured anywhere: a CSV of arch,latency_ms, or JSON '
                    'lines', 'FILE'),
         import_csv=Option('read latencies of all blocks, measured anywhere: a CSV of row,ms', 'FILE.csv'),
+        publish=Option('afterwards publish the profile on the Hub, for everybody to search with', 'ORG'),
         out=Option('file of the profile; an interrupted measurement continues from FILE.json.partial', 'FILE.json')))
 MEASURE = Verb(
     'measure', 'Measure the latency of a finished network on this machine or on another one.',
@@ -44,18 +46,19 @@ MEASURE = Verb(
 def profile(*, space: str, out: str, runtime: str = 'onnxruntime', precision: str = 'fp32', threads: int = 1,
             batch_size: int = 1, processor: str = 'cpu', seed: int = 0, device: str | None = None,
             num_classes: int | None = None, resolutions: Sequence[int] | None = None, seconds: float = 20.0,
-            few_shot: int | None = None) -> Answer:
+            few_shot: int | None = None, publish: str | None = None) -> Answer:
     """A profile of this machine."""
     from ..devices import profile_by_networks, profile_into
 
-    _check_out(out)
+    _check_out(out, publish)
     options: dict[str, Any] = dict(
         runtime=runtime, precision=precision, threads=threads, batch_size=batch_size, processor=processor,
         device=device, num_classes=num_classes, resolutions=resolutions, seconds=seconds, seed=seed)
     if few_shot:
-        return _saved(out, profile_by_networks(space, few_shot, **options))
+        return _saved(out, profile_by_networks(space, few_shot, **options), publish)
     with stopped(GO_ON):
-        return _profile_answer(out, profile_into(out, space, **options))
+        found = profile_into(out, space, **options)
+    return _published(out, found, publish)
 
 
 @PROFILE.mode('export_kit')
@@ -84,60 +87,80 @@ def _exported(kit: Path, android: bool) -> Answer:
 
 
 @PROFILE.mode('import_kit')
-def import_profile_kit(*, import_kit: str, device: str, out: str, space: str | None = None) -> Answer:
+def import_profile_kit(*, import_kit: str, device: str, out: str, space: str | None = None,
+                       publish: str | None = None) -> Answer:
     """A profile from the results of a kit; a search space that does not come with the package must be given."""
     from ..devices import import_kit as read_results
 
-    _check_out(out)
-    return _saved(out, read_results(import_kit, device=device, space=space))
+    _check_out(out, publish)
+    return _saved(out, read_results(import_kit, device=device, space=space), publish)
 
 
 @PROFILE.mode('fit')
 def fit_profile(*, fit: str, space: str, device: str, runtime: str, out: str, precision: str = 'unknown',
                 threads: int | None = None, batch_size: int = 1, processor: str | None = None, seed: int = 0,
-                num_classes: int | None = None, resolutions: Sequence[int] | None = None) -> Answer:
+                num_classes: int | None = None, resolutions: Sequence[int] | None = None,
+                publish: str | None = None) -> Answer:
     """A profile fitted to latencies of whole networks."""
     from ..devices import DeviceProfile, read_networks
     from ..spaces import load_space
 
-    _check_out(out)
+    _check_out(out, publish)
     search_space = load_space(space)
     archs, latency_ms = read_networks(fit, search_space)
     return _saved(out, DeviceProfile.fit(
         search_space, archs, latency_ms, device=device, runtime=runtime, precision=precision, threads=threads,
-        batch_size=batch_size, processor=processor, num_classes=num_classes, resolutions=resolutions, seed=seed))
+        batch_size=batch_size, processor=processor, num_classes=num_classes, resolutions=resolutions, seed=seed),
+        publish)
 
 
 @PROFILE.mode('import_csv')
 def import_latencies(*, import_csv: str, space: str, device: str, runtime: str, out: str, precision: str = 'unknown',
                      threads: int | None = None, batch_size: int = 1, processor: str | None = None,
-                     num_classes: int | None = None, resolutions: Sequence[int] | None = None) -> Answer:
+                     num_classes: int | None = None, resolutions: Sequence[int] | None = None,
+                     publish: str | None = None) -> Answer:
     """A profile from latencies of every block."""
     from ..devices import import_csv as read_csv
     from ..spaces import load_space
 
-    _check_out(out)
+    _check_out(out, publish)
     return _saved(out, read_csv(import_csv, load_space(space), device=device, runtime=runtime, precision=precision,
                                 threads=threads, batch_size=batch_size, processor=processor, num_classes=num_classes,
-                                resolutions=resolutions))
+                                resolutions=resolutions), publish)
 
 
-def _check_out(out: str) -> None:
+def _check_out(out: str, publish: str | None) -> None:
     if not out.endswith('.json'):
         raise InputError(f'--out {out!r:.160} must end in .json, by which profiles are known; add it')
     check_files(out=out)
+    if publish:
+        from ..hub import check_token
+
+        check_token(publish)
 
 
-def _saved(out: str, found: DeviceProfile) -> Answer:
+def _saved(out: str, found: DeviceProfile, publish: str | None) -> Answer:
+    """Save a profile, and publish it if that is wished; its row."""
     found.save(out)
-    return _profile_answer(out, found)
+    return _published(out, found, publish)
 
 
-def _profile_answer(out: str, found: DeviceProfile) -> Answer:
+def _published(out: str, found: DeviceProfile, publish: str | None) -> Answer:
+    """The row of a saved profile, which is published if that is wished."""
+    hint = ''
+    if publish:
+        from ..hub import publish_profile
+
+        try:
+            done = publish_profile(found, publish)
+        except InputError as error:
+            raise InputError(f'{error}; the profile is in {out}, so later: timm-ofa publish {out} --owner {publish}'
+                             ) from None
+        hint = f'published: {done["url"]}; everybody can search with --profile hf-hub:{done["repo_id"]}'
     header = ['profile', 'device', 'runtime', 'precision', 'threads', 'batch_size', 'rows', 'mape_pct', 'kendall_tau']
     return rows_answer(header, [dict(
         profile=out, device=found.device, runtime=found.runtime, precision=found.precision, threads=found.threads,
-        batch_size=found.batch_size, rows=len(found.table), **found.check or {})])
+        batch_size=found.batch_size, rows=len(found.table), **found.check or {})], hint)
 
 
 # ---- measure ---------------------------------------------------------------------------------------------------------

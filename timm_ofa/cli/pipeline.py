@@ -18,7 +18,7 @@ from ..console import say, table
 from ..devices import DeviceProfile, load_profile
 from ..errors import InputError
 from ..fields import read
-from ..files import locked, write_text
+from ..files import check_room, locked, write_text
 from ..hub import (
     FrontFile,
     NotWithin,
@@ -39,7 +39,7 @@ from ..spaces import SearchSpace
 from ..training import FinetuneConfig, Phase, TrainConfig
 from . import by_hand, stages
 from .planning import Plan, make_plan, sides_for, usual_side
-from .shared import check_folder_place, check_room
+from .shared import check_folder_place
 from .verbs import Answer
 
 SETTINGS, PLAN, NETWORKS = 'run.json', 'plan.json', 'networks.json'

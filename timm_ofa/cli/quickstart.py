@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ..console import say
-from ..files import write_text
+from ..files import check_room, write_text
 from ..hub import Source, arch_name, arch_timer, hub_configs_dir, save_front
 from ..images import load_data, stored_side
 from ..runtimes import load_runtime
 from ..searching import Limit, refuse_infeasible, search
 from ..training import load_config, scaled
 from . import stages
-from .shared import check_room
 
 CONFIG = 'ofa_mbv3_fashion_supernet.yaml'
 SUBNETS = 60  # judged for the predictor

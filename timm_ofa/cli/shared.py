@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..console import say
 from ..errors import InputError, listed
+from ..files import check_writable
 from ..runtimes import runtime_names
 from .verbs import Option, one_of, positive, profile_limit, whole
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..accuracy import SubnetJudge
     from ..hub import Attempt, FrontFile, NamedSubnet, Source, Training
+    from ..images import Augment, CalibrationImages
     from ..networks import Supernet
     from ..spaces import Arch, SearchSpace
     from ..training import TrainConfig
@@ -82,24 +83,6 @@ def check_folder_place(path: str, flag: str = '--out') -> None:
     check_writable(parent)
 
 
-def check_writable(folder: str | Path) -> None:
-    """Say before the work that a folder is read-only."""
-    if not os.access(folder, os.W_OK):
-        raise InputError(f'the folder {str(folder)!r:.120} cannot be written to; choose another, or change its rights')
-
-
-def check_room(folder: str | Path, megabytes: float) -> None:
-    """Refuse to begin what the disk has no room for, or does not take; the size is an estimate."""
-    place = Path(folder).absolute()
-    while not place.exists():
-        place = place.parent
-    check_writable(place)
-    free = shutil.disk_usage(place).free / 1e6
-    if free < megabytes:
-        raise InputError(f'the disk of {str(folder)!r:.120} has {free:.0f} MB left, about {megabytes:.0f} MB are '
-                         'needed; free space, or choose another disk')
-
-
 def config_path(text: str, kind: str) -> Path:
     """A configuration of that kind: a file, or one of the shelf by its name; raises `InputError`."""
     from ..hub import find_config
@@ -153,6 +136,21 @@ class OpenSupernet:
 
         return replace(self, side=max(self.side, stored_side(self.space, arch.resolution)))
 
+    @property
+    def augment(self) -> Augment:
+        """What its training did to images at random."""
+        from ..images import Augment
+
+        return self.config.augment if self.config else Augment()
+
+    def calibration_images(self, source: str, n: int, *, skip_broken: bool = False) -> CalibrationImages:
+        """Images whose labels do not matter: those that `with_images` would calibrate on, of any classes."""
+        from ..images import open_calibration
+
+        config = self.config
+        return open_calibration(source, self.side, n, holdout=config.holdout if config else 0.1,
+                                seed=config.seed if config else 0, skip_broken=skip_broken)
+
     def with_images(self, data: str, *, seed: int, test: str | None = None, num_calibration: int | None = None,
                     skip_broken: bool = False, teacher: nn.Module | None = None) -> Source:
         """The supernet with the images that its networks are judged on; raises `InputError` for other classes.
@@ -160,7 +158,7 @@ class OpenSupernet:
         They are parted as in its training, so `test` is by default that of the training. `teacher`: see `Source`.
         """
         from ..hub import Source
-        from ..images import Augment, load_data
+        from ..images import load_data
 
         config = self.config
         images = load_data(
@@ -174,7 +172,7 @@ class OpenSupernet:
             raise InputError(
                 f'supernet {self.id!r:.100} has {self.supernet.num_classes} classes, data {images.name!r:.60} has '
                 f'{images.num_classes}; {cure}')
-        return Source(self.supernet, self.id, images, config.augment if config else Augment(), self.cost, seed=seed,
+        return Source(self.supernet, self.id, images, self.augment, self.cost, seed=seed,
                       calibration_images=num_calibration, repairs=bool(config and not config.trains_subnets),
                       teacher=teacher)
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..errors import InputError, listed
 from ..files import write_text
 from .shared import check_files, options
 from .verbs import Answer, Option, Verb, rows_answer
 
 if TYPE_CHECKING:
+    from ..devices import DeviceProfile
     from ..hub import NamedSubnet, Weights
     from ..spaces import SearchSpace
 
@@ -23,7 +24,13 @@ SPACES = Verb(
         network=Option('write the space whose largest network is this one of timm', 'NAME', flags=('--from',)),
         out=Option('file of the space, for `--space` and for `space:` of a training', 'FILE.json')))
 SPACE_HEADER = ['space', 'networks', 'resolutions', 'mmacs', 'mparams']
-DEVICES = Verb('devices', 'List the device profiles that come with the package.', '--format json')
+DEVICES = Verb(
+    'devices', 'List the device profiles that come with the package, or those that somebody published.',
+    '--source acme --device pixel-9', dict(
+        source=Option('list the profiles that this organization published on the Hub', 'ORG'),
+        device=Option('list only profiles of this device, a name like samsung-note10', 'DEVICE')))
+DEVICE_HEADER = ['profile', 'runtime', 'precision', 'threads', 'batch_size', 'space', 'mape_pct', 'within_5_pct',
+                 'corners_mape_pct', 'skewed_mape_pct', 'kendall_tau']
 MODELS = Verb(
     'models', 'List the named networks of the package, or the networks that somebody published.',
     '--device samsung-note10 --max-latency-ms 25',
@@ -56,24 +63,24 @@ def read_space(*, network: str, out: str, resolutions: Sequence[int] | None = No
 
 
 @DEVICES.mode()
-def list_devices() -> Answer:
+def list_devices(*, device: str | None = None) -> Answer:
     """The device profiles with their errors on networks that they were not built from."""
     from ..devices import load_profile, profile_names
-    from ..spaces import load_space
 
-    rows = []
-    for name, p in ((name, load_profile(name)) for name in profile_names()):
-        check, errors = p.check or {}, p.errors(load_space(p.space)) if p.networks else {}
-        rows.append(dict(
-            profile=name, device=p.device, device_name=p.device_name, runtime=p.runtime, precision=p.precision,
-            threads=p.threads, batch_size=p.batch_size, space=p.space, rows=len(p.table), errors=errors,
-            mape_pct=check.get('mape_pct'), within_5_pct=check.get('within_5_pct'),
-            corners_mape_pct=errors.get('corners', {}).get('mape_pct'),
-            skewed_mape_pct=errors.get('skewed', {}).get('mape_pct'), kendall_tau=check.get('kendall_tau'),
-            measured_on=p.measured_on, source=p.source))
-    header = ['profile', 'runtime', 'precision', 'threads', 'batch_size', 'space', 'mape_pct', 'within_5_pct',
-              'corners_mape_pct', 'skewed_mape_pct', 'kendall_tau']
-    return rows_answer(header, rows)
+    profiles = {name: load_profile(name) for name in profile_names()}
+    rows = [_profile_row(name, p) for name, p in profiles.items() if device in (None, p.device)]
+    if not rows:
+        raise InputError(f'no profile of device {device!r:.60} comes with the package; choose from '
+                         f'{listed(sorted({p.device for p in profiles.values()}))}, or give --source ORG')
+    return rows_answer(DEVICE_HEADER, rows)
+
+
+@DEVICES.mode('source')
+def list_published_devices(*, source: str, device: str | None = None) -> Answer:
+    """The device profiles of an organization."""
+    from ..hub import find_profiles
+
+    return rows_answer(DEVICE_HEADER, [_profile_row(name, p) for name, p in find_profiles(source, device)])
 
 
 @MODELS.mode()
@@ -119,6 +126,21 @@ def list_supernets(*, source: str) -> Answer:
 
     header = ['name', 'space', 'networks', 'resolutions', 'data', 'largest_top1_pct']
     return rows_answer(header, find_supernets(source))
+
+
+def _profile_row(name: str, p: DeviceProfile) -> dict[str, Any]:
+    """A profile, which may be of a space that this package does not know."""
+    from ..spaces import load_space, space_names
+
+    check = p.check or {}
+    errors = p.errors(load_space(p.space)) if p.networks and p.space in space_names() else {}
+    return dict(
+        profile=name, device=p.device, device_name=p.device_name, runtime=p.runtime, precision=p.precision,
+        threads=p.threads, batch_size=p.batch_size, space=p.space, rows=len(p.table), errors=errors,
+        mape_pct=check.get('mape_pct'), within_5_pct=check.get('within_5_pct'),
+        corners_mape_pct=errors.get('corners', {}).get('mape_pct'),
+        skewed_mape_pct=errors.get('skewed', {}).get('mape_pct'), kendall_tau=check.get('kendall_tau'),
+        measured_on=p.measured_on, source=p.source)
 
 
 def _space_row(space: SearchSpace) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..console import say
 from ..errors import InputError
+from ..files import check_room
 from .shared import (
     COMMON,
     OpenSupernet,
     best_within,
     check_folder_place,
-    check_room,
     config_path,
     open_supernet,
     options,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..devices import DeviceProfile
-    from ..hub import FrontFile, NamedSubnet, Source
+    from ..hub import FrontFile, NamedSubnet, Record, Source
     from ..searching import Candidate
     from ..spaces import Arch
     from ..training import FinetuneConfig
@@ -41,7 +41,9 @@ SPECIALIZE = Verb(
                      '--out` wrote', 'FILE.jsonl'),
         limits_ms=Option('make one network for each of these limits in ms, in folders of their own in DIR', 'MS',
                          positive, many=True),
-        config=Option('make a named network: its name from `timm-ofa models`, or its hub_configs/NAME.yaml', 'NAME'),
+        config=Option('make a named network: its name from `timm-ofa models`, or its hub_configs/NAME.yaml; without '
+                      '--data its accuracy is not measured, and it is calibrated on images that the environment '
+                      'variable TIMM_OFA_CALIBRATION_DATA names, or on some of the Hub', 'NAME'),
         supernet=Option(f'{COMMON["supernet"].help}; by default the one that --config names', 'SUPERNET'),
         publish=Option('afterwards publish the networks on the Hub; their cards link each other', 'ORG'),
         profile=Option('device profile; by default the one that the front names', 'PROFILE'),
@@ -69,12 +71,10 @@ class _Job:
              skip_broken: bool, finetune: str | None, finetune_epochs: int, *, out: str, name: str | None = None,
              subnet: NamedSubnet | None = None) -> _Job:
         """Check what the options say; raises `InputError` for what would fail after the work."""
-        from ..hub import NAME
         from ..training import load_teacher
 
-        if name and not (re.fullmatch(NAME, name) and len(name) <= 90):
-            raise InputError(f'--name {name!r:.120} is not small letters and digits, joined by single _ - or .; '
-                             'write a name like ofa_mbv3_my_phone_lat5ms')
+        if name:
+            _check_name(name)
         training = _finetuning(finetune, finetune_epochs)
         opened = open_supernet(supernet, subnet)
         check_room(out, 4e-6 * 3 * opened.space.params(opened.space.max_arch()))
@@ -190,28 +190,70 @@ def specialize_family(*, supernet: str, data: str, front: str, limits_ms: Sequen
 
 
 @SPECIALIZE.mode('config')
+def specialize_unjudged(*, config: str, supernet: str | None = None, out: str | None = None, seed: int = 0,
+                        num_calibration: int | None = None, skip_broken: bool = False,
+                        name: str | None = None) -> Answer:
+    """The weights of a named network, as `pretrained=True` makes them; nothing is judged, so no label is needed."""
+    from ..accuracy import CALIBRATION_IMAGES
+    from ..hub import finish_unjudged, images_for
+
+    subnet, name, folder = _named(config, name, out)
+    opened = open_supernet(supernet, subnet)
+    check_room(folder, 4e-6 * 3 * opened.space.params(opened.space.max_arch()))
+    source, num_images = images_for(subnet), num_calibration or CALIBRATION_IMAGES
+    images = opened.calibration_images(source, num_images, skip_broken=skip_broken)
+    say(f'BatchNorm statistics come from up to {num_images:,} images of {source}; name others with --data, or in '
+        'TIMM_OFA_CALIBRATION_DATA')
+    made = finish_unjudged(
+        opened.supernet, opened.id, images, opened.augment, name, subnet, seed=seed, num_images=num_images)
+    return _saved_named(folder, *made, subnet)
+
+
+@SPECIALIZE.mode('config', 'data')
 def specialize_named(*, config: str, data: str, supernet: str | None = None, out: str | None = None, seed: int = 0,
                      test: str | None = None, finetune_epochs: int = 0, finetune: str | None = None,
                      num_calibration: int | None = None, skip_broken: bool = False,
                      name: str | None = None) -> Answer:
     """The weights of a named network, from the released supernet of its space unless another one is given."""
-    from ..hub import find_config, finish_named, save_folder
+    from ..hub import finish_named
+
+    subnet, name, folder = _named(config, name, out)
+    job = _Job.open(supernet, data, test, seed, num_calibration, skip_broken, finetune, finetune_epochs, out=folder,
+                    name=name, subnet=subnet)
+    return _saved_named(folder, *finish_named(job.source, name, subnet, training=job.training), subnet)
+
+
+def _named(config: str, name: str | None, out: str | None) -> tuple[NamedSubnet, str, str]:
+    """A named network, the name that its weights get, and their folder, which can be written."""
+    from ..hub import find_config
 
     found = find_config(config, 'subnet')
     if found.subnet is None:
         raise InputError(f"config {found.path.name!r:.120} is not of 'kind: subnet'; to train it: timm-ofa train "
                          f'--config {config}')
     name = name or found.name
+    _check_name(name)
     folder = out or f'out/{name}'
     _check_out(folder, may_make_parent=out is None)
-    job = _Job.open(supernet, data, test, seed, num_calibration, skip_broken, finetune, finetune_epochs, out=folder,
-                    name=name, subnet=found.subnet)
-    model, record = finish_named(job.source, name, found.subnet, training=job.training)
+    return found.subnet, name, folder
+
+
+def _saved_named(folder: str, model: nn.Module, record: Record, subnet: NamedSubnet) -> Answer:
+    from ..hub import save_folder
+
     save_folder(folder, model, record)
     return rows_answer(['folder', 'top1_pct', 'predicted_top1_pct', 'limit', 'arch'], [dict(
         folder=folder, top1_pct=record.top1_pct, predicted_top1_pct=record.predicted_top1_pct,
-        limit=found.subnet.limit, arch=str(record.arch))],
-        hint=f'publish it: timm-ofa publish {folder} --repo {found.subnet.hub_id}')
+        limit=subnet.limit, arch=str(record.arch))],
+        hint=f'publish it: timm-ofa publish {folder} --repo {subnet.hub_id}')
+
+
+def _check_name(name: str) -> None:
+    from ..hub import NAME
+
+    if not (re.fullmatch(NAME, name) and len(name) <= 90):
+        raise InputError(f'--name {name!r:.120} is not small letters and digits, joined by single _ - or .; '
+                         'write a name like ofa_mbv3_my_phone_lat5ms')
 
 
 def _check_out(out: str, may_make_parent: bool = False) -> None:

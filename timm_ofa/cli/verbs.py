@@ -81,10 +81,14 @@ class Option:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a mode found: `data` for programs, as JSON, and `text` for people; `hint` is said on stderr after it."""
+    """What a mode found: `data` for programs, as JSON, and `text` for people; `hint` is said on stderr after it.
+
+    `status` is the exit status: 1 if a part of the work failed, of which `data` tells.
+    """
     data: Any
     text: str
     hint: str = ''
+    status: int = 0
 
     def shown(self, output_format: str) -> str:
         return json.dumps(self.data, indent=1) if output_format == 'json' else self.text

@@ -11,6 +11,8 @@ from .memory import peak_memory_mb as peak_memory_mb
 from .netfiles import read_networks as read_networks
 from .note10 import import_note10_tables as import_note10_tables
 from .plan import times_warm as times_warm
+from .profile import ON_HUB as ON_HUB
+from .profile import PROFILE_FILE as PROFILE_FILE
 from .profile import DeviceProfile as DeviceProfile
 from .profile import kendall_tau as kendall_tau
 from .profile import load_profile as load_profile
@@ -20,3 +22,4 @@ from .profiler import profile_by_networks as profile_by_networks
 from .profiler import profile_into as profile_into
 from .profiler import profile_space as profile_space
 from .profiler import this_device as this_device
+from .work import UNITS as UNITS

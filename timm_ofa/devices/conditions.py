@@ -42,10 +42,11 @@ class Conditions:
         What nobody told is left out. So are a usual provider, and the classes if they are `num_classes`.
         """
         version = [] if self.runtime_version == UNKNOWN else [self.runtime_version]
+        runtime = 'unknown runtime' if self.runtime == UNKNOWN else self.runtime
         precision = [] if self.precision == UNKNOWN else [self.precision]
         threads = [f'{self.threads} thread{"s" * (self.threads > 1)}'] if self.threads else []
         classes = [] if self.num_classes in (None, num_classes) else [f'{self.num_classes} classes']
-        return [' '.join([self.runtime, *version]), *self._provider(), *precision, *threads,
+        return [' '.join([runtime, *version]), *self._provider(), *precision, *threads,
                 f'batch {self.batch_size}', *classes]
 
     def variant(self, num_classes: int | None = None) -> list[str]:

@@ -1,7 +1,7 @@
 """Device profiles: what each row of a network costs on one device, and therefore what every network of a space costs.
 
 A profile is a readable JSON file. It prices an `Arch` in milliseconds by adding up its rows, and refuses an `Arch` with
-a row that was never measured. This module runs nothing.
+a row that was never measured. Anybody may have written it, here or on the Hub. This module runs nothing.
 """
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from ..errors import InputError, listed
+from ..errors import InputError, listed, one_line
 from ..fields import MAX_LONG_TEXT, check_slug, choice, number, read, read_value, slug, text
 from ..files import write_text
 from ..spaces import Arch, CostTable, Row, SearchSpace
@@ -29,6 +29,7 @@ from .work import UNITS, network_work
 _logger = logging.getLogger(__name__)
 
 PROFILES_DIR = Path(__file__).parent / 'profiles'
+ON_HUB, PROFILE_FILE = 'hf-hub:', 'profile.json'  # how a profile of the Hub is named, and its file there
 HEAD = {'format': 1, 'unit': 'ms'}  # the first fields of a profile file
 ROW_KEY = re.compile(r'\d+x\d+x\d+/[a-z0-9_.]+(@\d+)?')
 MAX_MS = 1e7  # of one row or one overhead; more is nonsense
@@ -78,9 +79,13 @@ def _protocol(value: Any, where: str) -> dict:
     if not isinstance(value, Mapping):
         _refuse(where, value, 'is not an object; name at least the statistic')
     for key, entry in value.items():
+        here = f'{where}: {key!r:.60}'
         finite = not isinstance(entry, float) or math.isfinite(entry)
         if not isinstance(entry, (str, int, float, type(None))) or not finite:
-            _refuse(f'{where}: {key!r:.60}', entry, 'is not text or a finite number; write one')
+            _refuse(here, entry, 'is not text or a finite number; write one')
+        read_value(str, key, where)
+        if isinstance(entry, str):
+            read_value(str, entry, here, limit=MAX_LONG_TEXT)
     return dict(value)
 
 
@@ -253,12 +258,16 @@ class DeviceProfile:
                 _refuse(f'{where}: {name}', value, f'must be {wanted!r}')
         return read(cls, {k: v for k, v in data.items() if k not in HEAD}, where)
 
-    def save(self, path: str | Path) -> None:
-        """Write JSON with one line for each row. The file appears whole or not at all."""
+    def to_text(self) -> str:
+        """The profile as JSON text with one line for each row."""
         data = self.to_dict()
         rows = ',\n'.join(f'    {json.dumps(key)}: {json.dumps(cost)}' for key, cost in data.pop('table').items())
         head = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False).removesuffix('\n}')
-        write_text(path, f'{head},\n  "table": {{\n{rows}\n  }}\n}}\n')
+        return f'{head},\n  "table": {{\n{rows}\n  }}\n}}\n'
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_text`. The file appears whole or not at all."""
+        write_text(path, self.to_text())
 
 
 def _rounded(ms: float) -> float:
@@ -271,21 +280,33 @@ def profile_names() -> list[str]:
 
 
 def load_profile(name: str | Path | DeviceProfile) -> DeviceProfile:
-    """Load a device profile: by its name where it ships with the package, else by the path of its JSON file."""
+    """Load a device profile: by its name where it ships with the package, from 'hf-hub:ORG/NAME', where somebody
+    published it, else by the path of its JSON file. Raises `InputError`.
+    """
     if isinstance(name, DeviceProfile):
         return name
+    path = _profile_path(name)
+    where = f'device profile {str(name)!r:.120}' if str(name).startswith(ON_HUB) else f'device profile {path.name}'
+    try:
+        data = json.loads(path.read_text(encoding='utf-8'), object_pairs_hook=_no_twins)
+    except InputError as error:
+        raise InputError(f'{where}: {error}') from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f'device profile {str(name)!r:.120} is not JSON ({one_line(error)}); mend the file') from None
+    return DeviceProfile.from_dict(data, where)
+
+
+def _profile_path(name: str | Path) -> Path:
+    if str(name).startswith(ON_HUB):
+        from ..networks import hub_file
+
+        return hub_file(str(name).removeprefix(ON_HUB), PROFILE_FILE)
     path = PROFILES_DIR / f'{name}.json' if str(name) in profile_names() else Path(name)
     if path.suffix != '.json' or not path.is_file():
         raise InputError(
             f'device profile {str(name)!r:.120} is not known; '
-            f'choose from {listed(profile_names())}, or give a .json file')
-    try:
-        data = json.loads(path.read_text(encoding='utf-8'), object_pairs_hook=_no_twins)
-    except InputError as error:
-        raise InputError(f'device profile {path.name}: {error}') from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f'device profile {str(name)!r:.120} is not JSON ({error}); mend the file') from None
-    return DeviceProfile.from_dict(data, f'device profile {path.name}')
+            f'choose from {listed(profile_names())}, or give a .json file or hf-hub:ORG/NAME')
+    return path
 
 
 def _no_twins(pairs: list[tuple]) -> dict:

@@ -12,6 +12,7 @@ from .finishing import Source as Source
 from .finishing import arch_name as arch_name
 from .finishing import finish as finish
 from .finishing import finish_named as finish_named
+from .finishing import finish_unjudged as finish_unjudged
 from .folder import PERF as PERF
 from .folder import WEIGHTS as WEIGHTS
 from .folder import check_folder as check_folder
@@ -21,12 +22,15 @@ from .fronts import load_front as load_front
 from .fronts import save_front as save_front
 from .listing import find_supernets as find_supernets
 from .listing import model_rows as model_rows
+from .making import images_for as images_for
 from .measurements import beside_limit as beside_limit
 from .measurements import measurement as measurement
 from .measurements import with_measured as with_measured
 from .plots import check_picture as check_picture
 from .plots import plot_fit as plot_fit
 from .plots import plot_search as plot_search
+from .profiles import find_profiles as find_profiles
+from .profiles import publish_profile as publish_profile
 from .publishing import publish as publish
 from .publishing import publish_family as publish_family
 from .publishing import publish_page as publish_page
@@ -34,7 +38,9 @@ from .record import NAME as NAME
 from .record import FrontPoint as FrontPoint
 from .record import Record as Record
 from .record import Training as Training
+from .releasing import Release as Release
 from .saving import add_onnx as add_onnx
+from .saving import add_pt2 as add_pt2
 from .saving import check_target as check_target
 from .saving import save_folder as save_folder
 from .saving import update_folder as update_folder

@@ -1,7 +1,7 @@
-"""Model cards: the README.md that people read on the Hub.
+"""Cards: the README.md that people read on the Hub, of a network, a supernet or a device profile.
 
-Everything in a record is text that somebody else may have written. Every value in the Markdown is escaped, except in
-code blocks, which no value can end.
+Everything in a record or a profile is text that somebody else may have written. Every value in the Markdown is escaped,
+except in code blocks, which no value can end.
 """
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any
 
 import jinja2
 
-from ..devices import UNKNOWN
+from ..devices import UNKNOWN, DeviceProfile
 from ..runtimes import runtime_names
-from ..spaces import Arch, space_names
+from ..spaces import Arch, load_space, space_names
 from ..training import Phase
 from .client import OWNER
-from .metadata import card_data, evidence, runtime, setting
+from .metadata import card_data, evidence, profile_data, runtime, setting
 from .plots import shows_confusion
 from .record import ClassAccuracy, FrontPoint, Measurement, Record, SessionCost, SupernetRecord, Training
 
@@ -27,6 +27,7 @@ HUB = 'https://huggingface.co'
 TEMPLATES = Path(__file__).parent / 'templates'
 WORST = 5  # classes that a card names
 TEMPLATE_OF = {'subnet': 'card.md.j2', 'supernet': 'supernet.md.j2'}
+PROFILE_TEMPLATE = 'profile.md.j2'
 
 
 class _Verbatim(str):
@@ -43,18 +44,34 @@ def _escape(value: Any) -> Any:
 
 
 def render_card(record: Record | SupernetRecord, repo_id: str | None = None, phases: Sequence[Phase] = (),
-                curves: bool = False) -> str:
+                curves: bool = False, programs: Sequence[str] = ()) -> str:
     """The whole README.md.
 
     Args:
         repo_id: The repository that the card is for; a placeholder stands in its place if it is not given.
         phases: The phases of a supernet's training.
         curves: Whether `training.svg` lies beside the card.
+        programs: The files that run without this package and lie beside the card.
     """
-    known = _supernet_words(record, phases, curves) if isinstance(record, SupernetRecord) else _subnet_words(record)
+    known = (_supernet_words(record, phases, curves) if isinstance(record, SupernetRecord) else
+             {**_subnet_words(record), 'programs': programs})
     body = _environment().get_template(TEMPLATE_OF[record.kind]).render(
         record=record, repo_id=repo_id or f'{OWNER}/{record.name}', **known)
     return f'---\n{card_data(record).to_yaml()}\n---\n\n{body}'
+
+
+def render_profile(profile: DeviceProfile, repo_id: str) -> str:
+    """The whole README.md of a device profile, whose space may be one that this package does not know."""
+    space = load_space(profile.space) if profile.space in space_names() else None
+    errors = {'all': profile.check} if profile.check else {}
+    limit_ms = '25'
+    if space:
+        errors |= profile.errors(space)
+        limit_ms = f'{float(profile.latency_ms(space, [space.max_arch(min(profile.resolutions(space)))])[0]):.2g}'
+    body = _environment().get_template(PROFILE_TEMPLATE).render(
+        profile=profile, repo_id=repo_id, errors=errors, limit_ms=limit_ms,
+        setting=', '.join(profile.conditions.setting(space.num_classes if space else None)))
+    return f'---\n{profile_data(profile).to_yaml()}\n---\n\n{body}'
 
 
 @cache

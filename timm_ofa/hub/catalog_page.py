@@ -63,8 +63,10 @@ def _latencies(record: Record) -> list[dict]:
     found: dict[tuple[str, str], Measurement] = {}
     for m in sorted(record.measurements, key=lambda m: (m.source != 'measured', m.typical_ms)):
         found.setdefault((m.device, _setting(m)), m)
-    return [dict(device=device, setting=setting, ms=m.typical_ms, p90_ms=m.p90_ms, n=m.n, source=m.source, date=m.date,
-                 version=f'{m.runtime} {m.runtime_version}') for (device, setting), m in found.items()]
+    return [dict(
+        device=device, setting=setting, ms=m.typical_ms, p90_ms=m.p90_ms, n=m.n, source=m.source, date=m.date,
+        version='' if m.runtime == UNKNOWN else f'{m.runtime} {m.runtime_version}')
+        for (device, setting), m in found.items()]
 
 
 def _setting(m: Measurement) -> str:

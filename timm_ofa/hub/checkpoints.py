@@ -20,7 +20,7 @@ from torch import nn
 
 from ..errors import InputError, one_line
 from ..files import fetch, save_tensors, sha256_of
-from ..networks import convert_upstream, hub_address, hub_weights, refuse_unreachable
+from ..networks import NotThere, convert_upstream, hub_address, hub_weights, refuse_unreachable
 from .configs import HubConfig, Weights
 from .pins import refuse_changed
 
@@ -44,27 +44,38 @@ def packaged_weights(config: HubConfig, weights: Weights) -> Path:
 
 def fetch_weights(config: HubConfig, cfg: PretrainedCfg, reference: Callable[[], nn.Module],
                   cache_dir: str | Path | None = None) -> Path:
-    """A file with a named model's weights: from the Hub, otherwise converted from the authors' checkpoint.
+    """A file with a named model's weights: from the Hub, else converted from the authors' checkpoint. Where nobody has
+    published them, they are made from a released supernet.
 
     It must be the file that the same address gave before.
     `reference` gives the network of the checkpoint, which may be on the meta device.
     """
+    made = None
+    if config.subnet and config.subnet.supernet and not cfg.url:
+        from .making import weights_to_make  # it imports much
+
+        made = weights_to_make(config, cache_dir)
+    if made and made.is_kept():
+        return made.path
     sources: list[tuple[str, Callable[[], Path]]] = []
     if repo_id := cfg.hf_hub_id:
         sources.append((f'{hub_address()}/{repo_id}', lambda: hub_weights(repo_id, cache_dir)))
     if url := str(cfg.url or ''):
         sources.append((url, lambda: _fetch_upstream(config.name, url, reference(), cache_dir)))
-    failures = []
+    failures, nowhere = list[str](), True
     for address, download in sources:
         try:
             path = download()
         except (OSError, ValueError) as error:  # what the Hub's client and we raise
             _logger.info('weights of %s: %s failed (%s)', config.name, address, one_line(error))
             reason = one_line(error)
+            nowhere &= isinstance(error, NotThere)
             failures.append(reason if address in reason else f'{address} ({reason})')
         else:
             refuse_changed(config.name, address, path, cache_dir or Path(constants.HF_HUB_CACHE).parent)
             return path
+    if made and nowhere:
+        return made.make('; '.join(failures))
     raise InputError(
         f'weights of {config.name!r} could not be loaded: {"; ".join(failures) or "no source is set"}; '
         f'{weights_cure(config)}, or use pretrained=False')

@@ -4,22 +4,23 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from ..accuracy import REPAIR_IMAGES, SubnetJudge, answers, supernet_digest
+from ..accuracy import CALIBRATION_IMAGES, REPAIR_IMAGES, SubnetJudge, answers, supernet_digest
 from ..devices import Conditions, DeviceProfile, load_profile, profile_names
-from ..images import CALIBRATION_BATCH, Augment, Data, EpochBatches, ImageSet
+from ..images import CALIBRATION_BATCH, Augment, CalibrationImages, Data, EpochBatches, ImageSet
 from ..networks import Supernet as TrainedSupernet
 from ..searching import Candidate
 from ..spaces import Arch, SearchSpace
 from ..training import FinetuneConfig, finetune, load_teacher
 from .configs import NamedSubnet
 from .fronts import FrontFile, predicted_ms
-from .measurements import measurement, prediction
+from .making import calibrated
+from .measurements import measurement, prediction, published
+from .outgoing import public_name
 from .record import HUB_ID, Accuracy, Calibration, ClassAccuracy, FrontPoint, Record, Search, Supernet, Training
 from .supernets import supernet_origin
 
@@ -78,8 +79,6 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
     model = judge.subnet(arch)
     if training:
         model = _finetune(source, judge, arch, model, training)
-    by_class = per_class(data, answers(model, data.test, space, arch.resolution)[:, 0])
-    tested = data.test_name or data.name
     supernet_id, revision, license = supernet_origin(source.supernet_id)
     record = Record(
         name=name or arch_name(space, found.under if found else None, found.max_latency_ms if found else None),
@@ -92,23 +91,33 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
         measurements=(
             *(measurement(m, found.device, found.device_name, arch) for m in measured if found),
             *([prediction(candidate, profile, data.num_classes)] if profile and found and not measured else [])),
-        top1_pct=round(100 * sum(c.hits for c in by_class) / len(data.test), 3),
         predicted_top1_pct=round(candidate.top1_pct, 3) if found else None,
-        accuracy=Accuracy(
-            dataset=tested, split=data.split, n=len(data.test),
-            protocol=_protocol(source, arch, training)),
-        per_class=by_class,
         front=(*(_front_point(c, c == candidate) for c in (found.front if found else ())), *references),
         supernet=Supernet(id=supernet_id, revision=revision, sha256=supernet_digest(source.supernet)), license=license,
-        dataset_id=tested if re.fullmatch(HUB_ID, tested, re.ASCII) else None,
+        dataset_id=_hub_id(data),
         search=None if found is None else Search(
-            limit=found.limit_words, seed=found.seed, profile=Path(found.profile).name,
+            limit=found.limit_words, seed=found.seed, profile=public_name(found.profile),
             profile_error_pct=found.profile_error_pct, predictor_error_pct=found.predictor_error_pct),
         calibration=Calibration(
             images=min(judge.calibration_images, len(data.train)), batch_size=CALIBRATION_BATCH,
             repaired=source.repairs),
         finetune_epochs=training.epochs if training else 0, training=source.training, code_version=__version__)
-    return model, record
+    tuned = f'fine-tuned for {training.epochs} epochs' if training else 'not fine-tuned'
+    weights = f'weights of the supernet, {"repaired in closed form, " if source.repairs else ""}{tuned}'
+    return model, with_accuracy(model, record, data, weights)
+
+
+def with_accuracy(model: nn.Module, record: Record, data: Data, weights: str) -> Record:
+    """The record with the accuracy on the test images of `data`, and how that was measured; `weights` says of which."""
+    space, resolution = record.space, record.arch.resolution
+    by_class = per_class(data, answers(model, data.test, space, resolution)[:, 0])
+    apart = f'; training images: {data.name}' if data.test_name else ''
+    skipped = f'; {data.skipped:,} broken images of the data set were left out' if data.skipped else ''
+    protocol = f'top-1, {resolution} px, center {100 * space.crop_pct:g} %, bilinear, fp32; {weights}{apart}{skipped}'
+    return replace(
+        record, top1_pct=round(100 * sum(c.hits for c in by_class) / len(data.test), 3), per_class=by_class,
+        dataset_id=_hub_id(data),
+        accuracy=Accuracy(dataset=data.test_name or data.name, split=data.split, n=len(data.test), protocol=protocol))
 
 
 def per_class(data: Data, answers: torch.Tensor) -> tuple[ClassAccuracy, ...]:
@@ -120,15 +129,9 @@ def per_class(data: Data, answers: torch.Tensor) -> tuple[ClassAccuracy, ...]:
         for name, row in zip(names, counts))
 
 
-def _protocol(source: Source, arch: Arch, training: FinetuneConfig | None) -> str:
-    """How the accuracy was measured, and of which weights."""
-    tuned = f'fine-tuned for {training.epochs} epochs' if training else 'not fine-tuned'
-    skipped, apart = source.data.skipped, bool(source.data.test_name)
-    return (
-        f'top-1, {arch.resolution} px, center {100 * source.supernet.space.crop_pct:g} %, bilinear, fp32; weights of '
-        f'the supernet, {"repaired in closed form, " if source.repairs else ""}{tuned}'
-        f'{f"; training images: {source.data.name}" if apart else ""}'
-        f'{f"; {skipped:,} broken images of the data set were left out" if skipped else ""}')
+def _hub_id(data: Data) -> str | None:
+    tested = data.test_name or data.name
+    return tested if re.fullmatch(HUB_ID, tested, re.ASCII) else None
 
 
 def _limit_conditions(found: FrontFile | None, measured: Sequence[dict], num_classes: int) -> Conditions | None:
@@ -161,11 +164,35 @@ def finish_named(source: Source, name: str, subnet: NamedSubnet, *, training: Fi
     """Make the weights of a named network from a supernet of its space. The record also says how it was found."""
     candidate = Candidate(subnet.arch, subnet.predicted_top1_pct or 0.0, subnet.predicted_ms or 0.0)
     model, record = finish(source, candidate, name=name, training=training)
-    profile = subnet.search.profile if subnet.search else None
+    return model, replace(as_named(record, subnet), dataset_id=record.dataset_id)  # that it was judged on
+
+
+def finish_unjudged(supernet: TrainedSupernet, supernet_id: str, images: CalibrationImages, augment: Augment, name: str,
+                    subnet: NamedSubnet, *, seed: int = 0, num_images: int = CALIBRATION_IMAGES,
+                    ) -> tuple[nn.Module, Record]:
+    """Make the weights of a named network from a supernet of its space and from images whose labels do not matter.
+
+    Its accuracy is not measured.
+    """
+    from .. import __version__
+
+    model, calibration, _ = calibrated(
+        supernet, subnet.arch, images, augment=augment, seed=seed, num_images=num_images)
+    origin, revision, _ = supernet_origin(supernet_id)
+    return model, as_named(Record(
+        name=name, space=supernet.space, arch=subnet.arch, num_classes=supernet.num_classes,
+        supernet=Supernet(id=origin, revision=revision, sha256=supernet_digest(supernet)), calibration=calibration,
+        finetune_epochs=0, code_version=__version__), subnet)
+
+
+def as_named(record: Record, subnet: NamedSubnet) -> Record:
+    """The record with all that its configuration says: how the network was found, and its latency, as it was published
+    or as the profile of the search has it."""
+    measurements, profile = published(subnet), subnet.search.profile if subnet.search else None
     if profile in profile_names() and subnet.predicted_ms is not None:
-        record = replace(record, measurements=(prediction(candidate, load_profile(profile), record.num_classes),))
-    known = {**subnet.known(), 'dataset_id': record.dataset_id}  # that it was judged on, whatever it was found with
-    return model, replace(record, **known)
+        candidate = Candidate(subnet.arch, 0.0, subnet.predicted_ms)
+        measurements = (prediction(candidate, load_profile(profile), record.num_classes),)
+    return replace(record, measurements=measurements, **subnet.known())
 
 
 def _front_point(candidate: Candidate, chosen: bool) -> FrontPoint:

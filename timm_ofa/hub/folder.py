@@ -19,10 +19,11 @@ from .record import Record
 
 CARD, PERF, PLOT, DRAWING = 'README.md', 'perf.json', 'pareto.svg', 'architecture.svg'
 CONFUSION = 'confusion.svg'
-ONNX = 'model.onnx'
+ONNX, PT2 = 'model.onnx', 'model.pt2'
+PROGRAMS = {ONNX: 'onnx_sha256', PT2: 'pt2_sha256'}  # files that run without this package -> their hash in PERF
 RESULTS = '.eval_results/top1.yaml'
 FILES = (  # only these are published and fetched
-    CONFIG, WEIGHTS, CARD, PERF, PLOT, DRAWING, CONFUSION, ONNX, RESULTS, 'LICENSE')
+    CONFIG, WEIGHTS, CARD, PERF, PLOT, DRAWING, CONFUSION, *PROGRAMS, RESULTS, 'LICENSE')
 REQUIRED = (CONFIG, WEIGHTS, PERF)
 FORMAT = 1  # version of our block in config.json, and of perf.json
 ELSEWHERE = {  # fields outside of the block
@@ -51,18 +52,24 @@ def check_folder(folder: str | Path) -> Record:
     """Check a folder and give its record; raises `InputError`.
 
     It must hold known files and a valid record. The architecture and the weights must be those of the record's arch,
-    and an ONNX file, if there is one, must have been written from these weights.
+    and a program of PROGRAMS, if there is one, must have been written from these weights.
     """
     folder = Path(folder)
     record = check_network(folder)
-    if (folder / ONNX).is_file() and read_json(folder / PERF).get('onnx_sha256') != sha256_of(folder / ONNX):
-        raise InputError(
-            f'{ONNX} in {str(folder)!r} is not that which {PERF} was written for; remove it, or write it anew (--onnx)')
+    for name in programs_of(folder):
+        if read_json(folder / PERF).get(PROGRAMS[name]) != sha256_of(folder / name):
+            raise InputError(f'{name} in {str(folder)!r} is not that which {PERF} was written for; remove it, or write '
+                             f'it anew (--{name.rpartition(".")[2]})')
     return record
 
 
+def programs_of(folder: str | Path) -> tuple[str, ...]:
+    """The files of PROGRAMS that a folder has."""
+    return tuple(name for name in PROGRAMS if (Path(folder) / name).is_file())
+
+
 def check_network(folder: Path) -> Record:
-    """As `check_folder`, but the ONNX file is not looked at."""
+    """As `check_folder`, but the programs are not looked at."""
     names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     if CONFIG in names and PERF not in names and _kind(folder / CONFIG) == 'supernet':
         raise InputError(f'folder {str(folder)!r} holds a supernet, not a network; make one of its networks with '

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import ModelInfo, hf_hub_download
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HFValidationError, HTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError
 
 from ..errors import InputError
@@ -24,7 +24,7 @@ from ..searching import within
 from ..training import supernet_folder
 from .client import hub_api, hub_errors
 from .folder import PERF, load_record
-from .metadata import RUNGS_MS, SUPERNET_TAG, evidence
+from .metadata import SUPERNET_TAG, evidence, may_be_within
 from .record import Measurement, Record
 from .supernets import is_supernet, read_supernet
 
@@ -66,15 +66,15 @@ def find(source: str, device: str | None = None, max_latency_ms: float | None = 
     if device is not None:
         check_slug(device, 'device')
     if Path(source).is_dir():
-        found = _valid((str(path), partial(_found, str(path), None, path)) for path in _folders_with(source, PERF))
+        found = valid((str(path), partial(_found, str(path), None, path)) for path in _folders_with(source, PERF))
     else:
-        found = _valid((place[0], partial(_found, *place)) for place in _on_hub(source, device, max_latency_ms))
+        found = valid((place[0], partial(_found, *place)) for place in _on_hub(source, device, max_latency_ms))
     if device is not None or max_latency_ms is not None:
         found = [f for f in found if f.latencies_within(device, max_latency_ms)]
     return sorted(found, key=lambda f: f.id)
 
 
-def _valid(places: Iterable[tuple[str, Callable[[], T]]]) -> list[T]:
+def valid(places: Iterable[tuple[str, Callable[[], T]]]) -> list[T]:
     """The results of the readers of all places. A place that is not valid is left out with a warning."""
     found = []
     for name, read in places:
@@ -131,9 +131,9 @@ def find_supernets(source: str) -> list[dict[str, Any]]:
     if Path(source).is_dir():
         places = [('local-dir', str(path), str(path)) for path in _folders_with(source, CONFIG) if is_supernet(path)]
     else:
-        infos = _listed(source, ['timm_ofa', SUPERNET_TAG])
+        infos = listed(source, ['timm_ofa', SUPERNET_TAG])
         places = [('hf-hub', info.id, f'hf-hub:{info.id}@{info.sha}') for info in infos]
-    rows = _valid((place[1], partial(_supernet_row, *place)) for place in places)
+    rows = valid((place[1], partial(_supernet_row, *place)) for place in places)
     if not rows:
         raise InputError(f'{source!r:.120} holds no supernet; publish one, or give another source')
     return sorted(rows, key=lambda row: row['name'])
@@ -161,12 +161,14 @@ def _folders_with(folder: str | Path, name: str) -> Iterator[Path]:
                 yield path.parent
 
 
-def _listed(org: str, wanted: list[str]) -> list[ModelInfo]:
-    """The repositories of an organization that have all of these tags."""
+def listed(org: str, wanted: list[str], kind: str = 'model') -> list[Any]:
+    """The repositories of an organization that have all of these tags: models, or with 'dataset' data sets."""
     if not re.fullmatch(r'[\w-][\w.-]*', org, re.ASCII):
         raise InputError(f'source {org!r:.120} is neither a folder nor a name on the Hub; give one of these')
     with hub_errors(org):
-        return list(hub_api().list_models(author=org, filter=wanted, expand=['sha', 'tags']))
+        api = hub_api()
+        return list((api.list_datasets if kind == 'dataset' else api.list_models)(
+            author=org, filter=wanted, expand=['sha', 'tags']))
 
 
 def _on_hub(org: str, device: str | None, max_latency_ms: float | None) -> Iterator[tuple[str, str, Path | None]]:
@@ -175,19 +177,19 @@ def _on_hub(org: str, device: str | None, max_latency_ms: float | None) -> Itera
     wanted = ['timm_ofa']
     if device:
         wanted.append(f'device:{device}')
-        rung = next((r for r in RUNGS_MS if max_latency_ms is not None and max_latency_ms <= r), None)
-        wanted += [f'latency:{device}:le-{rung}ms'] if rung else []
-    infos = [info for info in _listed(org, wanted) if SUPERNET_TAG not in (info.tags or [])]
+    infos = [info for info in listed(org, wanted) if SUPERNET_TAG not in (info.tags or [])]
+    if device and max_latency_ms is not None:
+        infos = [info for info in infos if may_be_within(info.tags or [], device, max_latency_ms)]
     with ThreadPoolExecutor(READERS) as pool:
-        for info, path in zip(infos, pool.map(_fetch_record, infos)):
+        for info, path in zip(infos, pool.map(lambda info: fetch_record(info.id, info.sha), infos)):
             yield info.id, f'{hub_address()}/{info.id}', path
 
 
-def _fetch_record(info: ModelInfo) -> Path | None:
+def fetch_record(repo_id: str, revision: str) -> Path | None:
     """The folder of the two files that make a record; None if the repository does not give them."""
-    with hub_errors(info.id):
+    with hub_errors(repo_id):
         try:
-            paths = [Path(hf_hub_download(info.id, name, revision=info.sha)) for name in (CONFIG, PERF)]
+            paths = [Path(hf_hub_download(repo_id, name, revision=revision)) for name in (CONFIG, PERF)]
         except (HFValidationError, RemoteEntryNotFoundError, RepositoryNotFoundError):
             return None
         except (HTTPError, OSError) as error:

@@ -1,13 +1,14 @@
-"""Latencies of a network as its record tells them: measured, or priced by a profile."""
+"""Latencies of a network as its record tells them: measured, priced by a profile, or published by its authors."""
 from __future__ import annotations
 
 import re
 from datetime import date
 
-from ..devices import Conditions, DeviceProfile
+from ..devices import UNKNOWN, Conditions, DeviceProfile
 from ..fields import check_slug
 from ..searching import Candidate, within
 from ..spaces import Arch
+from .configs import NamedSubnet
 from .fronts import predicted_ms
 from .record import Measurement, Record
 from .timing import tighter_limit
@@ -34,6 +35,17 @@ def prediction(candidate: Candidate, profile: DeviceProfile, num_classes: int) -
         resolution=candidate.arch.resolution, latency_ms=round(predicted_ms(candidate), 6),
         statistic='price by the device profile', source='predicted',
         date=profile.measured_on if DATE.fullmatch(profile.measured_on) else None)
+
+
+def published(subnet: NamedSubnet) -> tuple[Measurement, ...]:
+    """The latency that the authors of a released network published, which its name says; under which conditions, they
+    did not tell."""
+    if subnet.device is None or subnet.latency_ms is None or subnet.search:
+        return ()
+    return (Measurement(
+        device=subnet.device, device_name=subnet.device, runtime=UNKNOWN, runtime_version=UNKNOWN, precision=UNKNOWN,
+        batch_size=subnet.latency_batch_size, resolution=subnet.arch.resolution, latency_ms=subnet.latency_ms,
+        statistic='as published', source='published'),)
 
 
 def with_measured(record: Record, new: Measurement) -> list[Measurement]:

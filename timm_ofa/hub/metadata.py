@@ -1,48 +1,74 @@
-"""What the Hub indexes of a network or a supernet: tags for its search, and the front matter of the card.
+"""What the Hub indexes of a network, a supernet or a device profile: tags for its search, the front matter of a card.
 
-Everything in a record is text that somebody else may have written, so `ModelCardData` alone builds the front matter.
+Everything in a record or a profile is text that somebody else may have written, so the classes of the Hub's client for
+card data alone build the front matter.
 """
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
-from ..devices import UNKNOWN
+from ..devices import UNKNOWN, DeviceProfile
 from ..fields import slug
+from ..searching import within
 from .record import HUB_ID, Measurement, Record, SupernetRecord
 
 RUNGS_MS = (1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 500, 1000)
+NEAR_RUNGS = 3
 SUPERNET_TAG = 'supernet'  # of a supernet; a subnet has 'supernet:NAME'
+PROFILE_TAG = 'timm_ofa-profile'  # of a device profile, which is a data set of the Hub
 
 
 def evidence(record: Record, device: str) -> list[Measurement]:
-    """The latencies of single images on a device, fastest first: measurements if there are any, else predictions."""
+    """The latencies of single images on a device, fastest first: measurements if there are any, else the others."""
     known = [m for m in record.measurements if m.device == device and m.batch_size == 1]
     measured = [m for m in known if m.source == 'measured']
     return sorted(measured or known, key=lambda m: m.typical_ms)
 
 
 def tags(record: Record | SupernetRecord) -> list[str]:
-    """The tags of the repository. The tag `latency:<device>:le-<N>ms` is set for every rung N that the latency is
-    within."""
+    """The tags of the repository.
+
+    The tag `latency:<device>:le-<N>ms` is set for the NEAR_RUNGS least rungs N that the latency is within: who has more
+    time than that looks for larger networks.
+    """
     if isinstance(record, SupernetRecord):
         return ['timm', 'timm_ofa', 'once-for-all', SUPERNET_TAG, f'search-space:{slug(record.space.name)}']
     devices = sorted({m.device for m in record.measurements} | ({record.device} if record.device else set()))
     found = ['timm', 'timm_ofa', 'once-for-all']
     found += [f'device:{device}' for device in devices]
-    found += sorted({f'runtime:{m.runtime}' for m in record.measurements})
+    found += sorted({f'runtime:{m.runtime}' for m in record.measurements if m.runtime != UNKNOWN})
     found += sorted({f'precision:{m.precision}' for m in record.measurements if m.precision != UNKNOWN})
     found += [f'resolution:{record.arch.resolution}']
     for device in devices:
         fastest = min((m.typical_ms for m in evidence(record, device)), default=float('inf'))
-        found += [f'latency:{device}:le-{rung}ms' for rung in RUNGS_MS if fastest <= rung]
+        found += [latency_tag(device, rung) for rung in RUNGS_MS if within(fastest, rung)][:NEAR_RUNGS]
     found += sorted({f'latency-source:{m.source}' for m in record.measurements})
     found += [f'supernet:{slug(record.supernet.id.rsplit("/")[-1])}'] if record.supernet else []
     return [*found, f'search-space:{slug(record.space.name)}']
+
+
+def latency_tag(device: str, rung_ms: int) -> str:
+    """The tag of a network that takes at most so long on a device."""
+    return f'latency:{device}:le-{rung_ms}ms'
+
+
+def may_be_within(found: Iterable[str], device: str, max_latency_ms: float) -> bool:
+    """Whether a network with these tags may take at most so long on a device."""
+    rungs = [rung for rung in RUNGS_MS if latency_tag(device, rung) in set(found)]
+    least = next((rung for rung in RUNGS_MS if within(max_latency_ms, rung)), None)
+    return least is None or bool(rungs and rungs[0] <= least)
+
+
+def hub_dataset(record: Record | SupernetRecord) -> str | None:
+    """The data set of a record, if it is one of the Hub."""
+    known = record.dataset_id
+    return known if known and re.fullmatch(HUB_ID, known, re.ASCII) else None
 
 
 def card_data(record: Record | SupernetRecord) -> ModelCardData:
@@ -55,11 +81,28 @@ def card_data(record: Record | SupernetRecord) -> ModelCardData:
         more['co2_eq_emissions'] = {
             'emissions': record.training.co2_g, 'source': record.training.co2_source, 'training_type': 'pre-training',
             'hardware_used': record.training.hardware}
-    results = _judged_results(record) if isinstance(record, SupernetRecord) else _results(record)
+    dataset = hub_dataset(record)
+    results = [] if dataset is None else (
+        _judged_results(record, dataset) if isinstance(record, SupernetRecord) else _results(record, dataset))
     return ModelCardData(
         library_name='timm', pipeline_tag='image-classification', license=record.license, tags=tags(record),
-        datasets=[record.dataset_id] if record.dataset_id else None, base_model=base, model_name=record.name,
+        datasets=[dataset] if dataset else None, base_model=base,
+        model_name=record.name if results else None,  # it is of the results
         eval_results=results or None, ignore_metadata_errors=False, **more)
+
+
+def profile_tags(profile: DeviceProfile) -> list[str]:
+    """The tags of the data set that holds a device profile."""
+    precision = [] if profile.precision == UNKNOWN else [f'precision:{profile.precision}']
+    return ['timm_ofa', PROFILE_TAG, f'device:{profile.device}', f'runtime:{slug(profile.runtime)}', *precision,
+            f'space:{slug(profile.space)}']
+
+
+def profile_data(profile: DeviceProfile) -> DatasetCardData:
+    """The front matter of the card of a device profile. The Hub shows no rows of it: it is one JSON object."""
+    return DatasetCardData(
+        pretty_name=f'{profile.device_name}, {profile.runtime}, {profile.space}', license='apache-2.0',
+        tags=profile_tags(profile), viewer=False)
 
 
 def eval_results(record: Record | SupernetRecord) -> str | None:
@@ -71,24 +114,23 @@ def eval_results(record: Record | SupernetRecord) -> str | None:
     else:
         top1_pct = record.top1_pct
         notes = f'Top-1 (%), split {record.accuracy.split}, {record.accuracy.protocol}' if record.accuracy else ''
-    if top1_pct is None or not re.fullmatch(HUB_ID, record.dataset_id or '', re.ASCII):
+    dataset = hub_dataset(record)
+    if top1_pct is None or dataset is None:
         return None
     return yaml.safe_dump(
-        [{'dataset': {'id': record.dataset_id, 'task_id': 'default'}, 'value': top1_pct, 'notes': notes}],
+        [{'dataset': {'id': dataset, 'task_id': 'default'}, 'value': top1_pct, 'notes': notes}],
         sort_keys=False)
 
 
-def _results(record: Record) -> list[EvalResult]:
-    """Accuracy and latencies for the model index, which wants a data set: nothing where none is known.
+def _results(record: Record, dataset: str) -> list[EvalResult]:
+    """Accuracy and latencies for the model index, which wants a data set of the Hub.
 
     The name of a latency holds its whole setting, so that no two of them collide.
     """
-    dataset = record.accuracy.dataset if record.accuracy else record.dataset_id
-    if dataset is None:
-        return []
+    accuracy = record.accuracy
     result = partial(
-        EvalResult, task_type='image-classification', dataset_type=record.dataset_id or slug(dataset),
-        dataset_name=dataset, dataset_split=record.accuracy.split if record.accuracy else None)
+        EvalResult, task_type='image-classification', dataset_type=dataset,
+        dataset_name=accuracy.dataset if accuracy else dataset, dataset_split=accuracy.split if accuracy else None)
     results = []
     if record.top1_pct is not None:
         results.append(result(metric_type='accuracy', metric_name='Top-1 (%)', metric_value=record.top1_pct))
@@ -100,9 +142,9 @@ def _results(record: Record) -> list[EvalResult]:
     return results
 
 
-def _judged_results(record: SupernetRecord) -> list[EvalResult]:
+def _judged_results(record: SupernetRecord, dataset: str) -> list[EvalResult]:
     return [EvalResult(
-        task_type='image-classification', dataset_type=record.dataset_id or slug(record.data or judged.images),
+        task_type='image-classification', dataset_type=dataset,
         dataset_name=judged.images, metric_type='accuracy', metric_name=f'Top-1 of the {judged.subnet} subnet (%)',
         metric_value=judged.top1_pct) for judged in record.judged if judged.subnet in ('largest', 'smallest')]
 

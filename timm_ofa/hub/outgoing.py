@@ -1,4 +1,4 @@
-"""What may leave this computer with a published folder: the one list of files, keys and columns.
+"""What may leave this computer with a published folder or profile: the one list of files, keys and columns.
 
 All else stays: keys that somebody added, places on the disk, and codecarbon's coordinates and machine.
 """
@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..devices import UNITS, DeviceProfile
 from ..errors import InputError
 from ..files import write_text
 from ..networks import BLOCK, DIGEST
 from ..training import TrainConfig
-from .folder import ELSEWHERE, PERF, RESULTS, subset
+from .folder import ELSEWHERE, PERF, PROGRAMS, RESULTS, subset
 from .metadata import eval_results
 from .record import HUB_ID, Record, SupernetRecord
 
@@ -30,11 +31,14 @@ PRETRAINED_KEYS = (  # of its pretrained_cfg: what the network is and how images
     'pool_size', 'test_pool_size', 'first_conv', 'classifier', 'custom_load')
 SUPERNET_KEYS = (  # of its block
     'kind', DIGEST, 'space', 'data', 'class_names', 'training', 'source', 'license', 'imported', 'skipped_images')
-PERF_KEYS = ('format', 'name', DIGEST, 'onnx_sha256', *ELSEWHERE[PERF])
+PERF_KEYS = ('format', 'name', DIGEST, *PROGRAMS.values(), 'pt2_torch', *ELSEWHERE[PERF])
 EVENT_KEYS = (  # of log.jsonl and times.jsonl
     'event', 'processes', 'data', 'images', 'steps', 'versions', 'phase', 'epoch', 'step', 'at_step', 'loss',
     'lr', 'images_per_s', 'seconds', 'session_s', 'date', 'device', 'device_name', 'changed', 'largest_top1_pct',
     'smallest_top1_pct', 'subnet', 'top1_pct', 'macs_m', 'params_k', 'arch')
+PROTOCOL_KEYS = (  # of a device profile; its other fields are checked ones, and all of them leave
+    'statistic', 'method', 'sweeps', 'order', 'paced', 'calibration_nets', 'processor', 'host', 'noise_pct',
+    'drift_pct', 'share_by_weights', 'corrected_pct', 'networks', 'left_out', *(f'ms per {unit}' for unit in UNITS))
 EMISSION_COLUMNS = (
     'timestamp', 'run_id', 'duration', 'emissions', 'energy_consumed', 'cpu_energy', 'gpu_energy', 'ram_energy')
 
@@ -68,6 +72,11 @@ def public_name(source: str | None) -> str | None:
     if source is None or re.fullmatch(rf'hf[-_]hub:{HUB_ID}(@[\w.-]+)?|[\w.-]+|https?://[^\s@]+', source, re.ASCII):
         return source
     return re.split(r'[/\\]', source.partition('?')[0].rstrip('/\\'))[-1].rpartition(':')[2] or 'unknown'
+
+
+def public_profile(profile: DeviceProfile) -> DeviceProfile:
+    """What leaves of a device profile."""
+    return replace(profile, protocol=subset(profile.protocol, PROTOCOL_KEYS))
 
 
 def public_emissions(text: str) -> str:

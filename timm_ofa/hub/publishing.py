@@ -5,9 +5,8 @@ Each comes in one commit, and what arrived is checked. A repository that others 
 from __future__ import annotations
 
 import re
-import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from ..networks import BLOCK, CONFIG, hub_address, read_json
 from .card import render_card
 from .client import OWNER, check_repo_id, hub_api, hub_errors, writable_id
 from .device_collections import collect
-from .folder import CARD, check_folder
+from .folder import CARD, check_folder, programs_of
 from .metadata import tags
 from .record import Record, SupernetRecord
 from .saving import stage_folder, update_folder
@@ -131,7 +130,7 @@ def _stage(folder: Path, stage: Path) -> tuple[Record | SupernetRecord, Callable
     writes the card for a repository."""
     if not is_supernet(folder):
         record = stage_folder(folder, stage)
-        return record, partial(render_card, record)
+        return record, partial(render_card, record, programs=programs_of(stage))
     supernet, training = stage_supernet(folder, stage)
     phases = training.phases if training else ()
     return supernet, partial(render_card, supernet, phases=phases, curves=(stage / CURVES).is_file())
@@ -146,30 +145,54 @@ def publish_page(page: str | Path, space_id: str, *, private: bool = False, forc
         private: Make the Space private. One that is already public is refused, not changed.
         force: Overwrite also a Space that timm_ofa did not write.
     """
-    check_repo_id(space_id)
-    with hub_errors(f'Space {space_id}'), tempfile.TemporaryDirectory() as stage:
+    data = SpaceCardData(
+        title=space_id.split('/')[-1], sdk='static', app_file='index.html', tags=['timm_ofa'], pinned=False)
+    card = f'---\n{data.to_yaml()}\n---\n\nNetworks by device and latency, written by `timm-ofa catalog`.\n'
+    files = {CARD: card, 'index.html': Path(page).read_text(encoding='utf-8')}
+    return publish_texts('space', space_id, files, 'timm_ofa', private=private, force=force, space_sdk='static')['url']
+
+
+def publish_texts(kind: str, repo_id: str, files: Mapping[str, str], tag: str, *, private: bool = False,
+                  force: bool = False, **options: Any) -> dict[str, Any]:
+    """Make a Space or a data set hold exactly these texts, with one commit. If it does already, nothing is written.
+
+    Args:
+        kind: 'space' or 'dataset'.
+        files: Name -> text. One is the card, in which `tag` says that timm_ofa wrote it.
+        private, force: As in `publish_page`.
+        options: Of a new repository.
+
+    Returns:
+        repo_id, url, commit (sha) and changed (bool).
+    """
+    from .. import __version__
+
+    check_repo_id(repo_id)
+    what = {'space': 'Space', 'dataset': 'data set'}[kind]
+    with hub_errors(f'{what} {repo_id}'), tempfile.TemporaryDirectory() as stage:
         api = hub_api()
-        writable_id(api, space_id, '')
-        is_new = not api.repo_exists(space_id, repo_type='space')
-        api.create_repo(space_id, repo_type='space', space_sdk='static', private=private, exist_ok=True)
-        before = api.space_info(space_id)
+        writable_id(api, repo_id, '')
+        is_new = not api.repo_exists(repo_id, repo_type=kind)
+        api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, **options)
+        before = api.space_info(repo_id) if kind == 'space' else api.dataset_info(repo_id)
         if private and not before.private:
-            raise InputError(f'{space_id} is public already; make it private in its settings, or leave out private')
-        if not (is_new or force or 'timm_ofa' in (before.tags or []) or _is_unfinished(api, space_id)):
-            raise InputError(f'{space_id} exists and was not written by timm_ofa; choose another name, or force it')
-        title = space_id.split('/')[1]
-        data = SpaceCardData(title=title, sdk='static', app_file='index.html', tags=['timm_ofa'], pinned=False)
-        card = f'---\n{data.to_yaml()}\n---\n\nNetworks by device and latency, written by `timm-ofa catalog`.\n'
-        (Path(stage) / CARD).write_text(card, encoding='utf-8')
-        shutil.copyfile(page, Path(stage) / 'index.html')
-        if not _equals_remote(api, 'space', space_id, stage):
-            _upload(api, 'space', space_id, stage, before.sha, 'Catalog')
-    return f'{hub_address()}/spaces/{space_id}'
+            raise InputError(f'{repo_id} is public already; make it private in its settings, or leave out private')
+        if not (is_new or force or tag in (before.tags or []) or _is_unfinished(api, kind, repo_id)):
+            raise InputError(f'{repo_id} exists and was not written by timm_ofa; choose another name, or force it')
+        for name, text in files.items():
+            write_text(Path(stage) / name, text)
+        commit = before.sha
+        if not _equals_remote(api, kind, repo_id, stage):
+            if not force:
+                _refuse_changed(api, repo_id, kind)
+            message = f'{repo_id.split("/")[1]} (timm_ofa {__version__})'
+            commit = _upload(api, kind, repo_id, stage, before.sha, message)
+    return dict(repo_id=repo_id, url=f'{hub_address()}/{kind}s/{repo_id}', commit=commit, changed=commit != before.sha)
 
 
-def _is_unfinished(api: HfApi, space_id: str) -> bool:
-    """Whether a Space holds only what the Hub puts into a new one, as if publishing had broken off."""
-    commits = api.list_repo_commits(space_id, repo_type='space')
+def _is_unfinished(api: HfApi, kind: str, repo_id: str) -> bool:
+    """Whether a repository holds only what the Hub puts into a new one, as if publishing had broken off."""
+    commits = api.list_repo_commits(repo_id, repo_type=kind)
     return len(commits) == 1 and commits[0].title == 'initial commit'
 
 
@@ -201,11 +224,11 @@ def _block_on_hub(api: HfApi, info: ModelInfo) -> dict[str, Any] | None:
     return block if isinstance(block, dict) else None
 
 
-def _refuse_changed(api: HfApi, repo_id: str) -> None:
+def _refuse_changed(api: HfApi, repo_id: str, kind: str = 'model') -> None:
     """Raise if the last commit is neither ours nor the first one, which the Hub makes."""
-    commits = api.list_repo_commits(repo_id)
+    commits = api.list_repo_commits(repo_id, repo_type=kind)
     last = commits[0]
-    if len(commits) > 1 and not re.search(r'\(timm_ofa [\w.+-]+\)$', last.title):
+    if len(commits) > 1 and not re.search(r'\(timm_ofa [\w.+-]+\)$|^Catalog$', last.title):
         raise InputError(f'{repo_id} was changed on the Hub since ({last.commit_id[:8]}, {last.title!r:.60}); '
                          'bring the change here, or force it')
 

@@ -22,7 +22,7 @@ _slug, _ms, _pct = partial(text, SLUG.pattern, 60), partial(number, 0, 1e7), par
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One latency of a network on one device in one runtime, measured or predicted."""
+    """One latency of a network on one device in one runtime: measured, predicted, or published by its authors."""
     device: str = _slug()  # slug that begins with the vendor
     device_name: str
     runtime: str = _slug()
@@ -40,7 +40,7 @@ class Measurement:
     n: int | None = number(default=None)  # timed runs
     energy_mj: float | None = number(0, 1e9, default=None)  # of a run, millijoules
     peak_memory_mb: float | None = number(0, 1e9, default=None)  # of a run, 1e6 bytes
-    source: str = choice('measured', 'predicted')
+    source: str = choice('measured', 'predicted', 'published')  # published: by the network's authors
     date: str | None = text(r'\d{4}-\d\d-\d\d', default=None)
     tool_versions: dict[str, str] = field(default_factory=dict)
 
@@ -122,6 +122,8 @@ class Calibration:
     """The images that the BatchNorm statistics come from, or the repair of the weights."""
     images: int = number()
     batch_size: int = number()
+    data: str | None = None  # their name; None: they are training images
+    sha256: str | None = text('[0-9a-f]{64}', default=None)  # of their pixels
     repaired: bool = False  # the weights were repaired in closed form
 
 

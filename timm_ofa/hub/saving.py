@@ -1,11 +1,12 @@
 """Finished networks are written as folders that timm loads.
 
-`save_folder` writes one and proves that timm loads it bit for bit; `update_folder`, `add_onnx` and `stage_folder`
-change or copy one that was checked first.
+`save_folder` writes one and proves that timm loads it bit for bit; `update_folder`, `add_onnx`, `add_pt2` and
+`stage_folder` change or copy one that was checked first.
 """
 from __future__ import annotations
 
 import copy
+import io
 import json
 import re
 from collections.abc import Callable
@@ -34,11 +35,14 @@ from .folder import (
     ONNX,
     PERF,
     PLOT,
+    PROGRAMS,
+    PT2,
     RESULTS,
     check_folder,
     check_network,
     entry_point,
     is_ours,
+    programs_of,
     subset,
 )
 from .outgoing import PERF_KEYS, copy_files, public_config, refuse_links, write_results
@@ -88,7 +92,7 @@ def _write_figures(folder: Path, record: Record, perf: dict) -> None:
     if shows_confusion(record):
         plot_confusion(record, folder / CONFUSION)
     write_results(folder, record)
-    write_text(folder / CARD, render_card(record))
+    write_text(folder / CARD, render_card(record, programs=programs_of(folder)))
 
 
 def update_folder(folder: str | Path, change: Callable[[Record], Record]) -> Record:
@@ -121,13 +125,14 @@ def stage_folder(folder: str | Path, stage: Path) -> Record:
 
 
 def _check_card(folder: Path, record: Record) -> None:
-    """Raise if the card of a folder is not the one that its record gives. There may be no card, and the repository that
-    the card names does not matter."""
+    """Raise if the card of a folder is not the one that its record gives. There may be no card. The repository
+    and the programs that the card names do not matter."""
     if not (folder / CARD).is_file():
         return
     text = (folder / CARD).read_text(encoding='utf-8', errors='replace')
     named = re.search(r"hf-hub:([\w.-]+/[\w.-]+)'", text, re.ASCII)
-    lines = render_card(record, named and named[1]).splitlines()
+    programs = [name for name in PROGRAMS if f"'{name}'" in text]
+    lines = render_card(record, named and named[1], programs=programs).splitlines()
     for number, (found, expected) in enumerate(zip_longest(text.splitlines(), lines), 1):
         if found != expected:
             raise InputError(f'{CARD} in {str(folder)!r:.200} is not the card of its record from line {number} on '
@@ -148,11 +153,36 @@ def add_onnx(folder: str | Path) -> Path:
     model = to_onnx(rows, weights=load_file(folder / WEIGHTS), bn_eps=record.space.bn_eps, batch_size=None)
     if find_spec('onnxruntime'):
         _check_onnx_logits(model, folder, record.arch.resolution)
+    return _add_program(folder, record, ONNX, model)
+
+
+def add_pt2(folder: str | Path) -> Path:
+    """Write `model.pt2` beside the weights of a folder: a program of `torch.export` that runs with torch alone. It
+    takes x (N, 3, R, R) at the network's resolution to logits (N, classes), for any N.
+
+    It must give the logits of the network bit for bit. `perf.json` keeps its hash, and the version of torch.
+    """
+    folder = Path(folder)
+    record = check_network(folder)
+    model, x, logits = _loaded(folder, record.arch.resolution)
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim('n')},))
+    for node in program.graph.nodes:
+        node.meta.pop('stack_trace', None)  # places on this disk
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    _check_pt2_logits(file.getvalue(), folder, x, logits)
+    return _add_program(folder, record, PT2, file.getvalue(), pt2_torch=torch.__version__.partition('+')[0])
+
+
+def _add_program(folder: Path, record: Record, name: str, data: bytes, **about: str) -> Path:
+    """Write a file of PROGRAMS, its hash, and the card, which says how to load it."""
+    _check_card(folder, record)
     with locked(folder):
-        with replacing(folder / ONNX) as temporary:
-            temporary.write_bytes(model)
-        _write_json(folder / PERF, {**read_json(folder / PERF), 'onnx_sha256': sha256_of(folder / ONNX)})
-    return folder / ONNX
+        with replacing(folder / name) as temporary:
+            temporary.write_bytes(data)
+        _write_json(folder / PERF, {**read_json(folder / PERF), PROGRAMS[name]: sha256_of(folder / name), **about})
+        write_text(folder / CARD, render_card(record, programs=programs_of(folder)))
+    return folder / name
 
 
 def _plain_copy(model: nn.Module) -> nn.Module:
@@ -179,15 +209,16 @@ def _write_config(path: Path, model: nn.Module, record: Record) -> None:
         data_config={k: data[k] for k in ('input_size', 'crop_pct', 'interpolation', 'mean', 'std')})
 
 
-def _loaded_logits(folder: Path, resolution: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two random images (2, 3, R, R), and the logits (2, classes) that the network of a folder gives for them."""
+def _loaded(folder: Path, resolution: int) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """The network of a folder, two random images (2, 3, R, R), and the logits (2, classes) that it gives for them."""
+    model = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
     x = torch.randn(2, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        return x, timm.create_model(f'local-dir:{folder}', pretrained=True).eval()(x)
+        return model, x, model(x)
 
 
 def _check_same_logits(folder: Path, model: nn.Module, resolution: int) -> None:
-    x, logits = _loaded_logits(folder, resolution)
+    _, x, logits = _loaded(folder, resolution)
     with torch.inference_mode():
         difference = (logits - model(x)).abs().max().item()
     if difference != 0:
@@ -196,10 +227,18 @@ def _check_same_logits(folder: Path, model: nn.Module, resolution: int) -> None:
 
 
 def _check_onnx_logits(model: bytes, folder: Path, resolution: int) -> None:
-    x, logits = _loaded_logits(folder, resolution)
+    _, x, logits = _loaded(folder, resolution)
     error = np.abs(Session(model, x=x.numpy()).predict(x.numpy()) - logits.numpy()).max() / logits.abs().max().item()
     if not error <= MAX_ONNX_ERROR:
         raise InputError(f'{ONNX} of {str(folder)!r} would differ by {error:.2g} of its logits; save the folder again')
+
+
+def _check_pt2_logits(program: bytes, folder: Path, x: torch.Tensor, logits: torch.Tensor) -> None:
+    model = torch.export.load(io.BytesIO(program)).module()
+    with torch.inference_mode():
+        equal = torch.equal(model(x), logits) and len(model(x[:1])) == 1
+    if not equal:
+        raise InputError(f'{PT2} of {str(folder)!r} would not give the logits of the network; save the folder again')
 
 
 def _write_json(path: Path, data: dict) -> None:

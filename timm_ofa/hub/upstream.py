@@ -9,20 +9,24 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import timm
+from torch import nn
 
 from ..accuracy import RELEASED, load_predictor, load_upstream_predictor
 from ..devices import import_note10_tables, load_profile
 from ..errors import InputError, listed, one_line
 from ..files import fetch, replacing_folder
-from ..networks import Supernet
+from ..networks import Supernet as ElasticNetwork
 from ..spaces import space_names
 from ..training import save_supernet
 from .checkpoints import read_upstream, weights_cure
 from .configs import IMAGENET, HubConfig, NamedSubnet, hub_configs
-from .record import Accuracy, Record
+from .finishing import as_named
+from .record import Accuracy, Record, Supernet
 from .saving import check_target, save_folder
+from .supernets import supernet_origin
 
 PREDICTORS = {f'{space}_predictor': space for space in RELEASED}
 TABLES = 'note10'
@@ -58,19 +62,33 @@ def _import_weights(name: str, config: HubConfig | None, source: str | Path | No
     if not source:
         cure = weights_cure(config) if config and config.subnet else 'give a file with --from'
         raise InputError(f'weights of {name!r} were never released; {cure}')
+    model = released_network(name, source)
+    if config and config.subnet:
+        return save_folder(out, model, subnet_record(name, config.subnet))
+    about = dict(license=config.weights.license, imported=name) if config and config.weights else {}
+    return save_released(out, model, {'source': str(source), **about})
+
+
+def released_network(name: str, source: str | Path) -> nn.Module:
+    """A named network or supernet with the weights of the authors, from a file or an address."""
     model = timm.create_model(name)
     try:
         model.load_state_dict(read_upstream(source, model))
     except RuntimeError as error:  # it has our tensor names, but is of another network
         raise InputError(f'{str(source)!r:.200} is not of {name!r} ({one_line(error)}); '
                          'give the checkpoint of this very architecture') from None
-    if config and config.subnet:
-        return save_folder(out, model, subnet_record(name, config.subnet))
+    return model
+
+
+def save_released(out: str | Path, supernet: nn.Module, about: dict[str, Any]) -> Path:
+    """Write the folder of a supernet as a whole. If there is such a folder already, it is replaced.
+
+    `about` goes into its `config.json`.
+    """
     out = check_target(out)
-    assert isinstance(model, Supernet)
-    about = dict(license=config.weights.license, imported=name) if config and config.weights else {}
+    assert isinstance(supernet, ElasticNetwork)
     with replacing_folder(out) as new:
-        save_supernet(model, new, {'source': str(source), **about})
+        save_supernet(supernet, new, about)
     return out
 
 
@@ -114,12 +132,13 @@ def _as_file(source: str | Path | None) -> Iterator[Path | None]:
 
 
 def subnet_record(name: str, subnet: NamedSubnet) -> Record:
-    """The record of a named network with its published figures. Nothing is measured."""
+    """The record of a named network with its published figures. Nothing is measured here."""
     from .. import __version__
 
     accuracy = None if subnet.top1_pct is None else Accuracy(
         dataset='ImageNet-1k' if subnet.data == IMAGENET else subnet.data, split=subnet.split, n=subnet.images,
         protocol=f'as published by {"the authors" if subnet.source else "this package"}, not repeated')
-    return Record(
-        name=name, space=subnet.space, arch=subnet.arch, num_classes=subnet.space.num_classes,
-        top1_pct=subnet.top1_pct, accuracy=accuracy, code_version=__version__, **subnet.known())
+    supernet = Supernet(id=supernet_origin(subnet.supernet)[0]) if subnet.supernet else None
+    return as_named(Record(
+        name=name, space=subnet.space, arch=subnet.arch, num_classes=subnet.space.num_classes, supernet=supernet,
+        top1_pct=subnet.top1_pct, accuracy=accuracy, code_version=__version__), subnet)

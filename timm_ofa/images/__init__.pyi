@@ -4,6 +4,11 @@ from .augmentation import calibration_batches as calibration_batches
 from .augmentation import calibration_set as calibration_set
 from .augmentation import eval_batch as eval_batch
 from .batches import EpochBatches as EpochBatches
+from .calibration import CalibrationImages as CalibrationImages
+from .calibration import calibration_source as calibration_source
+from .calibration import files_stamp as files_stamp
+from .calibration import is_streamed as is_streamed
+from .calibration import open_calibration as open_calibration
 from .checking import check_data as check_data
 from .data import Data as Data
 from .data import load_data as load_data

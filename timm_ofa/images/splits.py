@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -13,6 +15,7 @@ from ..errors import InputError
 
 UNLABELED = -1  # the label of an image whose class is not told
 MAX_SHARDS = 256  # a stream of more shards is read in so many groups of shards
+SPREAD = 20  # shards that are read in turn
 SHUFFLE_BUFFER = 2048  # encoded images that a stream keeps in order to mix them
 T = TypeVar('T')
 
@@ -57,6 +60,25 @@ class Stream:
             if self.length and i == skipped:
                 part = part.skip(round((begin * shards - skipped) * self.length / shards))
             yield from map(self._item, part)
+
+    def spread(self) -> Iterator[tuple[dict, int]]:
+        """Each (encoded image, label) once, always in the same order: at first from SPREAD shards in turn, which lie
+        far apart.
+
+        Many sets are sorted by class. So the first images are of many classes, and only the beginning of each of these
+        shards is read for them. In newer versions of datasets each row group of a parquet file is a shard.
+        """
+        dataset = self.dataset.reshard() if hasattr(self.dataset, 'reshard') else self.dataset
+        shards = min(dataset.num_shards, MAX_SHARDS)
+        first = [i * shards // SPREAD for i in range(SPREAD)] if shards > SPREAD else list(range(shards))
+        order = [*first, *sorted(set(range(shards)) - set(first))]
+        for start in range(0, shards, SPREAD):
+            parts = deque(iter(dataset.shard(shards, i, contiguous=True)) for i in order[start:start + SPREAD])
+            while parts:
+                part = parts.popleft()
+                for row in itertools.islice(part, 1):
+                    yield self._item(row)
+                    parts.append(part)
 
     def _item(self, row: Mapping) -> tuple[dict, int]:
         image, label = (row[column] for column in self.columns)

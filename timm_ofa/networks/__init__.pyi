@@ -20,10 +20,12 @@ from .weights import BUILD_ARGS as BUILD_ARGS
 from .weights import CONFIG as CONFIG
 from .weights import DIGEST as DIGEST
 from .weights import WEIGHTS as WEIGHTS
+from .weights import NotThere as NotThere
 from .weights import check_configs as check_configs
 from .weights import check_shapes as check_shapes
 from .weights import checked as checked
 from .weights import hub_address as hub_address
+from .weights import hub_file as hub_file
 from .weights import hub_weights as hub_weights
 from .weights import read_json as read_json
 from .weights import refuse_unreachable as refuse_unreachable

@@ -1,4 +1,4 @@
-"""Weights from a folder or a Hub repository, checked before anybody uses them.
+"""Weights and small files from a folder or a Hub repository, checked before anybody uses them.
 
 timm takes what it is given. The Hub's client compares only sizes, a repository may change between two requests, and
 without a safetensors file a pickle would be read. `checked` wraps an entry-point: before the network is built, the file
@@ -7,11 +7,13 @@ must have the hashes that the Hub and `config.json` list, and the network's name
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,10 @@ CFG_KINDS: dict[str, Any] = {  # fields of timm's `PretrainedCfg` that users of 
     'std': tuple[float, ...], 'crop_pct': float, 'interpolation': str, 'crop_mode': str, 'first_conv': str}
 MAX_JSON_BYTES = 16 * 2**20
 PROBE_S = 5.0  # for finding out whether the Hub answers; its client would try for 23 s
+
+
+class NotThere(InputError):
+    """Nothing is at a place, or nobody answers there, as opposed to something that is wrong."""
 
 
 def checked(entry_point: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -95,35 +101,92 @@ def hub_weights(repo_id: str, cache_dir: str | Path | None = None, *, asked: boo
         asked: The `config.json` in the cache was fetched just now, so the Hub need not be asked again.
     """
     from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HTTPError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 
     name, _, revision = repo_id.partition('@')
     fetch = functools.partial(hf_hub_download, name, cache_dir=cache_dir, library_name='timm_ofa')
     known = known_file(repo_id, cache_dir)
-    try:
+    with _fetching(repo_id, CONFIG, WEIGHTS):
         if known is None or not (asked or constants.HF_HUB_OFFLINE or _unreachable()):
             known = Path(fetch(CONFIG, revision=revision or None))
         path = Path(fetch(WEIGHTS, revision=known.parent.name))
-    except RemoteEntryNotFoundError as error:
-        missing = CONFIG if CONFIG in str(error) else WEIGHTS
-        raise InputError(f'{repo_id!r:.120} holds no {missing}, and nothing else is read; publish it again') from None
-    except GatedRepoError:
-        raise InputError(f'{repo_id!r:.120} is gated; ask for access on its page at {hub_address()}, then give a token '
-                         'of the account that has it') from None
-    except LocalEntryNotFoundError as error:
-        if constants.HF_HUB_OFFLINE:
-            raise InputError(f'HF_HUB_OFFLINE is set and {WEIGHTS} of {repo_id!r:.120} is not in the cache; unset it '
-                             'to reach the Hub') from None
-        raise InputError(f'{WEIGHTS} of {repo_id!r:.120} cannot be fetched ({one_line(error)}); try again') from None
-    except (HTTPError, OSError, ValueError, RuntimeError) as error:
-        raise InputError(f'{WEIGHTS} of {repo_id!r:.120} cannot be fetched ({one_line(error)}); try again') from None
-    blob = path.resolve()
     digest = sha256_of(path)
-    if re.fullmatch('[0-9a-f]{64}', blob.name) and blob.name != digest:  # the client's name for a large file
-        raise InputError(
-            f'{WEIGHTS} of {repo_id!r:.120} has not the hash that the Hub lists; delete {str(blob)!r} and try again')
+    _check_listed(path, digest, repo_id)
     _check_recorded(known, digest, repo_id)
     return path
+
+
+def hub_file(place: str, name: str, repo_type: str = 'dataset') -> Path:
+    """A small file of a repository, 'ORG/NAME' or 'ORG/NAME@REVISION', in the cache of the Hub's client.
+
+    It is of the commit that the Hub has now, has at most MAX_JSON_BYTES, which is asked before it is fetched, and has
+    the hash that the Hub lists. What is in the cache counts where HF_HUB_OFFLINE is set or the Hub does not answer.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    repo_id, _, revision = place.partition('@')
+    if not re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', repo_id, re.ASCII):
+        raise InputError(f"repository {repo_id!r:.120} is not a valid name; write it like 'acme/{repo_type}'")
+    path = known_file(place, names=(name,), repo_type=repo_type)
+    if path is None or not (constants.HF_HUB_OFFLINE or _unreachable()):
+        with _fetching(place, name):
+            url = hf_hub_url(repo_id, name, repo_type=repo_type, revision=revision or None)
+            size = get_hf_file_metadata(url).size
+            if size is None or size > MAX_JSON_BYTES:
+                raise InputError(f'{name} of {place!r:.120} has {size} bytes, and at most {MAX_JSON_BYTES} are read; '
+                                 'give another one')
+            path = Path(hf_hub_download(
+                repo_id, name, repo_type=repo_type, revision=revision or None, library_name='timm_ofa'))
+    _check_listed(path, sha256_of(path), place)
+    return path
+
+
+@contextmanager
+def _fetching(place: str, *names: str) -> Iterator[None]:
+    """Turn errors of the Hub's client, while it fetches these files of a repository, into one line with the cure."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RemoteEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except InputError:
+        raise
+    except RemoteEntryNotFoundError as error:
+        missing = next((name for name in names if name in str(error)), names[-1])
+        raise NotThere(f'{place!r:.120} holds no {missing}, and nothing else is read; publish it again') from None
+    except GatedRepoError:
+        raise InputError(f'{place!r:.120} is gated; ask for access on its page at {hub_address()}, then give a token '
+                         'of the account that has it') from None
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        raise NotThere(f'{place!r:.120} or its revision is not on {hub_address()}; check name and token') from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        if constants.HF_HUB_OFFLINE:
+            raise NotThere(f'HF_HUB_OFFLINE is set and {names[-1]} of {place!r:.120} is not in the cache; unset it '
+                           'to reach the Hub') from None
+        raise NotThere(f'{names[-1]} of {place!r:.120} cannot be fetched ({one_line(error)}); try again') from None
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
+        raise InputError(f'{names[-1]} of {place!r:.120} cannot be fetched ({one_line(error)}); try again') from None
+
+
+def _check_listed(path: Path, digest: str, place: str) -> None:
+    """Check that a file in the client's cache has the hash that the Hub lists, by which the client names it there.
+
+    `digest` is its SHA-256. A small file is listed as git hashes it. Without links the client keeps no hash.
+    """
+    blob = path.resolve()
+    if re.fullmatch('[0-9a-f]{40}', blob.name):
+        data = path.read_bytes()
+        digest = hashlib.sha1(b'blob %d\0' % len(data) + data, usedforsecurity=False).hexdigest()
+    if re.fullmatch('[0-9a-f]{40}|[0-9a-f]{64}', blob.name) and blob.name != digest:
+        raise InputError(
+            f'{path.name} of {place!r:.120} has not the hash that the Hub lists; delete {str(blob)!r} and try again')
 
 
 def folder_weights(folder: str | Path) -> Path:
@@ -198,13 +261,15 @@ def check_shapes(path: Path, network: nn.Module, where: str) -> None:
             f'{expected.get(wrong[0])}; save it again')
 
 
-def known_file(repo_id: str, cache_dir: str | Path | None = None, *, names: Sequence[str] = (CONFIG,)) -> Path | None:
+def known_file(repo_id: str, cache_dir: str | Path | None = None, *, names: Sequence[str] = (CONFIG,),
+               repo_type: str = 'model') -> Path | None:
     """The first of some files of a repository in the cache of the Hub's client. Without one, the Hub must answer."""
     from huggingface_hub import try_to_load_from_cache
 
     repo_id, _, revision = repo_id.partition('@')
     for name in names:
-        file = try_to_load_from_cache(repo_id, name, cache_dir=cache_dir, revision=revision or 'main')
+        file = try_to_load_from_cache(
+            repo_id, name, cache_dir=cache_dir, revision=revision or 'main', repo_type=repo_type)
         if isinstance(file, str):
             return Path(file)
     refuse_unreachable()
@@ -221,7 +286,7 @@ def _unreachable() -> bool:
 
 
 def refuse_unreachable() -> None:
-    """Raise `InputError` at once if the Hub does not answer. What it answers does not matter here."""
+    """Raise `NotThere` at once if the Hub does not answer. What it answers does not matter here."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HTTPError
     from huggingface_hub.utils import get_session
@@ -231,8 +296,8 @@ def refuse_unreachable() -> None:
     try:
         get_session().head(constants.ENDPOINT, timeout=PROBE_S)
     except HTTPError as error:
-        raise InputError(f'the Hub at {hub_address()} cannot be reached ({type(error).__name__}); '
-                         'check the connection') from None
+        raise NotThere(f'the Hub at {hub_address()} cannot be reached ({type(error).__name__}); '
+                       'check the connection') from None
 
 
 def hub_address() -> str:

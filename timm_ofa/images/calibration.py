@@ -1,0 +1,88 @@
+"""Images to calibrate on where no training set is at hand: of a folder, or some of a data set of the Hub."""
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..console import counted
+from ..errors import InputError
+from .data import load_data
+from .decoding import reason
+from .huggingface import BUILT_IN
+from .image_sets import ImageSet, encoded_set
+from .sources import open_source
+from .splits import Stream
+
+CALIBRATION_DATA = 'TIMM_OFA_CALIBRATION_DATA'  # environment variable: the source, as `load_data` takes it
+
+
+@dataclass(frozen=True)
+class CalibrationImages:
+    """Images that are known by name and can be opened. Their labels do not matter."""
+    name: str
+    fetch: Callable[[], tuple[ImageSet, float]]  # gives them, and the MB (1e6 bytes) that came from the Hub for them
+
+
+def calibration_source(default: str) -> str:
+    """The source of the images to calibrate on: what `TIMM_OFA_CALIBRATION_DATA` says, else the default."""
+    return os.environ.get(CALIBRATION_DATA) or default
+
+
+def is_streamed(source: str) -> bool:
+    """Whether `open_calibration` reads the source from the Hub, image by image."""
+    place = source.partition('?')[0]
+    local = place in ('digits', BUILT_IN) or place.startswith('timm:') or place.count('/') != 1 or Path(place).exists()
+    return place.startswith('stream:') or not local
+
+
+def open_calibration(source: str, side: int, n: int, *, holdout: float = 0.1, seed: int = 0,
+                     skip_broken: bool = False) -> CalibrationImages:
+    """Open a source of images for calibration; raises `InputError` for what cannot be read.
+
+    Of a data set of the Hub, only the `n` images are read. All others give their training images, as `load_data` with
+    the same arguments does.
+
+    Args:
+        source: As `load_data` takes it. A data set of the Hub is read as a stream, also without 'stream:'.
+        side: Side of the stored squares, px.
+    """
+    if not is_streamed(source):
+        data = load_data(source, side, holdout=holdout, seed=seed, skip_broken=skip_broken)
+        assert isinstance(data.train, ImageSet)
+        train = data.train
+        return CalibrationImages(data.name, lambda: (train, 0.0))
+    opened = open_source(source if source.startswith('stream:') else f'stream:{source}')
+    assert isinstance(opened.train, Stream)
+    stream = opened.train
+    return CalibrationImages(opened.name, lambda: _first_images(stream, side, n))
+
+
+def _first_images(stream: Stream, side: int, n: int) -> tuple[ImageSet, float]:
+    try:
+        items = list(counted(itertools.islice(stream.spread(), n), n, f'fetch {stream.title}', 'img'))
+    except InputError:
+        raise
+    except Exception as error:  # the readers and the network raise nearly anything
+        raise InputError(f'images of {stream.title!r:.120} cannot be fetched ({reason(error)}); try again') from None
+    if len(items) < 2:
+        raise InputError(f'{stream.title!r:.120} has {len(items)} images; give a source of two or more')
+    return encoded_set(items, side, stream.title), sum(len(image['bytes'] or b'') for image, _ in items) / 1e6
+
+
+def files_stamp(source: str) -> str:
+    """What changes where a file of a folder changes: a hash of all names, sizes and times. '' for all other sources."""
+    root = Path(source.partition('?')[0].removeprefix('stream:'))
+    if not root.is_dir():
+        return ''
+    found = []
+    for folder, _, names in os.walk(root, followlinks=True):
+        for entry in (Path(folder) / name for name in names):
+            if not entry.exists():  # a link to nothing
+                continue
+            status = entry.stat()
+            found.append(f'{entry.relative_to(root)} {status.st_size} {status.st_mtime_ns}')
+    return hashlib.sha256('\n'.join(sorted(found)).encode()).hexdigest()
