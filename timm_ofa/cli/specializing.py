@@ -202,7 +202,7 @@ def specialize_unjudged(*, config: str, supernet: str | None = None, out: str | 
     check_room(folder, 4e-6 * 3 * opened.space.params(opened.space.max_arch()))
     source, num_images = images_for(subnet), num_calibration or CALIBRATION_IMAGES
     images = opened.calibration_images(source, num_images, skip_broken=skip_broken)
-    say(f'BatchNorm statistics come from up to {num_images:,} images of {source}; name others with --data, or in '
+    say(f'BatchNorm statistics come from up to {num_images} images of {source}; name others with --data, or in '
         'TIMM_OFA_CALIBRATION_DATA')
     made = finish_unjudged(
         opened.supernet, opened.id, images, opened.augment, name, subnet, seed=seed, num_images=num_images)
