@@ -61,4 +61,5 @@ def _serve(pipe: Connection, env: dict[str, str]) -> None:
                 exec(code, names)
             pipe.send(out.getvalue().strip())
         except Exception as error:
-            pipe.send(f'{type(error).__name__}: {error}')
+            kind = 'InputError' if isinstance(error, names['timm_ofa'].InputError) else type(error).__name__
+            pipe.send(f'{kind}: {error}')

@@ -10,7 +10,7 @@ import torch
 import yaml
 from command_line import ARCH, CONFIG, NAMED
 
-from timm_ofa import load_space
+from timm_ofa import load_profile, load_space
 from timm_ofa.accuracy.released import RELEASED
 from timm_ofa.cli import pipeline, quickstart, stages
 from timm_ofa.cli.command import VERBS
@@ -99,6 +99,8 @@ def test_learning_searching_and_finishing(folder, monkeypatch):
     shown(f'specialize {ON_DIGITS} --front front.jsonl --no-measure --out nets/net')
     shown(f'specialize {ON_DIGITS} --front front.jsonl --no-measure --limits-ms 40 50 --out family')
     shown(f'specialize {ON_DIGITS} --config ofa_mbv3_tiny.yaml --out named')
+    monkeypatch.setenv('TIMM_OFA_CALIBRATION_DATA', 'digits')
+    shown('specialize --supernet supernet --num-calibration 20 --config ofa_mbv3_tiny.yaml --out unjudged')
 
 
 def test_measuring_and_publishing(folder, monkeypatch):
@@ -119,6 +121,15 @@ def test_measuring_and_publishing(folder, monkeypatch):
     monkeypatch.setattr('timm_ofa.hub.publish_page', lambda page, space, **_: f'https://example.com/{space}')
     row, = shown('catalog --source nets --out page.html --space acme/page')
     assert row == {'page': 'page.html', 'url': 'https://example.com/acme/page'}
+
+
+def test_what_others_published_and_releasing(monkeypatch):
+    monkeypatch.setattr('timm_ofa.hub.find_profiles', lambda *_: [('hf-hub:acme/note10', load_profile('note10'))])
+    row, = shown('devices --source acme')
+    assert row['profile'] == 'hf-hub:acme/note10'
+    outcome = SimpleNamespace(row=dict(name='net', way='ships', state='failed', top1_pct=None, version=None, why='no'))
+    monkeypatch.setattr('timm_ofa.hub.Release', lambda *_: SimpleNamespace(run=lambda *_: [outcome]))
+    assert shown('release --org acme') == [outcome.row]
 
 
 def test_the_quickstart(monkeypatch):

@@ -195,6 +195,7 @@ def test_a_drifting_machine_is_told_from_a_steady_one(fake):
 
 
 def test_time_left_is_shown_to_a_terminal_alone(monkeypatch, capsys):
+    monkeypatch.delenv('TIMM_OFA_PROGRESS', raising=False)
     monkeypatch.setattr(measuring, 'time', SimpleNamespace(perf_counter=iter([0.0, 0.0, 30.0]).__next__))
     monkeypatch.setattr(measuring.sys.stderr, 'isatty', lambda: True, raising=False)
     show = measuring.Progress()

@@ -24,7 +24,8 @@ AREA = ['augment.crop=area']
 RESNET = ['space=ofa_resnet_tiny']
 # key: a value that changes the weights, after further settings that both runs have
 WEIGHTS = {
-    'data': ('fashion-mnist-12k', []), 'space': ('ofa_mbv3_32px', []), 'resolutions': ('[24]', []),
+    'data': ('fashion-mnist-12k', []), 'space': ('ofa_mbv3_32px', []),
+    'resolutions': ('[24]', []),
     'batch_size': ('4', []), 'seed': ('1', []), 'momentum': ('0', []), 'weight_decay': ('0.1', []),
     'label_smoothing': ('0.5', []), 'drop_rate': ('0.5', []), 'clip_grad': ('0.01', []), 'holdout': ('0.5', []),
     'model_ema_decay': ('0.5', []), 'limit': ('30', []), 'precision': ('bf16', []), 'accumulate': ('2', []),
@@ -121,7 +122,7 @@ def test_every_key_changes_the_outcome(outcome, tmp_path, capsys, monkeypatch):
         outcome(['images_per_epoch=8'])
     with capsys.disabled():
         print(f'\n{len(changed)} configuration keys change the outcome: {" ".join(sorted(changed))}')
-    assert {*changed, 'images_per_epoch', 'skip_broken'} == all_keys()  # which are tested with the images
+    assert {*changed, 'images_per_epoch', 'skip_broken', 'test'} == all_keys()  # which are tested with the images
 
 
 def loader_keys(folder):

@@ -63,7 +63,7 @@ def find_profiles(org: str, device: str | None = None) -> list[tuple[str, Device
     found = [(name, profile) for name, profile in found if device in (None, profile.device)]
     if not found:
         raise InputError(f'{org!r:.120} has no device profile{f" of {device}" if device else ""}; measure one with '
-                         '`timm-ofa profile --publish ORG`, or give another source')
+                         '--publish of `timm-ofa profile`, or give another source')
     return found
 
 
