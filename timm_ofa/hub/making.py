@@ -1,8 +1,9 @@
 """Weights that nobody has published are made: those of a network that was found in a released supernet.
 
 The supernet is fetched, the network is taken out of it, and some images give it BatchNorm statistics of its own. No
-label is read, and any photographs will do (tests/bench/bench_calibration.py). What was made is kept in timm's cache,
-and a file beside it says of what: the hashes of the supernet and of the images, the arch.
+label is read, but the images should be like those that the supernet learned from (tests/bench/bench_calibration.py).
+What was made is kept in timm's cache, and a file beside it says of what: the hashes of the supernet and of the images,
+the arch.
 """
 from __future__ import annotations
 
@@ -160,7 +161,7 @@ class WeightsToMake:
     def _cures(self) -> str:
         supernet, name = self.released.name, self.name
         return (
-            'connect to the Hub, or name images of your own in TIMM_OFA_CALIBRATION_DATA (a folder, parquet files or a '
-            f'Hub id), or get the file of the supernet, `timm-ofa import-upstream --name {supernet} --from FILE --out '
-            f'out/{supernet}` and `timm-ofa specialize --config {name} --supernet out/{supernet}`, or free space, or '
-            'set HF_HOME and TORCH_HOME to another disk, or use pretrained=False')
+            'connect to the Hub, or name images like those of its training in TIMM_OFA_CALIBRATION_DATA (a folder, '
+            f'parquet files or a Hub id), or get the file of the supernet, `timm-ofa import-upstream --name {supernet} '
+            f'--from FILE --out out/{supernet}` and `timm-ofa specialize --config {name} --supernet out/{supernet}`, '
+            'or free space, or set HF_HOME and TORCH_HOME to another disk, or use pretrained=False')
