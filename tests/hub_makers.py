@@ -10,7 +10,8 @@ import numpy as np
 import safetensors.torch
 import timm
 import torch
-from hub_server import HubServer, Repo
+from hub_repos import Repo
+from hub_server import HubServer
 
 from timm_ofa.devices.profile import DeviceProfile, RowCost
 from timm_ofa.hub.folder import CARD, PERF

@@ -36,7 +36,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from hub_client import constants
-from hub_server import HubServer, Repo
+from hub_repos import Repo
+from hub_server import HubServer
 from named_models import upstream_checkpoint
 
 from timm_ofa.cli.command import main as command

@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 from fresh import python
-from hub_server import Repo
+from hub_repos import Repo
 from named_models import NAME, SECOND, SUBNETS, SUPERNETS, TWINS, upstream_checkpoint
 
 from timm_ofa import InputError

@@ -9,7 +9,7 @@ import torch
 import yaml
 from hub_client import Client
 from hub_makers import SPACE, edit
-from hub_server import Repo
+from hub_repos import Repo
 
 from timm_ofa.errors import InputError
 from timm_ofa.hub.folder import CARD

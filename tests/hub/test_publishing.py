@@ -8,7 +8,7 @@ import pytest
 import torch
 from hub_client import Client
 from hub_makers import NAME, REPO, items_of, like, make_model, make_record, measured
-from hub_server import Repo
+from hub_repos import Repo
 
 from timm_ofa.hub import publishing
 from timm_ofa.hub.folder import CARD

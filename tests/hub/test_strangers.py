@@ -3,7 +3,7 @@ import json
 
 import pytest
 from hub_makers import edit, like, make_model, make_record, weights_bytes
-from hub_server import Repo
+from hub_repos import Repo
 
 from timm_ofa.errors import InputError
 from timm_ofa.hub.folder import WEIGHTS
