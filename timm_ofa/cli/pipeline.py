@@ -78,8 +78,8 @@ class Job:
         say(f'1/7 images: {self.data_source}')
         stages.say_remarks(self.data)
         say(f'2/7 network: {self.origin}, at {", ".join(map(str, self.space.resolutions))} px')
-        if self.profile:
-            load_profile(self.profile).check_space(self.space)
+        if self._given:
+            self._given.check_space(self.space)
         refuse_infeasible(self.space, None, self._further)
         check_room(self.out, 4e-6 * 9 * self.space.params(self.space.max_arch()))
         plan = self._plan()
@@ -119,8 +119,7 @@ class Job:
         stages.check_settings(self.out / SETTINGS, self._settings)
         if self.profile is None:
             load_runtime(self.conditions['runtime'], self.conditions['precision'], 'cpu')
-        for name in [*([self.profile] if self.profile else []), *(name for name, _ in self.also)]:
-            load_profile(name)
+        _ = self._given, self._others  # what cannot be read is said here
         if self.publish:
             check_token(self.publish, [])
 
@@ -152,9 +151,19 @@ class Job:
         return self._listed.at(stored_side(self.space))
 
     @cached_property
+    def _given(self) -> DeviceProfile | None:
+        """The profile of a device; None: this machine is measured."""
+        return load_profile(self.profile) if self.profile else None
+
+    @cached_property
+    def _others(self) -> list[DeviceProfile]:
+        """The profiles of further devices."""
+        return [load_profile(name) for name, _ in self.also]
+
+    @property
     def _further(self) -> list[Limit]:
         """The limits on further devices."""
-        return [Limit(load_profile(name), limit_ms) for name, limit_ms in self.also]
+        return [Limit(profile, limit_ms) for profile, (_, limit_ms) in zip(self._others, self.also)]
 
     @property
     def _trained(self) -> bool:
@@ -189,12 +198,8 @@ class Job:
 
     def _device(self) -> tuple[DeviceProfile, list[float]]:
         """The profile, and the limits (ms), lowest first."""
-        if self.profile:
-            profile = load_profile(self.profile)
-        else:
-            profile = stages.profiled(
-                self.out / 'profile.json', self.space, self.data.num_classes, PROFILE_SECONDS, self.seed,
-                **self.conditions)
+        profile = self._given or stages.profiled(
+            self.out / 'profile.json', self.space, self.data.num_classes, PROFILE_SECONDS, self.seed, **self.conditions)
         whole_ms, least_ms = profile.latency_ms(self.space, [self.space.max_arch(), self.space.min_arch()])
         usual_ms = max(LIMIT_SHARE * whole_ms, (least_ms + whole_ms) / 2 if least_ms > LIMIT_SHARE * whole_ms else 0)
         limits_ms = sorted(set(self.limits_ms)) or [float(f'{usual_ms:.2g}')]
@@ -270,8 +275,7 @@ class Job:
         if not self.also:
             return list(rows)
         archs = [self.space.parse(row['arch']) for row in rows]
-        further = (load_profile(name) for name, _ in self.also)
-        found = {profile.name: profile.latency_ms(self.space, archs) for profile in further}
+        found = {profile.name: profile.latency_ms(self.space, archs) for profile in self._others}
         return [{**row, 'also_ms': {name: round(float(ms[i]), 4) for name, ms in found.items()}}
                 for i, row in enumerate(rows)]
 

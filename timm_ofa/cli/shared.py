@@ -143,13 +143,16 @@ class OpenSupernet:
 
         return self.config.augment if self.config else Augment()
 
+    @property
+    def _parts(self) -> dict[str, Any]:
+        """What decided which images were held out of its training."""
+        return dict(holdout=self.config.holdout, seed=self.config.seed) if self.config else {}
+
     def calibration_images(self, source: str, n: int, *, skip_broken: bool = False) -> CalibrationImages:
         """Images whose labels do not matter: those that `with_images` would calibrate on, of any classes."""
         from ..images import open_calibration
 
-        config = self.config
-        return open_calibration(source, self.side, n, holdout=config.holdout if config else 0.1,
-                                seed=config.seed if config else 0, skip_broken=skip_broken)
+        return open_calibration(source, self.side, n, skip_broken=skip_broken, **self._parts)
 
     def with_images(self, data: str, *, seed: int, test: str | None = None, num_calibration: int | None = None,
                     skip_broken: bool = False, teacher: nn.Module | None = None) -> Source:
@@ -162,8 +165,8 @@ class OpenSupernet:
 
         config = self.config
         images = load_data(
-            data, self.side, holdout=config.holdout if config else 0.1, limit=config.limit if config else None,
-            seed=config.seed if config else 0, decode=config.decode if config else 'auto',
+            data, self.side, **self._parts, limit=config.limit if config else None,
+            decode=config.decode if config else 'auto',
             images_per_epoch=config.images_per_epoch if config and data.startswith('stream:') else None,
             skip_broken=skip_broken or bool(config and config.skip_broken and not data.startswith('stream:')),
             test=test or (config.test if config else None))
