@@ -33,7 +33,7 @@ from .config import Phase
 from .recipes import RECIPES, Targets
 
 LOG_EVERY = 20  # steps between two log lines; losses are also looked at only then
-GIVE_BACK_EVERY = 20  # steps after which the system gets back the memory that lies idle
+GIVE_BACK_EVERY = 100  # steps after which the system gets back the memory that lies idle
 
 Batches = Callable[[int, int], Iterable[tuple[torch.Tensor, torch.Tensor]]]
 """(epoch, steps to skip) -> batches of images and labels."""
