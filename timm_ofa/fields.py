@@ -18,6 +18,7 @@ from .errors import InputError, listed
 T = TypeVar('T')
 
 SLUG = re.compile(r'[a-z0-9]+([.-][a-z0-9]+)*')
+HUB_ID = r'[\w-][\w.-]*/[\w-][\w.-]*'  # a repository of the Hub; see `is_hub_id`
 MAX_TEXT, MAX_LONG_TEXT = 200, 4000  # characters of one line; of a text that may have several lines
 MAX_ITEMS = 30000  # entries of a list or an object
 MAX_NUMBER = 2**53  # up to here every whole number is exact in JSON
@@ -199,3 +200,8 @@ def check_slug(value: Any, where: str) -> str:
         raise InputError(
             f"{where}: {value!r:.60} is not a slug; use lower case letters, digits, '-' and '.', like 'samsung-note10'")
     return value
+
+
+def is_hub_id(value: str) -> bool:
+    """Whether a text is the name of a repository of the Hub, ORG/NAME. Letters of other alphabets are refused there."""
+    return re.fullmatch(HUB_ID, value, re.ASCII) is not None

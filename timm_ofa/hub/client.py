@@ -4,7 +4,6 @@ Tokens are those of `huggingface_hub`. None is kept or shown.
 """
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -12,8 +11,8 @@ from huggingface_hub import HfApi, errors
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import InputError, listed, one_line
+from ..fields import is_hub_id
 from ..networks import hub_address, refuse_unreachable
-from .record import HUB_ID
 
 OWNER = 'OWNER'  # stands for the namespace where it is not known yet
 CURES = {  # status of an answer -> what to do
@@ -34,7 +33,7 @@ def check_repo_id(repo_id: str) -> None:
     """Raise if this is not 'namespace/name'."""
     try:
         validate_repo_id(repo_id)
-        valid = re.fullmatch(HUB_ID, repo_id, re.ASCII)  # older clients take letters that the Hub refuses
+        valid = is_hub_id(repo_id)  # older clients take letters that the Hub refuses
     except errors.HFValidationError:
         valid = None
     if not valid:

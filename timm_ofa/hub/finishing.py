@@ -1,7 +1,6 @@
 """From a search result to a finished network: its weights, its accuracy, and all that is known of it in one record."""
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from ..accuracy import CALIBRATION_IMAGES, REPAIR_IMAGES, SubnetJudge, answers, supernet_digest
 from ..devices import Conditions, DeviceProfile, load_profile, profile_names
+from ..fields import is_hub_id
 from ..images import CALIBRATION_BATCH, Augment, CalibrationImages, Data, EpochBatches, ImageSet
 from ..networks import Supernet as TrainedSupernet
 from ..searching import Candidate
@@ -21,7 +21,7 @@ from .fronts import FrontFile, predicted_ms
 from .making import calibrated
 from .measurements import measurement, prediction, published
 from .outgoing import public_name
-from .record import HUB_ID, Accuracy, Calibration, ClassAccuracy, FrontPoint, Record, Search, Supernet, Training
+from .record import Accuracy, Calibration, ClassAccuracy, FrontPoint, Record, Search, Supernet, Training
 from .supernets import supernet_origin
 
 
@@ -131,7 +131,7 @@ def per_class(data: Data, answers: torch.Tensor) -> tuple[ClassAccuracy, ...]:
 
 def _hub_id(data: Data) -> str | None:
     tested = data.test_name or data.name
-    return tested if re.fullmatch(HUB_ID, tested, re.ASCII) else None
+    return tested if is_hub_id(tested) else None
 
 
 def _limit_conditions(found: FrontFile | None, measured: Sequence[dict], num_classes: int) -> Conditions | None:

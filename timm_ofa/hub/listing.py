@@ -131,7 +131,7 @@ def find_supernets(source: str) -> list[dict[str, Any]]:
     if Path(source).is_dir():
         places = [('local-dir', str(path), str(path)) for path in _folders_with(source, CONFIG) if is_supernet(path)]
     else:
-        infos = listed(source, ['timm_ofa', SUPERNET_TAG])
+        infos = repositories(source, ['timm_ofa', SUPERNET_TAG])
         places = [('hf-hub', info.id, f'hf-hub:{info.id}@{info.sha}') for info in infos]
     rows = valid((place[1], partial(_supernet_row, *place)) for place in places)
     if not rows:
@@ -161,7 +161,7 @@ def _folders_with(folder: str | Path, name: str) -> Iterator[Path]:
                 yield path.parent
 
 
-def listed(org: str, wanted: list[str], kind: str = 'model') -> list[Any]:
+def repositories(org: str, wanted: list[str], kind: str = 'model') -> list[Any]:
     """The repositories of an organization that have all of these tags: models, or with 'dataset' data sets."""
     if not re.fullmatch(r'[\w-][\w.-]*', org, re.ASCII):
         raise InputError(f'source {org!r:.120} is neither a folder nor a name on the Hub; give one of these')
@@ -177,7 +177,7 @@ def _on_hub(org: str, device: str | None, max_latency_ms: float | None) -> Itera
     wanted = ['timm_ofa']
     if device:
         wanted.append(f'device:{device}')
-    infos = [info for info in listed(org, wanted) if SUPERNET_TAG not in (info.tags or [])]
+    infos = [info for info in repositories(org, wanted) if SUPERNET_TAG not in (info.tags or [])]
     if device and max_latency_ms is not None:
         infos = [info for info in infos if may_be_within(info.tags or [], device, max_latency_ms)]
     with ThreadPoolExecutor(READERS) as pool:

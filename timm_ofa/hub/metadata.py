@@ -5,7 +5,6 @@ card data alone build the front matter.
 """
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -14,9 +13,9 @@ import yaml
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
 from ..devices import UNKNOWN, DeviceProfile
-from ..fields import slug
+from ..fields import is_hub_id, slug
 from ..searching import within
-from .record import HUB_ID, Measurement, Record, SupernetRecord
+from .record import Measurement, Record, SupernetRecord
 
 RUNGS_MS = (1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 500, 1000)
 NEAR_RUNGS = 3
@@ -60,7 +59,8 @@ def latency_tag(device: str, rung_ms: int) -> str:
 
 def may_be_within(found: Iterable[str], device: str, max_latency_ms: float) -> bool:
     """Whether a network with these tags may take at most so long on a device."""
-    rungs = [rung for rung in RUNGS_MS if latency_tag(device, rung) in set(found)]
+    known = set(found)
+    rungs = [rung for rung in RUNGS_MS if latency_tag(device, rung) in known]
     least = next((rung for rung in RUNGS_MS if within(max_latency_ms, rung)), None)
     return least is None or bool(rungs and rungs[0] <= least)
 
@@ -68,13 +68,13 @@ def may_be_within(found: Iterable[str], device: str, max_latency_ms: float) -> b
 def hub_dataset(record: Record | SupernetRecord) -> str | None:
     """The data set of a record, if it is one of the Hub."""
     known = record.dataset_id
-    return known if known and re.fullmatch(HUB_ID, known, re.ASCII) else None
+    return known if known and is_hub_id(known) else None
 
 
 def card_data(record: Record | SupernetRecord) -> ModelCardData:
     """The front matter of the card."""
     supernet = getattr(record, 'supernet', None)
-    base = supernet.id if supernet and re.fullmatch(HUB_ID, supernet.id, re.ASCII) else None
+    base = supernet.id if supernet and is_hub_id(supernet.id) else None
     tuned = bool(base and getattr(record, 'finetune_epochs', None))  # a part that keeps its weights has no relation
     more: dict[str, Any] = {'base_model_relation': 'finetune'} if tuned else {}
     if record.training and record.training.co2_g is not None:

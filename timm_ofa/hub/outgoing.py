@@ -15,12 +15,13 @@ from typing import Any
 
 from ..devices import UNITS, DeviceProfile
 from ..errors import InputError
+from ..fields import HUB_ID
 from ..files import write_text
 from ..networks import BLOCK, DIGEST
 from ..training import TrainConfig
 from .folder import ELSEWHERE, PERF, PROGRAMS, RESULTS, subset
 from .metadata import eval_results
-from .record import HUB_ID, Record, SupernetRecord
+from .record import Record, SupernetRecord
 
 CONFIG_KEYS = (  # of config.json; those that timm reads, and our block
     'architecture', 'num_classes', 'num_features', 'global_pool', 'label_names', 'label_descriptions', 'model_args',

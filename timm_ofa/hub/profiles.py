@@ -16,7 +16,7 @@ from ..spaces import load_space, space_names
 from .card import render_profile
 from .client import OWNER, check_repo_id, hub_api, hub_errors, writable_id
 from .folder import CARD
-from .listing import READERS, listed, valid
+from .listing import READERS, repositories, valid
 from .metadata import PROFILE_TAG, profile_tags
 from .outgoing import public_profile
 from .publishing import publish_texts
@@ -56,7 +56,7 @@ def find_profiles(org: str, device: str | None = None) -> list[tuple[str, Device
         device: A slug: only profiles of this device.
     """
     wanted = [PROFILE_TAG] + ([f'device:{check_slug(device, "device")}'] if device else [])
-    names = sorted(f'{ON_HUB}{info.id}' for info in listed(org, wanted, 'dataset'))
+    names = sorted(f'{ON_HUB}{info.id}' for info in repositories(org, wanted, 'dataset'))
     with ThreadPoolExecutor(READERS) as pool:
         reading = [(name, pool.submit(_read, name).result) for name in names]
         found = valid(reading)

@@ -11,10 +11,9 @@ from functools import partial
 
 from ..devices import Conditions
 from ..errors import InputError, listed
-from ..fields import MAX_ITEMS, MAX_LONG_TEXT, MAX_NUMBER, SLUG, choice, number, plain, read, text
+from ..fields import HUB_ID, MAX_ITEMS, MAX_LONG_TEXT, MAX_NUMBER, SLUG, choice, number, plain, read, text
 from ..spaces import Arch, SearchSpace, load_space, shelf_space, space_names
 
-HUB_ID = r'[\w-][\w.-]*/[\w-][\w.-]*'
 NAME = r'[a-z0-9]+([._-][a-z0-9]+)*'
 DATASET_ID = r'[\w-][\w.-]*(/[\w-][\w.-]*)?'
 _slug, _ms, _pct = partial(text, SLUG.pattern, 60), partial(number, 0, 1e7), partial(number, 0, 100)

@@ -15,6 +15,7 @@ import timm
 import yaml
 
 from ..errors import InputError, listed, one_line
+from ..fields import is_hub_id
 from ..files import sha256_of, write_text
 from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, Supernet, check_shapes, read_json
 from ..training import LOG, RUN_FILES, TIMES, TrainConfig, differing, run_events, supernet_config, supernet_folder
@@ -33,7 +34,7 @@ from .outgoing import (
     write_results,
 )
 from .plots import is_report, plot_training
-from .record import HUB_ID, NAME, SupernetRecord
+from .record import NAME, SupernetRecord
 
 COMMIT = re.compile('[0-9a-f]{40}')  # hash
 SPACE, TRAINING, CURVES, EMISSIONS = 'space.json', 'train.yaml', 'training.svg', RUN_FILES[-1]
@@ -84,7 +85,7 @@ def read_supernet(folder: Path) -> tuple[SupernetRecord, TrainConfig | None, Sup
         name=training.name if training and re.fullmatch(NAME, training.name) else f'{network.space.name}_supernet',
         space=network.space.to_dict(), num_classes=network.num_classes, class_names=block.get('class_names') or [],
         data=data, skipped_images=block.get('skipped_images'),
-        dataset_id=data if re.fullmatch(HUB_ID, str(data), re.ASCII) and not (training and training.test) else None,
+        dataset_id=data if is_hub_id(str(data)) and not (training and training.test) else None,
         judged=[{k: v for k, v in event.items() if k != 'event'} for event in run_events(folder, LOG)
                 if event.get('event') == 'subnet'],
         source=public_name(source) if isinstance(source := block.get('source'), str) else source,

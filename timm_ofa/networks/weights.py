@@ -23,7 +23,7 @@ from timm.models._builder import resolve_pretrained_cfg
 from torch import nn
 
 from ..errors import InputError, one_line, without_password
-from ..fields import MAX_ITEMS, read_value
+from ..fields import MAX_ITEMS, is_hub_id, read_value
 from ..files import sha256_of
 
 _logger = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ def hub_file(place: str, name: str, repo_type: str = 'dataset') -> Path:
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     repo_id, _, revision = place.partition('@')
-    if not re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', repo_id, re.ASCII):
+    if not is_hub_id(repo_id):
         raise InputError(f"repository {repo_id!r:.120} is not a valid name; write it like 'acme/{repo_type}'")
     path = known_file(place, names=(name,), repo_type=repo_type)
     if path is None or not (constants.HF_HUB_OFFLINE or _unreachable()):
