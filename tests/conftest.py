@@ -1,5 +1,6 @@
 """Fixtures that several packages' tests share."""
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,11 @@ SLOW = (  # further files that take more than some seconds; `pytest -m 'not slow
 def pytest_configure(config: pytest.Config) -> None:
     """Set one thread before torch is imported: on a busy machine several threads wait for each other.
 
+    Python ignores Ctrl-C where its parent does, as behind '&' in a script. Tests of Ctrl-C would then wait for ever.
     pytest-xdist is to take files in the order of `pytest_collection_modifyitems`, not by their number of tests.
     """
     os.environ.setdefault('OMP_NUM_THREADS', '1')
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config.option, 'loadscopereorder'):
         config.option.loadscopereorder = False
 
