@@ -223,7 +223,8 @@ def run(arguments: list[str], fault: str, at: int) -> None:
         read, write = os.pipe()
         os.close(read)
         os.dup2(write, 1)
-    sys.stdout = open(1, 'w', closefd=False)  # a stream finds out only once whether it can seek
+    # a stream finds out only once whether it can seek
+    sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, 'w', closefd=False)))
     if fault in ('full disk', 'cut'):
         sys.stderr = io.TextIOWrapper(io.BytesIO(), write_through=True)  # the limit is for files
         if fault == 'cut':

@@ -23,18 +23,18 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from bench_alone import SUBNETS, some_archs
+from bench_alone import subnet_archs
 from safetensors.torch import save_file
 from stacked import Stacked, StackedSupernet, Statistics
+from stacked_images import REACH, Images, draws
 
-from timm_ofa.images import Data, ImageSet, load_data
-from timm_ofa.images.augmentation import normalize, resize
+from timm_ofa.images import Data, load_data
 from timm_ofa.networks import new_supernet
 from timm_ofa.networks.ofa import ENTRY_POINTS
 from timm_ofa.networks.stock import model_args
 from timm_ofa.spaces import Arch, SearchSpace, load_space
 
-REACH, MOMENTUM, WEIGHT_DECAY, SMOOTHING = 4, 0.9, 5e-4, 0.1  # images shift by 4 of their 32 px
+MOMENTUM, WEIGHT_DECAY, SMOOTHING = 0.9, 5e-4, 0.1
 
 
 @dataclass(frozen=True)
@@ -50,40 +50,6 @@ class Run:
     alone: float = 0.0  # share of the training in which the largest subnet is alone
     randoms: int = 2  # random subnets in a step
     weak: bool = False  # smaller subnets see images that are not shifted
-
-
-class Images:
-    """Normalized images with a border of zeros, on the device (M, 3, S + 2 REACH, S + 2 REACH), and labels (M,)."""
-
-    def __init__(self, images: ImageSet, space: SearchSpace, device: torch.device):
-        x = normalize(images.fetch(torch.arange(len(images))), space)
-        self.x = F.pad(x, (REACH,) * 4).to(device)
-        self.labels, self.side = images.labels.to(device), x.shape[-1]
-        self.steps = torch.arange(self.side, device=device)
-        self.colors = torch.arange(3, device=device)[None, :, None, None, None]
-
-    def batch(self, packed: torch.Tensor, resolution: int, shifted: torch.Tensor | None = None) -> torch.Tensor:
-        """Images (S, 3, N, R, R) of packed draws (S, N).
-
-        A draw is index * 2^9 + row * 2^5 + column * 2 + whether it is flipped.
-        """
-        rows, columns, flips = packed >> 5 & 15, packed >> 1 & 15, (packed & 1).bool()
-        if shifted is not None:
-            rows, columns = torch.where(shifted, rows, REACH), torch.where(shifted, columns, REACH)
-        along = torch.where(flips[..., None], self.side - 1 - self.steps, self.steps) + columns[..., None]
-        x = self.x[(packed >> 9)[:, None, :, None, None], self.colors,
-                   (rows[..., None] + self.steps)[:, None, :, :, None], along[:, None, :, None, :]]
-        return x if resolution == self.side else resize(x.flatten(0, 2)[None], resolution).view(
-            *x.shape[:3], resolution, resolution)
-
-
-def draws(n: int, steps: int, batch: int, seed: int) -> np.ndarray:
-    """Packed draws (steps, batch): every epoch in an order of its own, every image with a shift and a flip."""
-    rng, per_epoch = np.random.default_rng([seed, 5]), n // batch
-    epochs = -(-steps // per_epoch)
-    order = np.concatenate([rng.permutation(n)[:per_epoch * batch] for _ in range(epochs)])[:steps * batch]
-    low = rng.integers(0, 2 * REACH + 1, (2, len(order))), rng.integers(0, 2, len(order))
-    return (order * 512 + low[0][0] * 32 + low[0][1] * 2 + low[1]).astype(np.int32).reshape(steps, batch)
 
 
 class Training:
@@ -309,8 +275,7 @@ def plan(
         device: torch.device) -> dict[str, Callable[[], list[Training]]]:
     """The jobs by name; each one builds its trainings."""
     space = load_space(args.space).restrict(resolutions=args.resolutions)
-    order = some_archs(load_space(args.space).restrict(resolutions=args.resolutions[-1:]))
-    archs = dict(zip(SUBNETS, (order[i] for i in (0, len(order) // 3, 2 * len(order) // 3, len(order) - 1))))
+    archs = subnet_archs(load_space(args.space).restrict(resolutions=args.resolutions[-1:]))
     steps = args.epochs * (len(images.labels) // args.batch)
     shared = dict(batch=args.batch, dtype=torch.bfloat16 if args.precision == 'bf16' else torch.float32)
     seeds = range(args.seeds)
@@ -370,11 +335,9 @@ def report(args: argparse.Namespace, trainings: Sequence[tuple[str, Training]], 
     out.mkdir(parents=True, exist_ok=True)
     n = len(images.labels)
     calibration = torch.from_numpy(draws(n, 8, min(250, n // 8), 99)).to(images.labels.device)
-    order = some_archs(load_space(args.space).restrict(resolutions=args.resolutions[-1:]))
-    places = (0, len(order) // 3, 2 * len(order) // 3, len(order) - 1)
+    archs = list(subnet_archs(load_space(args.space).restrict(resolutions=args.resolutions[-1:])).values())
     with (out / 'results.jsonl').open('a') as file:
         for name, training in trainings:
-            archs = [order[i] for i in places] if isinstance(training, SupernetTraining) else [order[0]]
             tables = {which: training.judge(archs, calibration, test, rows) for which, rows in (
                 ('last', training.flat.detach()), ('average', training.average))}
             for s, run in enumerate(training.runs):
