@@ -10,11 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 
 from ..errors import InputError, listed
 from ..files import sha256_of
-from ..networks import BLOCK, BUILD_ARGS, CONFIG, DIGEST, ENTRY_POINTS, WEIGHTS, check_shapes, model_args, read_json
+from ..networks import (
+    BLOCK,
+    BUILD_ARGS,
+    CONFIG,
+    DIGEST,
+    ENTRY_POINTS,
+    WEIGHTS,
+    check_shapes,
+    model_args,
+    read_json,
+    without_weights,
+)
 from .record import Record
 
 CARD, PERF, PLOT, DRAWING = 'README.md', 'perf.json', 'pareto.svg', 'architecture.svg'
@@ -109,7 +119,7 @@ def _check_config(config: dict, record: Record) -> None:
 
 
 def _check_weights(folder: Path, record: Record) -> None:
-    with torch.device('meta'):
+    with without_weights():
         network = timm.create_model(
             entry_point(record), num_classes=record.num_classes, **model_args(record.space, record.arch))
     check_shapes(folder / WEIGHTS, network, str(folder))

@@ -31,6 +31,7 @@ from ..networks import (
     create_supernet,
     data_cfg,
     model_args,
+    without_weights,
 )
 from ..spaces import Arch, SearchSpace, load_space, shelf_space, space_names
 from .configs import HubConfig, NamedSubnet, Weights, hub_configs, named_subnets
@@ -191,7 +192,8 @@ def _weights_kwargs(config: HubConfig, build: Callable[..., nn.Module], pretrain
     from .checkpoints import fetch_weights, packaged_weights  # it needs timm, whose import runs this module
 
     def reference() -> nn.Module:
-        return build(num_classes=cfg.num_classes, in_chans=cfg.input_size[0], device='meta')  # of the checkpoint
+        with without_weights():
+            return build(num_classes=cfg.num_classes, in_chans=cfg.input_size[0])  # of the checkpoint
 
     if pretrained and config.weights and _is_default_source(cfg, config.weights):
         shipped = config.weights.file and cfg.url == config.weights.url

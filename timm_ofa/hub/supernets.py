@@ -17,7 +17,7 @@ import yaml
 from ..errors import InputError, listed, one_line
 from ..fields import is_hub_id
 from ..files import sha256_of, write_text
-from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, Supernet, check_shapes, read_json
+from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, Supernet, check_shapes, read_json, without_weights
 from ..training import LOG, RUN_FILES, TIMES, TrainConfig, differing, run_events, supernet_config, supernet_folder
 from .configs import hub_configs
 from .cost import training_cost
@@ -170,8 +170,9 @@ def _network(config: Mapping[str, Any]) -> Supernet:
     allowed = {'space', 'resolutions', 'num_classes', 'in_chans', 'global_pool', 'drop_rate', 'bn_eps', 'bn_momentum'}
     try:
         unknown = sorted(set(args) - allowed)
-        network = None if unknown else timm.create_model(
-            name, device='meta', **{'num_classes': config.get('num_classes'), **args})
+        with without_weights():
+            network = None if unknown else timm.create_model(
+                name, **{'num_classes': config.get('num_classes'), **args})
     except InputError:
         raise
     except Exception as error:  # timm may raise anything for arguments of strangers

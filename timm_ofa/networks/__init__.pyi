@@ -1,3 +1,4 @@
+from .blank import without_weights as without_weights
 from .convert import convert_upstream as convert_upstream
 from .depthwise import quick_depthwise as quick_depthwise
 from .initial import initialize as initialize

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import timm
-import torch
 from timm.layers import BatchNormAct2d, Conv2dSame, DropPath, SelectAdaptivePool2d, SEModule
 from timm.models._efficientnet_blocks import SqueezeExcite
 from timm.models.byobnet import DownsampleAvg
@@ -20,6 +19,7 @@ from torch import nn
 from ..errors import InputError, one_line
 from ..fields import read_value
 from ..spaces import Block, Layer, Network, SearchSpace, Stage, make_divisible, of_blocks
+from .blank import without_weights
 from .chain import Chain
 from .flexible import KINDS, kernel_link, middle
 from .frames import frame_of
@@ -79,7 +79,7 @@ def stock_network(model: str | nn.Module) -> nn.Module:
     name = name.split('.')[0]
     given: dict[str, Any] = {} if isinstance(model, str) else {'num_classes': model.num_classes, 'in_chans': 3}
     try:
-        with torch.device('meta'):
+        with without_weights():
             network = timm.create_model(name, **given)
     except Exception as error:  # timm raises what it likes
         raise InputError(f'{name} cannot be built ({one_line(error):.200}); give another network') from None

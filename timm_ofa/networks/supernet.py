@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError, one_line
 from ..spaces import Arch, SearchSpace, load_space, space_names
+from .blank import without_weights
 from .elastic import ElasticBottleneck, ElasticInvertedResidual, Importance, l1_norm
 from .energy import energy
 from .layers import first_channels_conv_norm_act
@@ -133,7 +134,7 @@ class Supernet(nn.Module):
         """
         given = {key: value for key, value in vars(self).get('_model_args', {}).items() if key in OTHER_ARGS}  # by timm
         pool = next(layer for layer in self.modules() if isinstance(layer, SelectAdaptivePool2d))
-        with torch.device('meta'):  # no weights are drawn only to be replaced
+        with without_weights():
             subnet = timm.create_model(ENTRY_POINTS[self.space.family], **{
                 **model_args(self.space, arch), **given, 'num_classes': self.num_classes, 'in_chans': self.in_chans,
                 'drop_rate': self.drop_rate, 'global_pool': pool.pool_type,

@@ -25,6 +25,7 @@ from torch import nn
 from ..errors import InputError, one_line, without_password
 from ..fields import MAX_ITEMS, is_hub_id, read_value
 from ..files import sha256_of
+from .blank import without_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def checked(entry_point: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         path = (hub_weights(where, kwargs.get('cache_dir'), asked=True) if source == 'hf-hub' else
                 folder_weights(where))  # timm has just asked the Hub for `config.json`
         _check_network(path, where, functools.partial(entry_point, False, **{
-            **args, 'num_classes': cfg.num_classes, 'in_chans': cfg.input_size[0], 'device': 'meta',
+            **args, 'num_classes': cfg.num_classes, 'in_chans': cfg.input_size[0],
             'pretrained_cfg': replace(cfg, source='')}))
         model = entry_point(True, **{
             **kwargs, 'pretrained_cfg': replace(cfg, source='', file=str(path), custom_load=False)})
@@ -234,9 +235,10 @@ def _check_cfg(where: str, name: str, data: dict[str, Any], overlay: dict[str, A
 
 
 def _check_network(path: Path, where: str, build: Callable[[], nn.Module]) -> None:
-    """Check by the file's header that it holds what the network needs. `build` gives the network without storage."""
+    """Check by the file's header that it holds what the network needs."""
     try:
-        network = build()
+        with without_weights():
+            network = build()
     except InputError:
         raise
     except Exception as error:  # whatever timm says to arguments of strangers
