@@ -14,12 +14,12 @@ from timm_ofa.training.config import differing
 from timm_ofa.training.loop import Loop
 
 CONFIG = TrainConfig(
-    'test', 'ofa_mbv3_tiny', 'digits', resolutions=(20, 24), batch_size=32, limit=112, drop_rate=0.1, clip_grad=10.0,
+    'test', 'ofa_mbv3_tiny', 'digits', resolutions=(20, 24), batch_size=16, limit=57, drop_rate=0.1, clip_grad=10.0,
     augment=Augment(flip=False, erase=0.2), phases=(
         Phase('largest', 1, 0.05, warmup_epochs=1, kd_weight=0, depths=(3,), kernel_sizes=(5,), expand_ratios=(4,)),
         Phase('narrow', 1, 0.03, expand_ratios=(3, 4), sort_channels=True, subnets_per_step=2),
         Phase('all', 1, 0.03, sort_channels=True)))
-STEPS = 4 * 3  # 101 images after the holdout, 3 batches an epoch
+STEPS = 4 * 3  # 51 images after the holdout, 3 batches an epoch
 
 
 def events(folder, name='log.jsonl'):

@@ -280,13 +280,14 @@ def test_the_command_makes_a_kit_and_takes_its_results(capsys, tmp_path):
 
 def test_the_command_measures_in_another_precision_and_batch_size(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(measuring, 'MIN_SWEEPS', 2)
-    out = tmp_path / 'cpu.json'
+    space, out = tmp_path / 'space.json', tmp_path / 'cpu.json'
+    space.write_text(json.dumps(SPACE.restrict(depths=[1], kernel_sizes=[3]).to_dict()))
     status, _, _ = command(
-        capsys, '--space', 'ofa_mbv3_tiny', '--resolutions', 20, '--runtime', 'pytorch', '--precision', 'bf16',
+        capsys, '--space', space, '--resolutions', 20, '--runtime', 'pytorch', '--precision', 'bf16',
         '--batch-size', 2, '--seconds', 1, '--out', out)
     profile = load_profile(out)
     assert status == 0 and (profile.precision, profile.batch_size) == ('bf16', 2)
-    assert [path.name for path in tmp_path.iterdir()] == ['cpu.json']
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['cpu.json', 'space.json']
 
 
 @pytest.mark.parametrize('options, message', [

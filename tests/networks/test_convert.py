@@ -97,7 +97,7 @@ def sampled(space, rng):
 @torch.no_grad()
 def test_supernet_subnet_and_original_agree_on_sampled_archs(pair, rng):
     space, theirs, ours = pair
-    for arch, shape in zip(sampled(space, rng), [(96, 96), (97, 97), (131, 75), (64, 65), (160, 160)]):
+    for arch, shape in zip(sampled(space, rng), [(96, 96), (97, 97), (131, 75), (64, 65), (64, 64)]):
         ours.load_state_dict(convert_upstream(activate(theirs, space, arch).state_dict(), ours), strict=True)
         x = torch.randn(2, 3, *shape)
         expected = theirs(x)
@@ -113,7 +113,7 @@ def test_static_networks_of_the_original_agree_in_double_precision(pair, rng):
         static = activate(theirs, space, arch).get_active_subnet(preserve_weight=True).eval().double()
         model = build(space, arch).double()
         model.load_state_dict(convert_upstream({'state_dict': static.state_dict()}, model), strict=True)
-        x = torch.randn(1, 3, 101, 101, dtype=torch.float64)
+        x = torch.randn(1, 3, 67, 67, dtype=torch.float64)
         assert relative_difference(model(x), static(x)) < 1e-11
 
 

@@ -19,9 +19,8 @@ from timm_ofa import load_space
 from timm_ofa.networks import ENTRY_POINTS
 
 SMALL = ['ofa_mobilenetv3', 'ofa_efficientnet', 'ofa_byobnet', 'ofa_mbv3_tiny_supernet', 'ofa_resnet_tiny_supernet']
-SOME = [*SMALL, 'ofa_mbv3_note10_lat22ms']
 MODELS = [
-    *SOME, 'ofa_proxyless_cpu_lat11ms', 'ofa_resnet50d_flops600m', 'ofa_mbv3_w10_supernet',
+    *SMALL, 'ofa_mbv3_note10_lat22ms', 'ofa_proxyless_cpu_lat11ms', 'ofa_resnet50d_flops600m', 'ofa_mbv3_w10_supernet',
     'ofa_proxyless_w13_supernet', 'ofa_resnet50d_supernet']
 READ_OFF = [*read_off_models.SUBNETS, *read_off_models.SUPERNETS]  # of spaces that were read off networks
 SUPERNETS = [name for name in (*MODELS, *READ_OFF) if name.endswith('_supernet')]
@@ -30,14 +29,14 @@ WITH_MATRICES = [name for name in SUPERNETS if not re.search('resnet|byobnet', n
 TESTS = {  # of timm, that take the name of a model -> models
     'test_model_forward': [*MODELS, *READ_OFF],
     'test_model_backward': [*MODELS, *READ_OFF],
-    'test_model_default_cfgs': [*SOME, *READ_OFF],
-    'test_model_forward_features': MODELS,
-    'test_model_forward_intermediates_features': [*MODELS, *READ_OFF],
-    'test_model_forward_intermediates': SOME,
-    'test_model_forward_torchscript': SOME,
-    'test_model_forward_fx': [*SOME, *READ_OFF],
-    'test_model_backward_fx': SOME,
-    'test_model_forward_fx_torchscript': SOME,
+    'test_model_default_cfgs': [*SMALL, 'ofa_mbv3_note10_lat22ms', *READ_OFF],
+    'test_model_forward_features': SMALL,
+    'test_model_forward_intermediates_features': [*SMALL, *READ_OFF],
+    'test_model_forward_intermediates': SMALL,
+    'test_model_forward_torchscript': SMALL,
+    'test_model_forward_fx': [*SMALL, *READ_OFF],
+    'test_model_backward_fx': SMALL,
+    'test_model_forward_fx_torchscript': SMALL,
     'test_features_only_grad_checkpointing_backward': SMALL[:3],  # timm's wrapper of a supernet has no checkpointing
     'test_reset_classifier_keeps_pool': SMALL,
     'test_head_hidden_size': SMALL,

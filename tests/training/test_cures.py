@@ -22,7 +22,7 @@ def typed(folder, *more):
 
 
 @pytest.mark.parametrize('wrong, naming', [
-    ('batch_size=500', 'batch_size 500 is more than the 101'), ('precision=fp16', 'precision fp16 needs a GPU'),
+    ('batch_size=500', 'batch_size 500 is more than the 51'), ('precision=fp16', 'precision fp16 needs a GPU'),
     ('teacher=no_such', "teacher 'no_such' cannot be loaded"), ('batch_size=33', None),
     ('initial_checkpoint=no_such', "initial_checkpoint 'no_such' cannot")])
 def test_a_start_that_is_refused_writes_nothing(wrong, naming, tmp_path, capsys, monkeypatch):

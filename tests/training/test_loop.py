@@ -77,15 +77,15 @@ def test_the_rate_rises_and_falls_and_momentum_is_forgotten_in_every_phase(digit
 
 
 def test_an_epoch_sees_every_image_at_most_once_in_an_order_of_its_own(digits):
-    batches = EpochBatches(digits.train, 32, 0, 0, Accelerator())
+    batches = EpochBatches(digits.train, 16, 0, 0, Accelerator())
     assert len(batches) == 3
 
     def order(epoch, skip=0):
         weights = torch.arange(3 * 24 * 24).double()
         return torch.cat([pixels.flatten(1).double() @ weights for pixels, _ in batches(epoch, skip)])
-    assert len(set(order(0).tolist())) == 96
+    assert len(set(order(0).tolist())) == 48
     assert torch.equal(order(0), order(0)) and not torch.equal(order(0), order(1))
-    assert torch.equal(order(0, skip=2), order(0)[64:])
+    assert torch.equal(order(0, skip=2), order(0)[32:])
 
 
 def test_processes_share_every_batch(digits):
@@ -94,8 +94,8 @@ def test_processes_share_every_batch(digits):
 
         def __init__(self, rank):
             self.process_index = rank
-    whole = next(EpochBatches(digits.train, 32, 0, 0, Accelerator())(0, 0))[1]
-    halves = [next(EpochBatches(digits.train, 32, 0, 0, Rank(r))(0, 0))[1] for r in (0, 1)]
+    whole = next(EpochBatches(digits.train, 16, 0, 0, Accelerator())(0, 0))[1]
+    halves = [next(EpochBatches(digits.train, 16, 0, 0, Rank(r))(0, 0))[1] for r in (0, 1)]
     assert torch.equal(torch.cat(halves), whole)
 
 
@@ -116,10 +116,10 @@ def test_a_process_without_memory_says_which_network_wanted_it(digits, monkeypat
     def scarce(self, *args):
         if args[0].name != CONFIG.phases[phase].name:
             return original(self, *args)
-        pixels = args[3].repeat(200, 1, 1, 1)
+        pixels = args[3].repeat(400, 1, 1, 1)
         used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
         with limited(resource.RLIMIT_AS, used + 2**28):
-            original(self, *args[:3], pixels, args[4].repeat(200), *args[5:])
+            original(self, *args[:3], pixels, args[4].repeat(400), *args[5:])
     monkeypatch.setattr(Loop, '_step', scarce)
     with pytest.raises(InputError, match=rf'out of memory in phase .* with ({naming}).* on 6400 images; go on with'):
         train_supernet(replace(CONFIG, augment=Augment('none', flip=False)), digits, tmp_path / 'run')

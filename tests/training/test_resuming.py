@@ -63,7 +63,7 @@ def test_resuming_a_run_that_has_ended_gives_its_weights(run, digits, tmp_path):
 
 
 @pytest.mark.parametrize('change, naming', [
-    ({'batch_size': 16}, "batch_size is '16'.*'32'"), ({'seed': 3}, "seed is '3'"), ({'space': 'ofa_mbv3_32px'},
+    ({'batch_size': 32}, "batch_size is '32'.*'16'"), ({'seed': 3}, "seed is '3'"), ({'space': 'ofa_mbv3_32px'},
     'space is'),
     ({'phases': CONFIG.phases[:1]}, 'phases is'), ({'augment': Augment()}, 'augment is')])
 def test_resuming_with_other_settings_is_refused_naming_the_field(run, digits, change, naming):

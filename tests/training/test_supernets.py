@@ -20,7 +20,7 @@ def test_the_log_tells_every_phase_and_setting(run):
     assert [e['event'] for e in log] == ['start', *['train', 'train', 'phase'], *['train', 'phase'] * 2]
     assert [e['phase'] for e in log if e['event'] == 'phase'] == ['largest', 'narrow', 'all']
     start = log[0]
-    assert start['steps'] == STEPS and start['images'] == len(load_data('digits', 24, limit=112).train)
+    assert start['steps'] == STEPS and start['images'] == len(load_data('digits', 24, limit=CONFIG.limit).train)
     assert TrainConfig.from_dict(start['config']) == CONFIG
     times = events(run[0], 'times.jsonl')
     assert [e['event'] for e in times] == ['start', *['phase', 'checkpoint'] * 3, 'end']
@@ -116,7 +116,7 @@ def test_one_checkpoint_remains_and_nothing_half_written(run):
 
 
 def test_more_images_a_batch_than_there_are_is_refused(digits, tmp_path):
-    with pytest.raises(InputError, match='batch_size 5000 is more than the 101 training images'):
+    with pytest.raises(InputError, match='batch_size 5000 is more than the 51 training images'):
         train_supernet(replace(CONFIG, batch_size=5000), digits, tmp_path / 'run')
 
 
