@@ -83,5 +83,5 @@ def test_what_is_imported_is_asked_for_and_what_is_asked_for_is_imported(metadat
     imported = {NAMES.get(name, name) for name in imported - set(sys.stdlib_module_names)}
     asked = {r.name.replace('-', '_') if r.name in ('huggingface-hub', 'lazy-loader') else r.name
              for r in requirements(metadata[0])
-             if not re.search(r"extra == ['\"](test|clients|bench|tensorboard)", str(r.marker or ''))}
+             if not re.search(r"extra == ['\"](test|clients|bench)", str(r.marker or ''))}
     assert imported - COME_ALONG == asked, imported ^ asked

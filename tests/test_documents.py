@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 import yaml
+from accelerate.commands.launch import launch_command_parser
 from timm.models import save_for_hf
 
 from timm_ofa.cli.command import VERBS
@@ -38,7 +39,18 @@ def commands():
         inline = [re.sub(r'\s+', ' ', code) for code in re.findall(r'(?<!`)`([^`]+)`(?!`)', prose)]
         lines += [code for code in inline if code.startswith((LAUNCH, 'timm-ofa ')) and '…' not in code]
     parts = [part.split(' #')[0].strip() for line in lines for part in line.split('&&')]
-    return sorted({part.replace(LAUNCH, 'timm-ofa train') for part in parts if part})
+    return sorted({_launched(part) for part in parts if part})
+
+
+def _launched(command):
+    """The verb that a launch by Accelerate starts, also on the nodes of a cluster. Accelerate reads its own options."""
+    for inside in re.findall(r"^srun bash -c '(.*)'$", command):
+        command = re.sub(r'\$\(\(.*?\)\)|\$SLURM_\w+', '16', re.sub(r'\$\(scontrol .*?\)', '10.0.0.1', inside))
+    if not command.startswith('accelerate launch -'):
+        return command.replace(LAUNCH, 'timm-ofa train')
+    launch = launch_command_parser().parse_args(shlex.split(command)[2:])
+    assert launch.training_script == 'train.py' and launch.num_processes
+    return shlex.join(['timm-ofa', 'train', *launch.training_script_args])
 
 
 COMMANDS = [c for c in commands() if c.startswith('timm-ofa ') and len(c.split()) > 2]

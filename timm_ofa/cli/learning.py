@@ -1,6 +1,7 @@
 """The verbs that train and learn: `quickstart`, `train`, `collect` and `fit`."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,8 @@ TRAIN = Verb(
         resume=Option('continue from the last checkpoint in the output folder'),
         overrides=Option(
             'replace a value of the config, for example phases.0.epochs=2', 'KEY=VALUE', many=True, flags=('--set',)),
-        tensorboard=Option('also write TensorBoard events into the output folder')))
+        log_with=Option('also send losses, learning rates and accuracies to these trackers of Accelerate, for example '
+                        'tensorboard or wandb', 'NAME', many=True)))
 COLLECT = Verb(
     'collect', 'Evaluate sampled subnets of a supernet, and add them to a file of records.',
     '--supernet out/supernet --data fashion-mnist-12k --num 100 --out records.jsonl',
@@ -81,7 +83,7 @@ def quickstart(*, seed: int = 0, out: str = 'timm_ofa_quickstart', data: str | N
 
 @TRAIN.mode()
 def train(*, config: str, data: str | None = None, test: str | None = None, output: str | None = None,
-          resume: bool = False, overrides: tuple[str, ...] = (), tensorboard: bool = False,
+          resume: bool = False, overrides: tuple[str, ...] = (), log_with: Sequence[str] = (),
           skip_broken: bool = False) -> Answer | None:
     """A training run from its beginning, or from its last checkpoint."""
     from ..accuracy import SubnetJudge, launched
@@ -108,7 +110,7 @@ def train(*, config: str, data: str | None = None, test: str | None = None, outp
         say_memory(judge)
         rows.extend(subnet_table(judge, folder / 'log.jsonl'))
 
-    train_supernet(settings, images, folder, resume=resume, tensorboard=tensorboard, remarks=remarks, at_end=judge_some)
+    train_supernet(settings, images, folder, resume=resume, log_with=log_with, remarks=remarks, at_end=judge_some)
     if not launched().is_main_process:
         return None
     return rows_answer(['subnet', 'top1_pct', 'macs_m', 'params_k', 'arch'], rows, hint=f'supernet: {folder}')

@@ -77,9 +77,9 @@ class RunLog:
     each from a 'start' or 'resume' to an 'end' or 'stop', with the UTC date and the seconds of the session so far.
     """
 
-    def __init__(self, folder: Path, accelerator: accelerate.Accelerator, size: int = 0):
-        """Keep the first `size` bytes of the log. The steps that wrote the rest are done again."""
-        self.path, self.times = folder / LOG, folder / TIMES
+    def __init__(self, folder: Path, accelerator: accelerate.Accelerator, size: int = 0, step: int = 0):
+        """Keep the first `size` bytes of the log, up to `step`. The steps that wrote the rest are done again."""
+        self.path, self.times, self.step = folder / LOG, folder / TIMES, step
         self.accelerator, self.began = accelerator, time.perf_counter()
         if accelerator.is_main_process:
             self.path.touch()
@@ -122,9 +122,9 @@ class RunLog:
         if not self.accelerator.is_main_process:
             return
         self._append(self.path, event)
-        numbers = {k: v for k, v in event.items() if isinstance(v, (int, float))}
-        if self.accelerator.trackers and 'step' in event:
-            self.accelerator.log(numbers, step=event['step'])
+        self.step = event.get('step', self.step)
+        if event['event'] != 'start':
+            self.accelerator.log({k: v for k, v in event.items() if isinstance(v, (int, float))}, step=self.step)
 
     def _append(self, path: Path, event: dict) -> None:
         with path.open('a') as file:

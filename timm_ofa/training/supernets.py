@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +30,13 @@ from .recipes import RECIPES
 from .report import judge_ends
 from .runs import CHECKPOINTS, RunLog, check_run, save_supernet, versions, write_settings
 from .teachers import PhaseTeachers
+from .trackers import check_trackers, start_trackers
 
 logger = get_logger(__name__)
 
 
 def train_supernet(config: TrainConfig, data: Data, output: str | Path, *, resume: bool = False,
-                   tensorboard: bool = False, remarks: Sequence[str] = (),
+                   log_with: Sequence[str] = (), remarks: Sequence[str] = (),
                    at_end: Callable[[Supernet], None] = lambda supernet: None) -> Supernet:
     """Train the phases one after the other into the folder `output`; returns the trained supernet.
 
@@ -44,6 +44,7 @@ def train_supernet(config: TrainConfig, data: Data, output: str | Path, *, resum
     `model.safetensors`, so that `load_supernet` and `timm.create_model('local-dir:...')` load the folder.
 
     Args:
+        log_with: Trackers of Accelerate, such as 'wandb'; files of TensorBoard go to `output`/tensorboard.
         remarks: On the data, for the log; said once all is checked.
         at_end: Called with the trained supernet while the processes of a launch still are together.
 
@@ -53,10 +54,9 @@ def train_supernet(config: TrainConfig, data: Data, output: str | Path, *, resum
     """
     output = Path(output)
     refuse_idle(config, differing(config), config.name)
-    if tensorboard and find_spec('tensorboard') is None:
-        raise InputError("tensorboard is not installed; pip install 'timm_ofa[tensorboard]'")
+    check_trackers(log_with)
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]  # a subnet leaves parameters unused
-    trackers = dict(log_with='tensorboard', project_dir=str(output)) if tensorboard else {}
+    trackers = dict(log_with=list(log_with), project_dir=str(output / 'tensorboard')) if log_with else {}
     with accelerated(config.precision, kwargs_handlers=handlers, **trackers) as accelerator, ExitStack() as alone:
         alone.enter_context(locked(output, wait=False) if accelerator.is_main_process else nullcontext())
         changed = check_run(config, output, resume)
@@ -67,8 +67,8 @@ def train_supernet(config: TrainConfig, data: Data, output: str | Path, *, resum
         if accelerator.is_main_process:
             write_settings(config, output)
         accelerator.wait_for_everyone()
-        if tensorboard:
-            accelerator.init_trackers('tensorboard')
+        if log_with:
+            start_trackers(accelerator, config)
         supernet = run.train(changed)
         with stopped('stopped after the training, which is saved; add --resume for the table of subnets'):
             at_end(supernet)
@@ -109,7 +109,7 @@ class _Run:
             accelerator.register_for_checkpointing(self.average.network)
         checkpoints = Checkpoints(self.output / CHECKPOINTS, accelerator, config.checkpoint_minutes * 60)
         start = checkpoints.load() if self.resume else Progress()
-        log, augment = RunLog(self.output, accelerator, start.log_bytes), batches.augment
+        log, augment = RunLog(self.output, accelerator, start.log_bytes, start.total_steps), batches.augment
         assert augment is not None
         bar = progress_bar(
             self.total, 'train', 'step', shown=accelerator.is_main_process, initial=start.total_steps, smoothing=0.05)
