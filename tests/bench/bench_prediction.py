@@ -7,9 +7,9 @@ several ways: those that a search chose and that ship, and random ones of the fi
 fitted to. The mean difference from one column to the next tells what costs how much:
 
 - predicted: what the predictor that ships says
-- quickly: on 2,000 held-out images, with BatchNorm statistics of 256 images, as `timm-ofa collect` judges
+- quickly: on 2,000 held-out images, with BatchNorm statistics of 256 images
 - all held out: on all held-out images
-- 2000 calibrated: the same with BatchNorm statistics of 2,000 images, as `timm-ofa specialize` computes them
+- 2000 calibrated: the same with BatchNorm statistics of 2,000 images, as `timm-ofa collect` and `specialize` take them
 - test: the same network on the test images
 
 Beside it stands the accuracy on images that the supernet was trained on.

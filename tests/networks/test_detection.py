@@ -56,7 +56,7 @@ def saved_subnet(space, folder):
     return model.eval()
 
 
-@pytest.fixture(scope='module', params=['ofa_mbv3_tiny', 'ofa_resnet_tiny'])
+@pytest.fixture(scope='module', params=['ofa_mbv3_tiny', 'ofa_proxyless_w13', 'ofa_resnet_tiny'])
 def backbone(request, tmp_path_factory):
     """The last two or three levels, reduction 4 and more, of a saved network that is loaded for its features."""
     folder = tmp_path_factory.mktemp(request.param)

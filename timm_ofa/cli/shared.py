@@ -36,7 +36,7 @@ COMMON = dict(
     skip_broken=Option('leave out images that cannot be decoded, instead of refusing the data'),
     num_calibration=Option(
         'number of training images from which BatchNorm statistics are computed, or weights repaired where the largest '
-        'subnet alone was trained; by default 2000, for repair 768, in collect 256', 'N', whole(2)),
+        'subnet alone was trained; by default 2000, but for repair 768 (256 in collect)', 'N', whole(2)),
     runtime=Option(f'runtime: {listed(runtime_names())}', 'RUNTIME'),
     precision=Option('precision: fp32, fp16, bf16 or int8, where the runtime has it', 'PRECISION',
                      one_of('fp32', 'fp16', 'bf16', 'int8')),
