@@ -7,6 +7,7 @@ import pytest
 from timm_ofa.accuracy import AccuracyPredictor
 from timm_ofa.accuracy.active import BATCH, FIRST, Active, added_area, choose, hypervolume
 from timm_ofa.accuracy.records import subnets_to_judge
+from timm_ofa.errors import InputError
 from timm_ofa.spaces.arch import Arch
 from timm_ofa.spaces.shelf import load_space
 
@@ -82,15 +83,24 @@ def test_the_second_axis_may_be_the_latency_of_a_device(space):
     class Profile:
         name, num_classes, batch_size = 'toy', None, 1
 
+        def __init__(self, priced):
+            self.priced = priced
+
         def resolutions(self, space):
-            return space.resolutions
+            return tuple(r for r in space.resolutions if r in self.priced)
 
         def cost_table(self, space):
             return space.cost_table(lambda row: row.kernel_size)
 
     records = [(arch, told(space, arch)) for arch, _ in zip(subnets_to_judge(space, 0), range(FIRST))]
-    archs = [Active(space, profile)(records, BATCH) for profile in (None, Profile())]
+    archs = [Active(space, profile)(records, BATCH) for profile in (None, Profile(space.resolutions))]
     assert archs[0] != archs[1] and all(len(set(a) | {b for b, _ in records}) == FIRST + BATCH for a in archs)
+    partly = Active(space, Profile([24]))
+    first = partly([], FIRST)
+    later = partly([(arch, told(space, arch)) for arch in first], BATCH)
+    assert {arch.resolution for arch in (*first, *later)} == {24}
+    with pytest.raises(InputError, match='toy prices ofa_mbv3_tiny whole at no resolution'):
+        Active(space, Profile([]))
 
 
 def test_on_real_accuracies_it_reaches_the_front_with_a_hundred_evaluations(shared):

@@ -56,5 +56,6 @@ def test_help_and_shelves_start_without_torch(words):  # tests/bench/bench_start
 
 
 def test_the_default_that_help_shows_without_torch_is_the_one_that_judging_has():
-    numbers = f'{judge.CALIBRATION_IMAGES}, but for repair {judge.REPAIR_IMAGES} ({judge.QUICK_REPAIR_IMAGES} in collect)'
-    assert shared.COMMON['num_calibration'].help.endswith(f'by default {numbers}')
+    repair = f'{judge.REPAIR_IMAGES} ({judge.QUICK_REPAIR_IMAGES} in collect)'
+    assert shared.COMMON['num_calibration'].help.endswith(
+        f'by default {judge.CALIBRATION_IMAGES}, but for repair {repair}')

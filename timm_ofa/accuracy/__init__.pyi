@@ -12,6 +12,7 @@ from .judge import launched as launched
 from .judge import leave as leave
 from .judge import recalibrate_bn as recalibrate_bn
 from .loading import load_predictor as load_predictor
+from .numbering import Predictor as Predictor
 from .records import check_num as check_num
 from .records import check_records as check_records
 from .records import collect as collect

@@ -13,7 +13,7 @@ from itertools import islice
 import numpy as np
 
 from ..devices import DeviceProfile
-from ..errors import InputError, listed
+from ..errors import InputError
 from ..searching import MaxMacs, search
 from ..spaces import Arch, CostTable, SearchSpace
 from .gaussian import AccuracyPredictor
@@ -81,12 +81,14 @@ class Active:
     goes on as it would have."""
 
     def __init__(self, space: SearchSpace, profile: DeviceProfile | None = None, seed: int = 0) -> None:
-        """`profile`: the device whose latency is the cost of the front, at all its resolutions; without one the cost is
-        MACs."""
-        if profile and profile.resolutions(space) != space.resolutions:
-            raise InputError(
-                f'profile {profile.name} prices {space.name} at {listed(profile.resolutions(space))} px, the supernet '
-                f'has {listed(space.resolutions)} px; measure a profile at all of these')
+        """`profile`: the device whose latency is the cost of the front, at the resolutions that it prices; without one
+        the cost is MACs."""
+        if profile:
+            priced = profile.resolutions(space)
+            if not priced:
+                raise InputError(
+                    f'profile {profile.name} prices {space.name} whole at no resolution; give another one')
+            space = space.restrict(resolutions=priced)
         self.space, self.profile, self.seed = space, profile, seed
         self.name = f'active, over {profile.name if profile else "MACs"}'
         self._batch: tuple[int, list[Arch]] = (0, [])  # (records when it was chosen, networks)

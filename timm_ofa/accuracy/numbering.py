@@ -33,6 +33,10 @@ class Predictor(ABC):
     def resolutions(self, space: SearchSpace) -> tuple[int, ...]:
         """The resolutions (px) of the space that the predictor knows."""
 
+    def spread(self, archs: Iterable[Arch]) -> np.ndarray | None:
+        """How unsure it is, as a standard deviation (N,) in points; None: it does not know."""
+        return None
+
     @property
     def ceiling_pct(self) -> float | None:
         """The most that the predictor can say, if networks are better than that."""

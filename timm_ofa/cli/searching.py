@@ -10,6 +10,7 @@ from .shared import COMMON, check_files, options
 from .verbs import Answer, Option, Verb, positive
 
 if TYPE_CHECKING:
+    from ..accuracy import Predictor
     from ..searching import Candidate, SearchResult
     from ..spaces import SearchSpace
 
@@ -100,7 +101,7 @@ def _search(space: str, predictor: str, profile: str | None, max_latency_ms: flo
         say(f'picture: {plot}')
     if result.proven:
         say('proven: no network beats this front, as the predictor and the profile have it')
-    return _front_answer(result, search_space, num_classes)
+    return _front_answer(result, search_space, num_classes, judge)
 
 
 def _cost(candidate: Candidate, space: SearchSpace, num_classes: int | None) -> float:
@@ -108,14 +109,24 @@ def _cost(candidate: Candidate, space: SearchSpace, num_classes: int | None) -> 
     return space.macs(candidate.arch, num_classes) / 1e6 if candidate.latency_ms is None else candidate.latency_ms
 
 
-def _front_answer(result: SearchResult, space: SearchSpace, num_classes: int | None) -> Answer:
-    """The front; the table shows about ten of its networks, the best one first."""
+def _front_answer(result: SearchResult, space: SearchSpace, num_classes: int | None, judge: Predictor) -> Answer:
+    """The front; the table shows about ten of its networks, the best one first.
+
+    If the predictor knows how unsure it is, the table has two standard deviations of each accuracy.
+    """
     from ..hub import candidate_dict
 
-    shown = result.front[::-1]
-    text = table(['top-1 %', 'M MACs' if result.best.latency_ms is None else 'latency ms', 'arch'], [
-        [round(c.top1_pct, 2), round(_cost(c, space, num_classes), 4), str(c.arch)]
-        for c in shown[::max(1, len(shown) // 10)]])
+    spreads = judge.spread([c.arch for c in result.front])
+    front, head, rows = [], ['top-1 %', 'M MACs' if result.best.latency_ms is None else 'latency ms', 'arch'], []
+    for i, c in enumerate(result.front):
+        front.append(candidate_dict(c))
+        rows.append([round(c.top1_pct, 2), round(_cost(c, space, num_classes), 4), str(c.arch)])
+        if spreads is not None:
+            front[-1]['top1_spread_pct'] = round(float(spreads[i]), 4)
+            rows[-1].insert(1, round(2 * float(spreads[i]), 2))
+    if spreads is not None:
+        head.insert(1, '± 2 std')
+    text = table(head, rows[::-1][::max(1, len(rows) // 10)])
     return Answer(dict(
-        best={**candidate_dict(result.best), 'text': str(result.best.arch)}, proven=result.proven,
-        evaluated=result.evaluated, front=[candidate_dict(c) for c in result.front]), text)
+        best={**front[-1], 'text': str(result.best.arch)}, proven=result.proven, evaluated=result.evaluated,
+        front=front), text)
