@@ -270,12 +270,17 @@ def variants() -> list[Run]:
         replace(base, name='largest learns from its average as well', largest_labels=0.5)]
 
 
+def four_archs(args: argparse.Namespace) -> dict[str, Arch]:
+    """The networks that are trained alone, at the largest resolution."""
+    return subnet_archs(load_space(args.space).restrict(resolutions=args.resolutions[-1:]))
+
+
 def plan(
         args: argparse.Namespace, data: Data, images: Images,
         device: torch.device) -> dict[str, Callable[[], list[Training]]]:
     """The jobs by name; each one builds its trainings."""
     space = load_space(args.space).restrict(resolutions=args.resolutions)
-    archs = subnet_archs(load_space(args.space).restrict(resolutions=args.resolutions[-1:]))
+    archs = four_archs(args)
     steps = args.epochs * (len(images.labels) // args.batch)
     shared = dict(batch=args.batch, dtype=torch.bfloat16 if args.precision == 'bf16' else torch.float32)
     seeds = range(args.seeds)
@@ -335,7 +340,7 @@ def report(args: argparse.Namespace, trainings: Sequence[tuple[str, Training]], 
     out.mkdir(parents=True, exist_ok=True)
     n = len(images.labels)
     calibration = torch.from_numpy(draws(n, 8, min(250, n // 8), 99)).to(images.labels.device)
-    archs = list(subnet_archs(load_space(args.space).restrict(resolutions=args.resolutions[-1:])).values())
+    archs = list(four_archs(args).values())
     with (out / 'results.jsonl').open('a') as file:
         for name, training in trainings:
             tables = {which: training.judge(archs, calibration, test, rows) for which, rows in (
