@@ -26,8 +26,8 @@ def commands(job: Job, plan: Plan, made: Sequence[Mapping[str, Any]]) -> list[st
     if not job.profile:
         under = [word for name, value in job.conditions.items() for word in (f'--{name}', value)]
         lines.append(['profile', *space, *under, '--num-classes', job.data.num_classes, *seed, '--out', profile])
-    lines.append(['collect', '--supernet', at('supernet'), *images, '--num', plan.subnets,
-                  '--out', at('records.jsonl')])
+    lines.append(['collect', '--supernet', at('supernet'), *images, '--active', '--profile', profile,
+                  '--num', plan.subnets, '--out', at('records.jsonl')])
     lines.append(['fit', *space, '--records', at('records.jsonl'), *seed, '--out', at('predictor.safetensors')])
     for row in made:
         front = at(f'front_{row["limit_ms"]:g}ms.jsonl')

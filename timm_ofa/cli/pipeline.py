@@ -89,7 +89,7 @@ class Job:
         say(f'4/7 the whole network: {f"{plan.epochs} epochs" if plan.epochs else "trained already"}')
         source = self._source(plan)
         say(f'5/7 accuracy of {plan.subnets} of {self.space.size():,} subnets, repaired')
-        predictor = stages.predicted(self.out, source, plan.subnets, self.seed)
+        predictor = stages.predicted(self.out, source, profile, plan.subnets, self.seed)
         words = [f'{", ".join(f"{ms:g}" for ms in limits_ms)} ms', *(limit.text() for limit in self._further)]
         say(f'6/7 search: most accurate under {", and ".join(words)}')
         fronts = [self._front(limit_ms, predictor, profile) for limit_ms in limits_ms]

@@ -62,7 +62,7 @@ def quickstart(out: str | Path, *, data_source: str | None = None, test: str | N
     supernet, training = stages.trained(config, data, out / 'supernet')
     source = Source(supernet, config.name, data, config.augment, training, seed)
     say('4/6 accuracy of sampled subnets')
-    predictor = stages.predicted(out, source, max(24, round(SUBNETS * budget)), seed)
+    predictor = stages.predicted(out, source, profile, max(24, round(SUBNETS * budget)), seed)
 
     say(f'5/6 search: most accurate under {limit_ms:g} ms')
     result = search(space, predictor, profile, max_latency_ms=limit_ms, seed=seed)

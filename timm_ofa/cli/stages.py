@@ -15,7 +15,7 @@ from typing import Any
 import timm
 import torch
 
-from ..accuracy import AccuracyPredictor, collect, read_records
+from ..accuracy import AccuracyPredictor, Active, collect, read_records
 from ..console import say, table
 from ..devices import DeviceProfile, load_profile, profile_into, this_device
 from ..errors import InputError
@@ -67,10 +67,15 @@ def profiled(path: Path, space: SearchSpace, num_classes: int, seconds: float, s
     return profile
 
 
-def predicted(out: Path, source: Source, num: int, seed: int) -> AccuracyPredictor:
-    """The accuracy predictor, fitted to `num` subnets that are judged on held-out images."""
+def predicted(out: Path, source: Source, profile: DeviceProfile, num: int, seed: int) -> AccuracyPredictor:
+    """The accuracy predictor, fitted to `num` subnets that are judged on held-out images.
+
+    Most of them are chosen because they may enlarge the front on the device. Of networks judged at random alone, a
+    search takes those whose prediction errs upwards.
+    """
     judge, space = source.judge(source.data.holdout, quick=True), source.supernet.space
-    collect(judge, source.data, num, out / 'records.jsonl', seed=seed)
+    propose = Active(space, profile, seed)
+    collect(judge, source.data, num, out / 'records.jsonl', seed=seed, propose=propose, proposer=propose.name)
     records = read_records(out / 'records.jsonl', space)
     predictor = AccuracyPredictor.fit(space, [arch for arch, _ in records], [top1 for _, top1 in records], seed=seed)
     predictor.save(out / 'predictor.safetensors')
