@@ -117,8 +117,9 @@ def _images(source: str, side: int, **_: object) -> Data:
     from PIL import Image
 
     from timm_ofa.images import Data, ImageSet
+    from timm_ofa.images.splits import InMemory
 
-    parts = [ImageSet([Image.new('RGB', (32, 32), (25 * i % 256, shade, 9)) for i in range(40)],
+    parts = [ImageSet(InMemory([Image.new('RGB', (32, 32), (25 * i % 256, shade, 9)) for i in range(40)]),
                       [i % 10 for i in range(40)], side, f'{source} {title}')
              for title, shade in (('train', 0), ('holdout', 90), ('test', 180))]
     return Data(source, tuple('0123456789'), *parts)

@@ -2,6 +2,8 @@
 import datasets
 from PIL import Image
 
+from timm_ofa.images.decoding import to_rgb
+
 
 def write_folder(root, splits=('train', 'val'), classes=('blue', 'red'), n=6):
     """Images by split and class; each has a color of its own."""
@@ -24,4 +26,4 @@ def write_parquet(root, labels, columns=('label',), split='train', names=('a', '
 
 def colors(part):
     """(label, color) of each image of a part."""
-    return sorted((label, part.rows[i].convert('RGB').getpixel((5, 5))) for i, label in enumerate(part.labels))
+    return sorted((label, part.rows.see(i, to_rgb).getpixel((5, 5))) for i, label in enumerate(part.labels))

@@ -17,6 +17,7 @@ from timm_ofa import InputError
 from timm_ofa.images import Augment, EpochBatches, ImageSet, calibration_batches, calibration_set, load_data
 from timm_ofa.images.batches import read_ahead
 from timm_ofa.images.image_sets import StreamSet
+from timm_ofa.images.splits import InMemory
 from timm_ofa.spaces.shelf import load_space
 from timm_ofa.training.config import Phase, TrainConfig
 from timm_ofa.training.supernets import train_supernet
@@ -103,7 +104,7 @@ def test_an_epoch_holds_every_image_once_with_its_label_and_none_that_is_held_ou
 def test_crops_of_images_on_disk_see_the_borders_that_the_stored_square_lost():
     picture = np.full((20, 80, 3), 100, dtype=np.uint8)
     picture[:, :25] = picture[:, 55:] = 200
-    images = ImageSet([Image.fromarray(picture)] * 64, [0] * 64, 20, 'wide', 'always')
+    images = ImageSet(InMemory([Image.fromarray(picture)] * 64), [0] * 64, 20, 'wide', 'always')
     batches = EpochBatches(images, 64, 0, 0, accelerator(), replace(AREA, scale=(0.1, 0.2)))
     (pixels, _), = batches(0, 0)
     assert batches.augment.crop == 'done' and batches.augment.scale == (0.1, 0.2)

@@ -1,15 +1,17 @@
 """Every kind of pixel becomes 8 bits by its own range; what cannot be read is named, all of it at once."""
 import io
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 from image_makers import write_folder
-from PIL import Image
+from PIL import ExifTags, Image
 
 from timm_ofa import InputError
 from timm_ofa.images import check_data, load_data
 from timm_ofa.images.decoding import decode_image, to_rgb
+from timm_ofa.images.image_sets import square
 
 RAMP = np.linspace(0, 1, 256).reshape(16, 16)  # from black to white
 GRAY = np.rint(RAMP * 255)
@@ -19,7 +21,7 @@ def decoded(image, kind='TIFF', **kwargs):
     """What is read of an image that was written to a file."""
     file = io.BytesIO()
     image.save(file, kind, **kwargs)
-    return np.array(decode_image({'bytes': file.getvalue(), 'path': None}, 'image'), dtype=float)
+    return np.array(decode_image({'bytes': file.getvalue(), 'path': None}, 'image', to_rgb), dtype=float)
 
 
 def tiff(samples):
@@ -45,14 +47,14 @@ def test_16_bits_are_scaled(kind):
 
 def test_16_bits_of_a_portable_gray_map_are_scaled():
     data = b'P5 16 16 65535\n' + np.rint(RAMP * 65535).astype('>u2').tobytes()
-    found = np.array(decode_image({'bytes': data, 'path': None}, 'image'), dtype=float)
+    found = np.array(decode_image({'bytes': data, 'path': None}, 'image', to_rgb), dtype=float)
     assert np.abs(found - GRAY[..., None]).max() <= 1
 
 
 @pytest.mark.parametrize('channels', [3, 4])
 def test_16_bits_of_three_and_four_channels_are_scaled(channels):
     samples = np.rint(np.repeat(RAMP[..., None], channels, 2) * 65535)
-    found = np.array(decode_image({'bytes': tiff(samples), 'path': None}, 'image'), dtype=float)
+    found = np.array(decode_image({'bytes': tiff(samples), 'path': None}, 'image', to_rgb), dtype=float)
     assert found.shape == (16, 16, 3) and np.abs(found - GRAY[..., None]).max() <= 1
 
 
@@ -89,6 +91,63 @@ def test_animated_and_16_bit_images_of_a_folder_are_read_and_closed(prefix, tmp_
     means = [images.fetch([i]).float().mean().item()
              for images in (data.train, data.holdout, data.test) for i in range(len(images))]
     assert 128 in means and 255 not in means
+
+
+# ---- large photos ----------------------------------------------------------------------------------------------------
+
+
+def photo(width, height):
+    """Smooth colors, other ones at each end."""
+    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
+    return Image.fromarray(np.rint(255 * np.stack([x, y, (1 + np.sin(6 * x * y)) / 2], 2)).astype(np.uint8))
+
+
+def encoded(image, kind, orientation=1):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    file = io.BytesIO()
+    image.save(file, kind, exif=exif, **({'quality': 95} if kind == 'JPEG' else {}))
+    return {'bytes': file.getvalue(), 'path': None}
+
+
+def top_right(place, width, height):
+    return 0.5 * width, 0.0, float(width), 0.5 * height
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+@pytest.mark.parametrize('size', [(900, 600), (901, 603)])
+@pytest.mark.parametrize('crop', [None, top_right])
+def test_a_large_photo_is_decoded_in_fewer_px_and_looks_the_same(orientation, size, crop):
+    decoded_px = []
+
+    def look(image):
+        found = square(image, 48, crop and partial(crop, 0))
+        decoded_px.append(image.size)
+        return found.int()
+    small, exact = (decode_image(encoded(photo(*size), kind, orientation), 'image', look) for kind in ('JPEG', 'PNG'))
+    assert decoded_px == [tuple(-(-px // (2 if crop else 4)) for px in size), size]
+    difference = (small - exact).abs()
+    assert difference.float().mean() < 1 and difference.max() <= 6
+
+
+def test_a_photo_that_is_not_much_larger_is_decoded_whole():
+    image = encoded(photo(190, 150), 'JPEG')
+    assert decode_image(image, 'image', lambda opened: square(opened, 48) is not None and opened.size) == (190, 150)
+
+
+@pytest.mark.parametrize('prefix, upper_half', [('', True), ('timm:', False)])
+def test_a_photo_is_turned_as_its_camera_says_but_not_by_the_readers_of_timm(prefix, upper_half, tmp_path):
+    folder = write_folder(tmp_path, splits=['all']) / 'all'
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:, :32] = 255
+    turned = encoded(Image.fromarray(pixels), 'JPEG', 6)  # a quarter clockwise: the left half is then the upper one
+    (folder / 'blue/9.jpg').write_bytes(turned['bytes'])
+    data = load_data(f'{prefix}{folder}', 64)
+    found = [image for images in (data.train, data.holdout, data.test) for image in images.fetch(range(len(images)))
+             if image.float().std() > 100]
+    assert len(found) == 1
+    lower_left, upper_right = found[0][0, 60, 3].item(), found[0][0, 3, 60].item()
+    assert (upper_right > 200, lower_left > 200) == (upper_half, not upper_half)
 
 
 # ---- broken images ---------------------------------------------------------------------------------------------------

@@ -5,19 +5,20 @@ import torch
 from PIL import Image
 
 from timm_ofa.images import Augment, ImageSet, calibration_batches, calibration_set, load_data
+from timm_ofa.images.splits import InMemory
 
 
 def test_wide_images_are_scaled_and_cropped_to_their_center():
     picture = np.zeros((10, 30, 3), dtype=np.uint8)
     picture[:, 10:20] = 255
-    images = ImageSet([Image.fromarray(picture)], [0], 20, 'one')
+    images = ImageSet(InMemory([Image.fromarray(picture)]), [0], 20, 'one')
     assert images.fetch([0]).float().mean() > 240
-    assert ImageSet([Image.fromarray(picture)], [0], 10, 'one').fetch([0]).float().mean() == 255
+    assert ImageSet(InMemory([Image.fromarray(picture)]), [0], 10, 'one').fetch([0]).float().mean() == 255
 
 
 def test_gray_and_transparent_images_become_three_channels():
     for mode in ('L', 'LA', 'RGBA', 'P', '1', 'I;16'):
-        assert ImageSet([Image.new(mode, (9, 7))], [0], 8, mode).fetch([0]).shape == (1, 3, 8, 8)
+        assert ImageSet(InMemory([Image.new(mode, (9, 7))]), [0], 8, mode).fetch([0]).shape == (1, 3, 8, 8)
 
 
 def test_images_too_many_for_memory_are_decoded_each_time(digits, monkeypatch):
@@ -51,9 +52,10 @@ def test_calibration_decodes_its_own_images_alone(digits):
     seen = []
 
     class Rows:
-        def __getitem__(self, i):
+        def see(self, i, look):
             seen.append(i)
-            return Image.new('L', (8, 8), i)
+            return look(Image.new('L', (8, 8), i))
+
     images = ImageSet(Rows(), [0] * 200, 8, 'gray')
     some = calibration_set(images, 30, seed=1)
     values = some.fetch(range(30))[:, 0, 0, 0].tolist()

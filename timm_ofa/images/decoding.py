@@ -1,32 +1,67 @@
 """From encoded images to 8 bits of red, green and blue; what cannot be read is refused by name."""
 from __future__ import annotations
 
+import io
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
 from ..errors import InputError
 
 BITS_16 = 65535  # the white of 16 bits
 WHITES = {'F': (1, 255), 'I': (255, BITS_16, 2**31 - 1)}  # of modes that do not tell their white: the least that fits
+SIDEWAYS = range(5, 9)  # orientations of EXIF that exchange width and height
+SPARE = 2  # an image that is decoded smaller has at least so many times the px that are needed
+T = TypeVar('T')
+Look: TypeAlias = Callable[[Image.Image], T]  # what is wanted of an image
 IN_16_BITS = ('PNG', 'PPM')  # formats of which Pillow gives 16 bits as mode 'I'
 
 
-def decode_image(image: Mapping, where: str) -> Image.Image:
-    """An RGB image from {'bytes': of the file or None, 'path': or None}; an `InputError` begins with `where`."""
+def decode_image(image: Mapping, where: str, look: Look[T]) -> T:
+    """What `look` makes of the image {'bytes': of the file or None, 'path': or None}, opened and not decoded yet.
+
+    An `InputError` begins with `where`.
+    """
     import datasets
 
-    image = dict(image)
+    data, path = image['bytes'], image.get('path') or ''
     try:
-        if image['bytes'] is None and os.path.isfile(image['path']):  # datasets leaves animated files open
-            image['bytes'] = Path(image['path']).read_bytes()
-        return to_rgb(datasets.Image().decode_example(image))
+        if data is None and os.path.isfile(path):
+            data = Path(path).read_bytes()
+        if data is None:  # it is elsewhere
+            return look(datasets.Image().decode_example(dict(image)))
+        with Image.open(io.BytesIO(data)) as opened:
+            return look(opened)
     except Exception as error:  # a broken file can raise almost any error
-        raise broken_image(where, image.get('path'), error) from None
+        raise broken_image(where, path, error) from None
+
+
+def turned_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height (px) of an image once it is turned as its camera says."""
+    width, height = image.size
+    return (height, width) if image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS else (width, height)
+
+
+def turned_rgb(image: Image.Image, least: tuple[float, float]) -> Image.Image:
+    """An opened image, decoded, in RGB, and turned as its camera says.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its sides if it then has still SPARE times as many px on each side as
+    `least`, the width and height that are needed. That takes a fraction of the time.
+    """
+    if isinstance(image, JpegImageFile):
+        width, height = (math.ceil(SPARE * px) for px in least)
+        image.draft(None, (width, height) if turned_size(image) == image.size else (height, width))
+    image.load()
+    if image.getexif().get(ExifTags.Base.Orientation) is not None:
+        image = ImageOps.exif_transpose(image)
+    return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

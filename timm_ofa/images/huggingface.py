@@ -8,11 +8,9 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ..errors import InputError, listed
 from ..networks import refuse_unreachable
-from .decoding import decode_image, reason
+from .decoding import Look, T, decode_image, reason
 from .folders import class_names, folder_name, image_folders, refuse_unknown_classes
 from .splits import UNLABELED, Opened, Part, Stream, is_labeled, refuse_same_split, unlabeled_test
 
@@ -22,13 +20,13 @@ TEST_SPLITS = ('test', 'validation', 'valid', 'val', 'dev')  # the first of them
 
 
 class _Column:
-    """The image column of a data set: one PIL image at a time."""
+    """The image column of a data set."""
 
     def __init__(self, dataset: Any, column: str, title: str):
         self.dataset, self.column, self.title = dataset, column, title
 
-    def __getitem__(self, i: int) -> Image.Image:
-        return decode_image(self.dataset[i][self.column], f'image {i} of {self.title}')
+    def see(self, i: int, look: Look[T]) -> T:
+        return decode_image(self.dataset[i][self.column], f'image {i} of {self.title}', look)
 
 
 def open_hugging_face(source: str, place: str, options: Mapping[str, str], streaming: bool, alone: bool) -> Opened:

@@ -18,7 +18,7 @@ from torch.utils.data import get_worker_info
 
 from ..console import progress_bar
 from ..errors import InputError, listed
-from .decoding import decode_image, to_rgb
+from .decoding import Look, T, decode_image, turned_rgb, turned_size
 from .splits import Rows, Stream, image_digest, mixed
 
 DECODE = ('auto', 'once', 'always')  # when images are decoded; auto: once if they fit into MEMORY_LIMIT
@@ -109,7 +109,7 @@ class ImageSet:
         worker uses one."""
         def load(i: int) -> torch.Tensor | InputError:
             try:
-                return square(self.rows[i], self.side, crop and partial(crop, i))
+                return self.rows.see(i, partial(square, side=self.side, crop=crop and partial(crop, i)))
             except InputError as error:
                 return error
         threads = 1 if get_worker_info() else min(8, os.cpu_count() or 1)
@@ -198,8 +198,8 @@ class StreamSet:
              ) -> tuple[torch.Tensor, torch.Tensor]:
         """Bytes (B, 3, side, side) and labels (B,) of items of `order`."""
         rows = _Encoded([image for _, image, _ in items], self.title)
-        squares = [
-            square(rows[i], self.side, crop and partial(crop, place)) for i, (place, *_) in enumerate(items)]
+        squares = [rows.see(i, partial(square, side=self.side, crop=crop and partial(crop, place)))
+                   for i, (place, *_) in enumerate(items)]
         return torch.stack(squares), torch.tensor([label for *_, label in items])
 
     def sample(self, n: int) -> ImageSet:
@@ -222,17 +222,29 @@ def stratified(labels: np.ndarray, n: int, seed: int) -> list[int]:
 
 
 def square(image: Image.Image, side: int, crop: Callable[[int, int], Box] | None = None) -> torch.Tensor:
-    """Bytes (3, side, side): the center, or what `crop(width, height)` sees; scaled with anti-aliasing."""
-    image = to_rgb(image)
-    width, height = image.size
+    """Bytes (3, side, side) of an opened image: the center, or what `crop(width, height)` sees; scaled with
+    anti-aliasing."""
+    width, height = turned_size(image)
     if crop:
-        image = image.resize((side, side), Image.Resampling.BILINEAR, box=crop(width, height))
-    elif (width, height) != (side, side):
+        left, top, right, bottom = crop(width, height)
+        image = turned_rgb(image, (side * width / (right - left), side * height / (bottom - top)))
+        across, down = image.width / width, image.height / height  # 1, unless it was decoded smaller
+        box = left * across, top * down, min(right * across, image.width), min(bottom * down, image.height)
+        return _bytes(image.resize((side, side), Image.Resampling.BILINEAR, box=box))
+    scale = side / min(width, height)
+    image = turned_rgb(image, (width * scale, height * scale))
+    width, height = image.size
+    if (width, height) != (side, side):
         scale = side / min(width, height)
         width, height = max(side, round(width * scale)), max(side, round(height * scale))
         left, top = (width - side) // 2, (height - side) // 2
         image = image.resize((width, height), Image.Resampling.BILINEAR)
         image = image.crop((left, top, left + side, top + side))
+    return _bytes(image)
+
+
+def _bytes(image: Image.Image) -> torch.Tensor:
+    """The bytes (3, height, width) of an image."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
@@ -242,8 +254,8 @@ class _Picked:
     def __init__(self, rows: Rows, indices: Sequence[int]):
         self.rows, self.indices = rows, np.asarray(indices)
 
-    def __getitem__(self, i: int) -> Image.Image:
-        return self.rows[int(self.indices[i])]
+    def see(self, i: int, look: Look[T]) -> T:
+        return self.rows.see(int(self.indices[i]), look)
 
 
 class _Encoded:
@@ -252,8 +264,8 @@ class _Encoded:
     def __init__(self, images: Sequence[dict], title: str):
         self.images, self.title = images, title
 
-    def __getitem__(self, i: int) -> Image.Image:
-        return decode_image(self.images[i], f'an image of {self.title}')
+    def see(self, i: int, look: Look[T]) -> T:
+        return decode_image(self.images[i], f'an image of {self.title}', look)
 
 
 def encoded_set(items: Sequence[tuple[dict, int]], side: int, title: str) -> ImageSet:

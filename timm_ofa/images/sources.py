@@ -12,7 +12,7 @@ from PIL import Image
 from ..errors import InputError, listed
 from .folders import refuse_unknown_classes
 from .huggingface import open_hugging_face
-from .splits import UNLABELED, Opened, Part, Stream, is_labeled, unlabeled_test
+from .splits import UNLABELED, InMemory, Opened, Part, Stream, is_labeled, unlabeled_test
 from .timm_readers import open_timm
 
 OPTIONS = ('train', 'test', 'label', 'root')
@@ -83,5 +83,5 @@ def _digits() -> Opened:
     order = np.random.default_rng(0).permutation(len(digits.images))
     images = [Image.fromarray((digits.images[i] * 255 / 16).astype(np.uint8)).convert('RGB') for i in order]
     labels = digits.target[order].tolist()
-    return Opened('digits', tuple('0123456789'), Part(images[360:], labels[360:], 'train'),
-                  Part(images[:360], labels[:360], 'test'))
+    return Opened('digits', tuple('0123456789'), Part(InMemory(images[360:]), labels[360:], 'train'),
+                  Part(InMemory(images[:360]), labels[:360], 'test'))

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError
+from .decoding import Look
 
 UNLABELED = -1  # the label of an image whose class is not told
 MAX_SHARDS = 256  # a stream of more shards is read in so many groups of shards
@@ -21,14 +22,24 @@ T = TypeVar('T')
 
 
 class Rows(Protocol):
-    """RGB images at any index."""
+    """Images at any index."""
 
-    def __getitem__(self, i: int, /) -> Image.Image: ...
+    def see(self, i: int, look: Look[T], /) -> T:
+        """What `look` makes of an image, which is opened and need not be decoded yet. An error names the image."""
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Images that are decoded already."""
+    images: Sequence[Image.Image]
+
+    def see(self, i: int, look: Look[T], /) -> T:
+        return look(self.images[i])
 
 
 @dataclass(frozen=True)
 class Part:
-    """A split: the image `rows[i]` has the class `labels[i]`."""
+    """A split: the image `i` of the rows has the class `labels[i]`."""
     rows: Rows
     labels: Sequence[int]
     split: str

@@ -7,25 +7,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ..errors import InputError
-from .decoding import broken_image, reason, to_rgb
+from .decoding import Look, T, broken_image, reason
 from .folders import refuse_unknown_classes
 from .huggingface import TEST_SPLITS
 from .splits import UNLABELED, Opened, Part, is_labeled, refuse_same_split, unlabeled_test
 
 
 class _Reader:
-    """A reader of timm: one PIL image at a time. A broken image is an error; timm's own data set would skip it."""
+    """A reader of timm. A broken image is an error; timm's own data set would skip it."""
 
     def __init__(self, reader: Any, title: str):
         self.reader, self.title = reader, title
 
-    def __getitem__(self, i: int) -> Image.Image:
+    def see(self, i: int, look: Look[T]) -> T:
         try:
-            with self._open(i) as file:
-                return to_rgb(Image.open(file))
+            with self._open(i) as file, Image.open(file) as image:
+                return look(_unturned(image))
         except Exception as error:
             raise broken_image(f'image {i} of {self.title}', self.reader.filename(i), error) from None
 
@@ -39,19 +39,25 @@ class _Reader:
 
 
 class _Torchvision:
-    """A data set of torchvision: one PIL image at a time."""
+    """A data set of torchvision."""
 
     def __init__(self, dataset: Any, title: str):
         self.dataset, self.title = dataset, title
         if hasattr(dataset, 'loader'):
             dataset.loader = Image.open  # its own one cuts off what has more than 8 bits
 
-    def __getitem__(self, i: int) -> Image.Image:
+    def see(self, i: int, look: Look[T]) -> T:
         try:
             with self.dataset[i][0] as image:
-                return to_rgb(image)
+                return look(_unturned(image))
         except Exception as error:
             raise broken_image(f'image {i} of {self.title}', None, error) from None
+
+
+def _unturned(image: Image.Image) -> Image.Image:
+    """The image, which is not turned as its camera says: timm and torchvision do not turn it."""
+    image.getexif().pop(ExifTags.Base.Orientation, None)
+    return image
 
 
 def open_timm(source: str, place: str, options: Mapping[str, str]) -> Opened:
