@@ -2,7 +2,7 @@
 import datasets
 from PIL import Image
 
-from timm_ofa.images.decoding import to_rgb
+from timm_ofa.images.decoding import turned_rgb
 
 
 def write_folder(root, splits=('train', 'val'), classes=('blue', 'red'), n=6):
@@ -24,6 +24,11 @@ def write_parquet(root, labels, columns=('label',), split='train', names=('a', '
     return str(root)
 
 
+def whole(image):
+    """An opened image, decoded in full."""
+    return turned_rgb(image, image.size)
+
+
 def colors(part):
     """(label, color) of each image of a part."""
-    return sorted((label, part.rows.see(i, to_rgb).getpixel((5, 5))) for i, label in enumerate(part.labels))
+    return sorted((label, part.rows.see(i, whole).getpixel((5, 5))) for i, label in enumerate(part.labels))

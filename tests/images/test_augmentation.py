@@ -93,6 +93,15 @@ def test_training_sees_objects_as_large_as_evaluation_does(space, crop, resoluti
     assert whole[0, 0, 0, -1] - whole[0, 0, 0, 0] > 250  # what a loader worker cut out is seen whole
 
 
+@pytest.mark.parametrize('resolution, colors, most', [(48, 0.5, 0.01), (32, 0, 1.01), (20, 0, 1.01)])
+def test_what_a_loader_worker_cut_out_is_scaled_flipped_and_recolored(space, resolution, colors, most):
+    """As floats would be; bytes are rounded once more, which changes less than a level of 255."""
+    pixels, cut = noise(64, 48), Augment(crop='done', brightness=colors, saturation=colors)
+    exact = replace(cut, crop='none')(pixels, replace(space, crop_pct=1.0), resolution, np.random.default_rng(0))
+    found = cut(pixels, space, resolution, np.random.default_rng(0))
+    assert ((found - exact).abs() * torch.tensor(space.std).view(1, 3, 1, 1) * 255).max() < most
+
+
 def test_flipping_mirrors_about_half_of_the_images_and_nothing_else(space):
     pixels = noise(64, 32)
     plain, x = eval_batch(pixels, space, 32), Augment(shift=0)(pixels, space, 32, np.random.default_rng(0))

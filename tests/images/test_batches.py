@@ -112,6 +112,17 @@ def test_crops_of_images_on_disk_see_the_borders_that_the_stored_square_lost():
     assert len({image.numpy().tobytes() for image in pixels}) > 20  # a box of its own for each
 
 
+def test_crops_are_as_large_as_what_is_trained_at_most():
+    picture = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    images = ImageSet(InMemory([Image.fromarray(picture)] * 16), [0] * 16, 40, 'noise', 'always')
+    whole = replace(AREA, scale=(1.0, 1.0), flip=False)
+    (pixels, _), = EpochBatches(images, 16, 0, 0, accelerator(), whole, largest=24)(0, 0)
+    assert pixels.shape == (16, 3, 24, 24)
+    box = whole.box(80, 60, np.random.default_rng(0))  # the center: nothing is left to draw
+    expected = Image.fromarray(picture).resize((24, 24), Image.Resampling.BILINEAR, box=box)
+    assert torch.equal(pixels[5], torch.from_numpy(np.array(expected)).permute(2, 0, 1))
+
+
 def test_crops_of_images_in_memory_and_other_augmentations_are_left_to_the_device(parquet):
     memory, disk = data_of('memory', parquet).train, data_of('disk', parquet).train
     assert EpochBatches(memory, 16, 0, 0, accelerator(), AREA).augment == AREA

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from image_makers import write_folder
+from image_makers import whole, write_folder
 from PIL import ExifTags, Image
 
 from timm_ofa import InputError
@@ -21,7 +21,7 @@ def decoded(image, kind='TIFF', **kwargs):
     """What is read of an image that was written to a file."""
     file = io.BytesIO()
     image.save(file, kind, **kwargs)
-    return np.array(decode_image({'bytes': file.getvalue(), 'path': None}, 'image', to_rgb), dtype=float)
+    return np.array(decode_image({'bytes': file.getvalue(), 'path': None}, 'image', whole), dtype=float)
 
 
 def tiff(samples):
@@ -47,14 +47,14 @@ def test_16_bits_are_scaled(kind):
 
 def test_16_bits_of_a_portable_gray_map_are_scaled():
     data = b'P5 16 16 65535\n' + np.rint(RAMP * 65535).astype('>u2').tobytes()
-    found = np.array(decode_image({'bytes': data, 'path': None}, 'image', to_rgb), dtype=float)
+    found = np.array(decode_image({'bytes': data, 'path': None}, 'image', whole), dtype=float)
     assert np.abs(found - GRAY[..., None]).max() <= 1
 
 
 @pytest.mark.parametrize('channels', [3, 4])
 def test_16_bits_of_three_and_four_channels_are_scaled(channels):
     samples = np.rint(np.repeat(RAMP[..., None], channels, 2) * 65535)
-    found = np.array(decode_image({'bytes': tiff(samples), 'path': None}, 'image', to_rgb), dtype=float)
+    found = np.array(decode_image({'bytes': tiff(samples), 'path': None}, 'image', whole), dtype=float)
     assert found.shape == (16, 16, 3) and np.abs(found - GRAY[..., None]).max() <= 1
 
 

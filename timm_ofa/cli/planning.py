@@ -11,7 +11,7 @@ import torch
 
 from ..accuracy import QUICK_REPAIR_IMAGES
 from ..errors import InputError
-from ..images import Data, ImageSet
+from ..images import Crop, Data, ImageSet
 from ..networks import Supernet, quick_depthwise, repair
 from ..spaces import SearchSpace
 
@@ -27,7 +27,7 @@ def usual_side(images: ImageSet, n: int = 64) -> int:
         sides.append(min(width, height))
         return 0.0, 0.0, float(width), float(height)
 
-    images.fetch(np.unique(np.linspace(0, len(images) - 1, n).astype(int)).tolist(), look)
+    images.fetch(np.unique(np.linspace(0, len(images) - 1, n).astype(int)).tolist(), Crop(look, 1))
     return int(np.median(sides))
 
 

@@ -150,7 +150,8 @@ def _finetune(source: Source, judge: SubnetJudge, arch: Arch, model: nn.Module, 
     elif config.teacher:
         teacher = source.teacher or load_teacher(config.teacher, source.supernet)
     batches = EpochBatches(
-        source.data.train, config.batch_size, source.seed, config.workers, Accelerator(), source.augment)
+        source.data.train, config.batch_size, source.seed, config.workers, Accelerator(), source.augment,
+        largest=arch.resolution)
     augment = batches.augment  # without the crop, where the workers do that
     assert augment is not None
     return finetune(

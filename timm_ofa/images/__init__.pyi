@@ -14,5 +14,6 @@ from .data import Data as Data
 from .data import load_data as load_data
 from .data import stored_side as stored_side
 from .image_sets import DECODE as DECODE
+from .image_sets import Crop as Crop
 from .image_sets import ImageSet as ImageSet
 from .image_sets import StreamSet as StreamSet

@@ -22,14 +22,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import InputError
 from .augmentation import Augment, Share, places_of
-from .image_sets import Box, ImageSet, StreamSet
+from .image_sets import Box, Crop, ImageSet, StreamSet
 
 READ_AHEAD = 512  # encoded images that wait for the loader
 T = TypeVar('T')
 
 
 class EpochBatches:
-    """Batches of bytes (B, 3, side, side) and labels (B,) on the device. The order is a function of (seed, epoch).
+    """Batches of bytes (B, 3, S, S) and labels (B,) on the device. The order is a function of (seed, epoch).
 
     An incomplete last batch is left out. `augment` is what is left to do on the device: if images are decoded each
     time, a random-resized crop is taken here, from the original image, with a box that is a function of (seed, epoch,
@@ -37,9 +37,10 @@ class EpochBatches:
     """
 
     def __init__(self, images: ImageSet | StreamSet, batch_size: int, seed: int, workers: int, accelerator: Accelerator,
-                 augment: Augment | None = None, pieces: int = 1):
+                 augment: Augment | None = None, pieces: int = 1, largest: int | None = None):
         """`batch_size`: of all processes together; `pieces`: in how many parts a batch is trained; `workers`: loader
-        processes, 0 to decode in this one."""
+        processes, 0 to decode in this one; `largest`: the largest resolution that is trained, px, which is the side of
+        what is cropped here; by default that of the images."""
         if len(images) < batch_size:
             raise InputError(f'batch_size {batch_size} is more than the {len(images)} training images; lower it')
         self.images, self.batch_size, self.device = images, batch_size, accelerator.device
@@ -47,9 +48,9 @@ class EpochBatches:
         self.augment = replace(crops, crop='done') if crops else augment
         self._plan = _Plan(images, batch_size, seed, (accelerator.process_index, accelerator.num_processes, pieces))
         self._loader: DataLoader = DataLoader(
-            _Decoder(images.decode(), crops, seed), batch_sampler=self._plan, collate_fn=_as_is, num_workers=workers,
-            persistent_workers=workers > 0, pin_memory=self.device.type == 'cuda',
-            generator=torch.Generator())  # so that the global generator is not used
+            _Decoder(images.decode(), crops, seed, largest or images.side), batch_sampler=self._plan,
+            collate_fn=_as_is, num_workers=workers, persistent_workers=workers > 0,
+            pin_memory=self.device.type == 'cuda', generator=torch.Generator())  # instead of the global one
 
     def __len__(self) -> int:
         return len(self._plan)
@@ -92,11 +93,11 @@ class _Plan:
 class _Decoder(Dataset):
     """What a loader worker does: (epoch, item) pairs -> bytes and labels, or the error to raise."""
 
-    def __init__(self, images: ImageSet | StreamSet, augment: Augment | None, seed: int):
-        self.images, self.augment, self.seed = images, augment, seed
+    def __init__(self, images: ImageSet | StreamSet, augment: Augment | None, seed: int, side: int):
+        self.images, self.augment, self.seed, self.side = images, augment, seed, side
 
     def __getitems__(self, pairs: list[tuple[int, Any]]) -> tuple[torch.Tensor, torch.Tensor] | InputError:
-        crop = partial(_random_box, self.augment, self.seed, pairs[0][0]) if self.augment else None
+        crop = Crop(partial(_random_box, self.augment, self.seed, pairs[0][0]), self.side) if self.augment else None
         try:
             return self.images.load([item for _, item in pairs], crop)
         except InputError as error:

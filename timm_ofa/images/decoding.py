@@ -72,7 +72,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(np.rint(values * (255 / _white(image, values))).astype(np.uint8))
     elif 'transparency' in image.info:
         image = image.convert('RGBA')
-    return image.convert('RGB')
+    return image if image.mode == 'RGB' else image.convert('RGB')
 
 
 def _white(image: Image.Image, values: np.ndarray) -> float:

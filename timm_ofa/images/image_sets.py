@@ -25,7 +25,17 @@ DECODE = ('auto', 'once', 'always')  # when images are decoded; auto: once if th
 MEMORY_LIMIT = 4 * 2**30  # bytes of decoded images
 MAX_NAMED = 1000  # broken images that one message names
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom, px
-Crop: TypeAlias = Callable[[int, int, int], Box]  # (place of the image, width, height) -> the part that is seen
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A part of each original image, as a square of `side` px."""
+    draw: Callable[[int, int, int], Box]  # (place of the image, width, height) -> the part that is seen
+    side: int
+
+    def at(self, place: int) -> Callable[[Image.Image], torch.Tensor]:
+        """What makes the square of the image at a place."""
+        return partial(square, side=self.side, crop=partial(self.draw, place))
 
 
 @dataclass(frozen=True)
@@ -96,20 +106,20 @@ class ImageSet:
         return self.subset([i for i in range(len(self)) if i not in broken], self.title) if broken else self
 
     def fetch(self, indices: Sequence[int] | torch.Tensor, crop: Crop | None = None) -> torch.Tensor:
-        """Bytes (B, 3, side, side) of some images: their centers, or what `crop` sees of the originals."""
+        """Bytes (B, 3, S, S) of some images: their centers, or what `crop` sees of the originals."""
         self.decode()
         if self._pixels is not None and crop is None:
             return self._pixels[torch.as_tensor(indices)]
         squares = list(self._squares([int(i) for i in indices], crop))
         refuse_broken(image for image in squares if isinstance(image, InputError))
-        return torch.stack([image for image in squares if isinstance(image, torch.Tensor)])
+        return _stacked([image for image in squares if isinstance(image, torch.Tensor)])
 
     def _squares(self, indices: Sequence[int], crop: Crop | None = None) -> Iterator[torch.Tensor | InputError]:
         """Images (3, side, side), or why there is none, one after the other. Several threads decode them; a loader
         worker uses one."""
         def load(i: int) -> torch.Tensor | InputError:
             try:
-                return self.rows.see(i, partial(square, side=self.side, crop=crop and partial(crop, i)))
+                return self.rows.see(i, crop.at(i) if crop else partial(square, side=self.side))
             except InputError as error:
                 return error
         threads = 1 if get_worker_info() else min(8, os.cpu_count() or 1)
@@ -129,7 +139,7 @@ class ImageSet:
         return iter(np.random.default_rng([seed, epoch]).permutation(len(self))[start:].tolist())
 
     def load(self, items: Sequence[int], crop: Crop | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Bytes (B, 3, side, side) and labels (B,) of items of `order`."""
+        """Bytes (B, 3, S, S) and labels (B,) of items of `order`."""
         return self.fetch(items, crop), self.labels[torch.as_tensor(items)]
 
     def sample(self, n: int) -> ImageSet:
@@ -196,11 +206,11 @@ class StreamSet:
 
     def load(self, items: Sequence[tuple[int, dict, int]], crop: Crop | None = None,
              ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Bytes (B, 3, side, side) and labels (B,) of items of `order`."""
+        """Bytes (B, 3, S, S) and labels (B,) of items of `order`."""
         rows = _Encoded([image for _, image, _ in items], self.title)
-        squares = [rows.see(i, partial(square, side=self.side, crop=crop and partial(crop, place)))
+        squares = [rows.see(i, crop.at(place) if crop else partial(square, side=self.side))
                    for i, (place, *_) in enumerate(items)]
-        return torch.stack(squares), torch.tensor([label for *_, label in items])
+        return _stacked(squares), torch.tensor([label for *_, label in items])
 
     def sample(self, n: int) -> ImageSet:
         """The first `n` images of one fixed order, in memory."""
@@ -244,8 +254,13 @@ def square(image: Image.Image, side: int, crop: Callable[[int, int], Box] | None
 
 
 def _bytes(image: Image.Image) -> torch.Tensor:
-    """The bytes (3, height, width) of an image."""
+    """The bytes (3, height, width) of an image, in the order of memory that it has them in: channels last."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _stacked(squares: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Images (3, side, side) as one tensor (B, 3, side, side) with the same order of memory."""
+    return torch.stack([image.permute(1, 2, 0) for image in squares]).permute(0, 3, 1, 2)
 
 
 class _Picked:

@@ -88,7 +88,8 @@ class _Run:
             keep_freed_memory()
         n = accelerator.num_processes
         self.batches = EpochBatches(
-            data.train, config.batch_size, config.seed, config.workers, accelerator, config.augment, config.accumulate)
+            data.train, config.batch_size, config.seed, config.workers, accelerator, config.augment, config.accumulate,
+            largest=max(config.load_space().resolutions))
         if config.sync_bn and n > 1:
             synchronize_batch_norm(supernet)
         self.supernet = placed(supernet, accelerator.device)
