@@ -4,6 +4,7 @@ from __future__ import annotations
 import atexit
 import gc
 from dataclasses import replace
+from functools import lru_cache
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -73,8 +74,12 @@ def _check_labels(source: str, labels: np.ndarray, class_names: tuple[str, ...])
             'more classes')
 
 
+@lru_cache(maxsize=1)
 def _digits() -> Opened:
-    """The 8x8 digits of scikit-learn: 1,437 images for training and 360 for the test; they serve for tests."""
+    """The 8x8 digits of scikit-learn: 1,437 images for training and 360 for the test; they serve for tests.
+
+    They are read once; nobody changes them.
+    """
     try:
         from sklearn.datasets import load_digits
     except ImportError:
