@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 PROCESSES = multiprocessing.get_context('forkserver')
-PROCESSES.set_forkserver_preload(['torchvision', 'sklearn.gaussian_process'])
+PROCESSES.set_forkserver_preload(['torchvision', 'sklearn.datasets'])
 
 
 def python(code: str, arguments: Sequence[str] = (), *, env: Mapping[str, str] | None = None,

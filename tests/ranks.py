@@ -1,6 +1,7 @@
 """Processes that train together: forks of one that has imported this package, itself a fork as those in `fresh`."""
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 import sys
@@ -43,6 +44,7 @@ class Ranks:
 def _serve(pipe: Connection, prelude: str, arguments: list[str], env: dict[str, str]) -> None:
     """Run each code that comes in as many forks as there are environments; send back how they ended."""
     os.environ.update(env)
+    multiprocessing.set_start_method(None, force=True)  # loader workers start as by default, not as this process did
     import accelerate  # noqa: F401
     import timm  # noqa: F401
 
