@@ -11,7 +11,7 @@ from hub_makers import NAME, SPACE, edit, make_model, make_record
 
 from timm_ofa.errors import InputError
 from timm_ofa.files import put_in_place
-from timm_ofa.hub.folder import FILES, check_folder, load_record
+from timm_ofa.hub.folder import FILES, PLOT, check_folder, load_record
 from timm_ofa.hub.publishing import publish
 from timm_ofa.hub.record import Calibration, Record, Search, SessionCost, Training
 from timm_ofa.hub.saving import save_folder, update_folder
@@ -165,6 +165,19 @@ def test_broken_weights_are_refused(copied):
     (copied / 'model.safetensors').write_bytes(b'\xff' * 100)
     with pytest.raises(InputError, match='cannot be read'):
         check_folder(copied)
+
+
+def test_pictures_are_drawn_again_only_if_they_would_show_something_new(copied):
+    front, before = copied / PLOT, (copied / PLOT).read_bytes()
+    front.write_text('drawn before')
+    record = load_record(copied)
+    update_folder(copied, lambda now: replace(now, measurements=now.measurements[:1]))
+    assert front.read_text() == 'drawn before' and len(load_record(copied).measurements) == 1
+    front.unlink()
+    update_folder(copied, lambda now: replace(now, measurements=record.measurements))
+    assert front.read_bytes() == before
+    update_folder(copied, lambda now: replace(now, limit_ms=1.9))
+    assert front.read_bytes() != before
 
 
 def test_two_that_save_a_latency_at_once_both_keep_it(copied):

@@ -10,6 +10,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import zip_longest
 from pathlib import Path
@@ -83,14 +84,19 @@ def check_target(folder: str | Path) -> Path:
     return folder
 
 
-def _write_figures(folder: Path, record: Record, perf: dict) -> None:
-    """Write the files that change with a latency or the front: `perf.json`, picture and card. `perf` are the fields of
-    `perf.json` that do not change."""
+def _write_figures(folder: Path, record: Record, perf: dict, before: Record | None = None) -> None:
+    """Write the files that change with a latency or the front: `perf.json`, pictures and card.
+
+    Args:
+        perf: The fields of `perf.json` that do not change.
+        before: The record that the folder holds now. No picture shows measurements, so if nothing else is new, the
+            pictures that are there stay.
+    """
     _write_json(folder / PERF, {**perf, **subset(record.to_dict(), ELSEWHERE[PERF])})
-    if record.front:
-        plot_front(record, folder / PLOT)
-    if shows_confusion(record):
-        plot_confusion(record, folder / CONFUSION)
+    stay = before is not None and replace(before, measurements=record.measurements) == record
+    for name, shown, plot in ((PLOT, record.front, plot_front), (CONFUSION, shows_confusion(record), plot_confusion)):
+        if shown and not (stay and (folder / name).exists()):
+            plot(record, folder / name)
     write_results(folder, record)
     write_text(folder / CARD, render_card(record, programs=programs_of(folder)))
 
@@ -103,8 +109,9 @@ def update_folder(folder: str | Path, change: Callable[[Record], Record]) -> Rec
     """
     folder = Path(folder)
     with locked(folder):
-        record = change(check_folder(folder)).check()
-        _write_figures(folder, record, read_json(folder / PERF))
+        before = check_folder(folder)
+        record = change(before).check()
+        _write_figures(folder, record, read_json(folder / PERF), before)
     return record
 
 
