@@ -158,8 +158,9 @@ def _draw_blocks(axes: Axes, rows: Sequence[Row]) -> None:
     starts = [i for i, row in enumerate(rows) if row.kind == 'head' or row.stride > 1 or i == 0]
     for i, (row, height) in enumerate(zip(rows, channels)):
         color = '#d1d5db' if row.kind == 'head' else shade[row.kernel_size]
-        axes.bar(i, height, width=0.82, color=color)
-        axes.annotate(str(height), (i, height), (0, 2), textcoords='offset points', ha='center', fontsize=7, color=GRAY)
+        axes.bar(i, height, width=0.82, color=color, in_layout=False)
+        axes.annotate(str(height), (i, height), (0, 2), textcoords='offset points', ha='center', fontsize=7, color=GRAY,
+                      in_layout=False)
     for start, end in zip(starts, [*starts[1:], len(rows)]):
         if start:
             axes.axvline(start - 0.5, color='#e5e7eb', linewidth=1, zorder=0)
@@ -201,8 +202,8 @@ def _draw_confusion(axes: Axes, rows: Sequence[ClassAccuracy], numbered: bool, f
     for y, line in enumerate(counts):
         for x, count in enumerate(line):
             if numbered and count:
-                axes.annotate(str(count), (x, y), ha='center', va='center', fontsize=8,
-                              color='white' if shades[y][x] > 0.55 else 'black')
+                axes.text(x, y, str(count), ha='center', va='center', fontsize=8, in_layout=False,  # it is in its cell
+                          color='white' if shades[y][x] > 0.55 else 'black')
 
 
 def _in_order(name: str) -> tuple[tuple[bool, int, str], ...]:
