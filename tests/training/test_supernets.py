@@ -51,8 +51,8 @@ def test_supernets_of_every_family_learn(family, last_phases, tmp_path):
     space = 'ofa_resnet_tiny' if family == 'byobnet' else small_proxyless(tmp_path)
     largest = Phase('largest', 6, 0.05, kd_weight=0, widths=1 if family == 'byobnet' else None, depths=(3,))
     config = replace(
-        CONFIG, space=space, resolutions=(20,), limit=240, batch_size=16, drop_rate=0, augment=Augment(flip=False),
-        phases=(largest, *last_phases))
+        CONFIG, space=space, resolutions=(20,), limit=160 if family == 'byobnet' else 240, batch_size=16, drop_rate=0,
+        augment=Augment(flip=False), phases=(largest, *last_phases))
     digits = load_data('digits', 20, limit=config.limit)
     supernet = train_supernet(config, digits, tmp_path / 'run')
     losses = [e['loss'] for e in events(tmp_path / 'run') if e['event'] == 'train' and e['phase'] == 'largest']
