@@ -11,7 +11,7 @@ from training_runs import CONFIG, events
 
 from timm_ofa.training import Phase
 
-SMALL = replace(CONFIG, resolutions=(20,), batch_size=16, limit=56)  # 3 batches an epoch
+SMALL = replace(CONFIG, resolutions=(20,), batch_size=16, limit=40)  # 2 batches an epoch
 TRAIN = """
 import logging, os, signal, sys
 from timm_ofa.accuracy import SubnetJudge, supernet_digest
@@ -77,7 +77,7 @@ def test_two_processes_learn_what_one_does(tmp_path, ranks):
 def test_two_processes_that_are_killed_and_resumed_equal_two_that_are_not(tmp_path, ranks):
     config = replace(SMALL, workers=1, phases=CONFIG.phases[1:], checkpoint_minutes=1e-6, accumulate=2)
     expected = launch(ranks, tmp_path / 'whole', config)
-    launch(ranks, tmp_path / 'killed', config, die=4)
+    launch(ranks, tmp_path / 'killed', config, die=3)
     assert launch(ranks, tmp_path / 'killed', replace(config, workers=0)) == expected and len(set(expected)) == 1
     logs = [(tmp_path / name / 'run' / 'log.jsonl').read_bytes() for name in ('whole', 'killed')]
     assert logs[0] == logs[1]
