@@ -143,7 +143,7 @@ def lite0(tmp_path_factory, shared):
     source = shared / 'data' / 'imagewoof-128'
     if not source.exists():
         pytest.skip('reference images are not there')
-    data, folder = load_data(str(source), 147, limit=400), tmp_path_factory.mktemp('lite0')
+    data, folder = load_data(str(source), 147, limit=400, decode='always'), tmp_path_factory.mktemp('lite0')
     save_teacher(folder, data.class_names, 'efficientnet_lite0')
     return folder, data
 

@@ -126,7 +126,7 @@ def test_int8_of_a_shipped_network_is_as_exact_as_float(shared, cifar10, limit):
 def cifar10(shared):
     """The space of the shipped networks, images to calibrate on, and test images with their labels."""
     space = load_space('ofa_mbv3_32px')
-    data = load_data(str(shared / 'data' / 'cifar10'), 32, limit=1000)
+    data = load_data(str(shared / 'data' / 'cifar10'), 32, limit=1000, decode='always')
     known, x = (eval_batch(split.fetch(torch.arange(n)), space, 32).numpy()
                 for split, n in ((data.train, 200), (data.test, 1000)))
     return space, known, x, data.test.labels[:1000].numpy()
