@@ -14,6 +14,7 @@ from command_line import CONFIG, remarks, run
 
 from timm_ofa import Arch, load_profile, load_space
 from timm_ofa.cli import main
+from timm_ofa.devices import measuring
 from timm_ofa.networks.stock import model_args
 
 
@@ -33,6 +34,7 @@ def chain(tmp_path_factory):
     (folder / 'digits_supernet.yaml').write_text(yaml.safe_dump(CONFIG))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr(measuring, 'MIN_SWEEPS', 5)  # of a profile that need not be exact
         table = rows_of('train', '--config', 'digits_supernet.yaml', '--output', 'supernet')
         assert table[0]['subnet'] == 'largest' and len(table) == 11
         records, = rows_of('collect', '--supernet', 'supernet', '--data', 'digits', '--num', 14, '--out',
