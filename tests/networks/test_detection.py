@@ -16,6 +16,7 @@ from timm_ofa.networks import ENTRY_POINTS, model_args
 onnxruntime = pytest.importorskip('onnxruntime')
 
 SIDE, SQUARE = 64, 24  # px
+STEPS = {'ofa_mbv3_tiny': 75, 'ofa_proxyless_w13': 50, 'ofa_resnet_tiny': 75}  # space -> steps of training
 
 
 class Pyramid(nn.Module):
@@ -56,9 +57,9 @@ def saved_subnet(space, folder):
     return model.eval()
 
 
-@pytest.fixture(scope='module', params=['ofa_mbv3_tiny', 'ofa_proxyless_w13', 'ofa_resnet_tiny'])
+@pytest.fixture(scope='module', params=STEPS)
 def backbone(request, tmp_path_factory):
-    """The last two or three levels, reduction 4 and more, of a saved network that is loaded for its features."""
+    """The last two or three levels, reduction 4 and more, of a saved network that is loaded for its features; steps."""
     folder = tmp_path_factory.mktemp(request.param)
     model = saved_subnet(load_space(request.param), folder)
     reductions = [info['reduction'] for info in model.feature_info]
@@ -67,21 +68,22 @@ def backbone(request, tmp_path_factory):
     with torch.no_grad():
         expected = model.forward_intermediates(images := torch.rand(1, 3, SIDE, SIDE), indices=levels)[1]
         assert all(torch.equal(a, b) for a, b in zip(backbone(images), expected, strict=True))
-    return timm.layers.freeze_batch_norm_2d(backbone)
+    return timm.layers.freeze_batch_norm_2d(backbone), STEPS[request.param]
 
 
 @pytest.fixture(scope='module')
 def detector(backbone):
     """A detector that has learnt to find the squares, and its losses."""
+    network, steps = backbone
     torch.manual_seed(0)
-    anchors = AnchorGenerator(((16, 24, 32),) * len(backbone.feature_info.channels()), ((1.0,),) * 3)
+    anchors = AnchorGenerator(((16, 24, 32),) * len(network.feature_info.channels()), ((1.0,),) * 3)
     model = RetinaNet(
-        Pyramid(backbone), num_classes=2, anchor_generator=anchors, min_size=SIDE, max_size=SIDE, detections_per_img=5)
+        Pyramid(network), num_classes=2, anchor_generator=anchors, min_size=SIDE, max_size=SIDE, detections_per_img=5)
     images, targets = squares()
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4, betas=(0.9, 0.99))
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.1, total_iters=10)
     losses = []
-    for _ in range(75):
+    for _ in range(steps):
         loss = sum(model(list(images), targets).values())
         optimizer.zero_grad()
         loss.backward()
