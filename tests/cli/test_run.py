@@ -2,6 +2,7 @@
 import json
 import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(finishing, 'REPAIR_IMAGES', 48)
     monkeypatch.setattr(judge, 'QUICK_REPAIR_IMAGES', 32)
     monkeypatch.setattr(pipeline, 'PROFILE_SECONDS', 1.0)
+    monkeypatch.setattr(pipeline, 'arch_timer', partial(pipeline.arch_timer, seconds=0.2))
     monkeypatch.setattr(measuring, 'MIN_SWEEPS', 3)
     monkeypatch.setattr(stages, '_load_in_new_process', lambda folder: timm.create_model(  # a new one takes seconds
         f'local-dir:{folder}', pretrained=True))
