@@ -15,6 +15,7 @@ from timm_ofa.accuracy.released import RELEASED
 from timm_ofa.cli import pipeline, quickstart, stages
 from timm_ofa.cli.command import VERBS
 from timm_ofa.cli.verbs import Answer, parse
+from timm_ofa.devices import measuring
 from timm_ofa.networks.supernet import new_supernet
 from timm_ofa.searching import Candidate
 from timm_ofa.training.runs import save_supernet
@@ -72,6 +73,7 @@ def test_shelves_and_what_is_imported(folder, monkeypatch):
 
 def test_profiles(folder, monkeypatch):
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(measuring, 'MIN_SWEEPS', 5)
     row, = shown('profile --space space.json --num-classes 10 --seconds 0.5 --out profile.json')
     assert row['mape_pct'] >= 0
     shown('profile --space space.json --export-kit kit')
