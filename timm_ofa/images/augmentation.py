@@ -98,6 +98,7 @@ class Augment:
         if self.crop == 'done':
             flipped = torch.from_numpy(drawn['width'] < 0).to(pixels.device).view(-1, 1, 1, 1)
             pixels = scale_bytes(torch.where(flipped, pixels.flip(3), pixels) if self.flip else pixels, resolution)
+            pixels = pixels.contiguous()  # colors are changed channel by channel
         x = pixels.float().div_(255)
         if self.brightness or self.saturation:
             x = _recolor(x, drawn['brightness'], drawn['saturation'])
