@@ -11,10 +11,11 @@ import timm
 import torch
 from command_line import remarks, run
 from hub_makers import save_made_front
+from PIL import Image
 from safetensors.torch import load_file
 from timm.models._hub import save_for_hf
 
-from timm_ofa.accuracy import judge
+from timm_ofa.accuracy import active, judge
 from timm_ofa.cli import pipeline, stages
 from timm_ofa.cli.planning import Plan, sides_for, usual_side
 from timm_ofa.devices import DeviceProfile, measuring
@@ -118,12 +119,13 @@ def _some_digits(folder, images, n, classes='0123456789'):
     for i, label in enumerate(images.labels[:n].tolist()):
         if str(label) in classes:
             (folder / str(label)).mkdir(parents=True, exist_ok=True)
-            images.rows[i].save(folder / str(label) / f'{i}.png')
+            images.rows.see(i, partial(Image.Image.save, fp=folder / str(label) / f'{i}.png'))
 
 
 def test_the_verbs_that_a_run_prints_make_the_same_networks(origin, quick, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pipeline, 'make_plan', lambda *_: Plan(2, 12, 1, 1.0, 1.0, 1.0))
+    monkeypatch.setattr(active, 'FIRST', 10)  # the last two are chosen for the device
     monkeypatch.setattr(stages, '_load_in_new_process', lambda folder: None)
     _profile(tmp_path), _profile(tmp_path, 'other', 'params')
     digits = load_data('digits', 8)

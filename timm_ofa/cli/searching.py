@@ -114,19 +114,21 @@ def _front_answer(result: SearchResult, space: SearchSpace, num_classes: int | N
 
     If the predictor knows how unsure it is, the table has two standard deviations of each accuracy.
     """
-    from ..hub import candidate_dict
-
     spreads = judge.spread([c.arch for c in result.front])
-    front, head, rows = [], ['top-1 %', 'M MACs' if result.best.latency_ms is None else 'latency ms', 'arch'], []
-    for i, c in enumerate(result.front):
-        front.append(candidate_dict(c))
-        rows.append([round(c.top1_pct, 2), round(_cost(c, space, num_classes), 4), str(c.arch)])
-        if spreads is not None:
-            front[-1]['top1_spread_pct'] = round(float(spreads[i]), 4)
-            rows[-1].insert(1, round(2 * float(spreads[i]), 2))
+    head, rows = ['top-1 %', 'M MACs' if result.best.latency_ms is None else 'latency ms', 'arch'], [
+        [round(c.top1_pct, 2), round(_cost(c, space, num_classes), 4), str(c.arch)] for c in result.front]
     if spreads is not None:
         head.insert(1, '± 2 std')
-    text = table(head, rows[::-1][::max(1, len(rows) // 10)])
-    return Answer(dict(
-        best={**front[-1], 'text': str(result.best.arch)}, proven=result.proven, evaluated=result.evaluated,
-        front=front), text)
+        for row, spread in zip(rows, spreads):
+            row.insert(1, round(2 * float(spread), 2))
+    front = [_about(c, None if spreads is None else spreads[i]) for i, c in enumerate(result.front)]
+    best = {**_about(result.best, None if spreads is None else spreads[-1]), 'text': str(result.best.arch)}
+    return Answer(dict(best=best, proven=result.proven, evaluated=result.evaluated, front=front),
+                  table(head, rows[::-1][::max(1, len(rows) // 10)]))
+
+
+def _about(candidate: Candidate, spread: float | None) -> dict[str, Any]:
+    """A candidate as JSON data, with the standard deviation of its accuracy if that is known."""
+    from ..hub import candidate_dict
+
+    return {**candidate_dict(candidate), **({} if spread is None else {'top1_spread_pct': round(float(spread), 4)})}
