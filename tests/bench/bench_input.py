@@ -21,6 +21,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -149,7 +150,8 @@ def read_through(data: str, batch_size: int, workers: int) -> str:
     began = time.perf_counter()
     images = load_data(data, stored_side(space), decode='always').train
     opened = time.perf_counter()
-    batches = EpochBatches(images, batch_size, 0, workers, Accelerator(cpu=True), AUGMENT)
+    epochs = partial(EpochBatches, images, batch_size, 0, workers, Accelerator(cpu=True), AUGMENT, largest=64)
+    batches = epochs()
     held = []
     for step, _ in enumerate(batches(0, 0)):
         if step == 0:
@@ -158,7 +160,7 @@ def read_through(data: str, batch_size: int, workers: int) -> str:
             held.append(memory_mb())
     held.append(memory_mb())
     ended = time.perf_counter()
-    again = EpochBatches(images, batch_size, 0, workers, Accelerator(cpu=True), AUGMENT)
+    again = epochs()
     next(iter(again(3, round(0.9 * len(again)))))
     return (f'{data}: {len(images):,} training images, opened in {opened - began:.1f} s, first batch '
             f'{first - opened:.1f} s later, {len(images) / (ended - first):.0f} img/s over the epoch\n'

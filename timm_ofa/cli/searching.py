@@ -121,8 +121,9 @@ def _front_answer(result: SearchResult, space: SearchSpace, num_classes: int | N
         head.insert(1, '± 2 std')
         for row, spread in zip(rows, spreads):
             row.insert(1, round(2 * float(spread), 2))
-    front = [_about(c, None if spreads is None else spreads[i]) for i, c in enumerate(result.front)]
-    best = {**_about(result.best, None if spreads is None else spreads[-1]), 'text': str(result.best.arch)}
+    told = [None] * len(result.front) if spreads is None else spreads
+    front = [_about(c, spread) for c, spread in zip(result.front, told)]
+    best = {**_about(result.best, told[-1]), 'text': str(result.best.arch)}
     return Answer(dict(best=best, proven=result.proven, evaluated=result.evaluated, front=front),
                   table(head, rows[::-1][::max(1, len(rows) // 10)]))
 

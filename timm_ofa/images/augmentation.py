@@ -43,14 +43,6 @@ def resize(x: torch.Tensor, side: int) -> torch.Tensor:
     return F.interpolate(x, (side, side), mode='bilinear', align_corners=False, antialias=True)
 
 
-def scale_bytes(pixels: torch.Tensor, side: int) -> torch.Tensor:
-    """Bytes (B, 3, S, S) -> (B, 3, side, side), as `resize` does it, rounded; on a GPU, floats that are not rounded.
-
-    On a CPU, bytes are scaled in a fraction of the time that floats take.
-    """
-    return resize(pixels if pixels.device.type == 'cpu' else pixels.float(), side)
-
-
 def _scaled_side(resolution: int, space: SearchSpace) -> int:
     """The side (px) to which evaluation scales an image before it cuts the center out."""
     return int(np.ceil(resolution / space.crop_pct))
@@ -96,9 +88,7 @@ class Augment:
         places = places_of(part, batch * part[1])
         drawn = {name: values[places] for name, values in self._draw(batch * part[1], side, rng).items()}
         if self.crop == 'done':
-            flipped = torch.from_numpy(drawn['width'] < 0).to(pixels.device).view(-1, 1, 1, 1)
-            pixels = scale_bytes(torch.where(flipped, pixels.flip(3), pixels) if self.flip else pixels, resolution)
-            pixels = pixels.contiguous()  # colors are changed channel by channel
+            pixels = self._cut_out(pixels, drawn, resolution)
         x = pixels.float().div_(255)
         if self.brightness or self.saturation:
             x = _recolor(x, drawn['brightness'], drawn['saturation'])
@@ -108,6 +98,17 @@ class Augment:
         if self.erase:
             self._erase(x, drawn)
         return x.contiguous(memory_format=torch.channels_last)
+
+    def _cut_out(self, pixels: torch.Tensor, drawn: dict[str, np.ndarray], resolution: int) -> torch.Tensor:
+        """Bytes (B, 3, S, S) that a loader worker cut out -> (B, 3, resolution, resolution), some of them flipped.
+
+        They are bytes on a CPU, which scales bytes in a fraction of the time that floats take, and floats on a GPU.
+        """
+        if self.flip:
+            flipped = torch.from_numpy(drawn['width'] < 0).to(pixels.device).view(-1, 1, 1, 1)
+            pixels = torch.where(flipped, pixels.flip(3), pixels)
+        scaled = resize(pixels if pixels.device.type == 'cpu' else pixels.float(), resolution)
+        return scaled.contiguous()  # colors are changed channel by channel
 
     def _seen(self, x: torch.Tensor, drawn: dict[str, np.ndarray], window: int) -> torch.Tensor:
         """Floats (B, 3, S, S) -> the parts (B, 3, window, window) that were drawn, some of them flipped."""

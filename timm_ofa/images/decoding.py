@@ -17,11 +17,11 @@ from ..errors import InputError
 
 BITS_16 = 65535  # the white of 16 bits
 WHITES = {'F': (1, 255), 'I': (255, BITS_16, 2**31 - 1)}  # of modes that do not tell their white: the least that fits
+IN_16_BITS = ('PNG', 'PPM')  # formats of which Pillow gives 16 bits as mode 'I'
 SIDEWAYS = range(5, 9)  # orientations of EXIF that exchange width and height
 SPARE = 2  # an image that is decoded smaller has at least so many times the px that are needed
 T = TypeVar('T')
 Look: TypeAlias = Callable[[Image.Image], T]  # what is wanted of an image
-IN_16_BITS = ('PNG', 'PPM')  # formats of which Pillow gives 16 bits as mode 'I'
 
 
 def decode_image(image: Mapping, where: str, look: Look[T]) -> T:
@@ -29,13 +29,13 @@ def decode_image(image: Mapping, where: str, look: Look[T]) -> T:
 
     An `InputError` begins with `where`.
     """
-    import datasets
-
     data, path = image['bytes'], image.get('path') or ''
     try:
         if data is None and os.path.isfile(path):
             data = Path(path).read_bytes()
         if data is None:  # it is elsewhere
+            import datasets
+
             return look(datasets.Image().decode_example(dict(image)))
         with Image.open(io.BytesIO(data)) as opened:
             return look(opened)

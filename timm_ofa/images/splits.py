@@ -6,19 +6,18 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from ..errors import InputError
-from .decoding import Look
+from .decoding import Look, T
 
 UNLABELED = -1  # the label of an image whose class is not told
 MAX_SHARDS = 256  # a stream of more shards is read in so many groups of shards
 SPREAD = 20  # shards that are read in turn
 SHUFFLE_BUFFER = 2048  # encoded images that a stream keeps in order to mix them
-T = TypeVar('T')
 
 
 class Rows(Protocol):
