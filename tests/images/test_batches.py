@@ -209,7 +209,7 @@ def test_training_on_a_stream_resumes_within_an_epoch(parquet, tmp_path, monkeyp
         yield from itertools.islice(original(self, epoch, skip), 3)
         raise KeyboardInterrupt
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(EpochBatches, '__call__', lambda self, epoch, skip: (
+        patched.setattr(EpochBatches, '__call__', lambda self, epoch, skip, pieces: (
             interrupted(self, epoch, skip) if epoch else original(self, epoch, skip)))
         train_supernet(config, data, tmp_path / 'parts')
     resumed = train_supernet(config, data, tmp_path / 'parts', resume=True)

@@ -38,7 +38,8 @@ WEIGHTS = {
     'phases.1.epochs': ('2', []), 'phases.1.lr': ('0.01', []),
     'phases.1.warmup_epochs': ('1', []), 'phases.1.depths': ('[3]', []), 'phases.1.deepest': ('1', []),
     'phases.1.kernel_sizes': ('[5]', []), 'phases.1.expand_ratios': ('[4]', []), 'phases.1.widths': ('1', RESNET),
-    'phases.1.subnets_per_step': ('2', []), 'phases.1.kd_weight': ('0.1', []), 'phases.1.sort_channels': ('true', []),
+    'phases.1.subnets_per_step': ('2', []), 'phases.1.divide_batch': ('true', ['phases.1.subnets_per_step=2']),
+    'phases.1.kd_weight': ('0.1', []), 'phases.1.sort_channels': ('true', []),
     'phases.1.recipe': ('plain', [])}
 # what is seen elsewhere than in the weights: see `test_every_key_changes_the_outcome`
 ELSEWHERE = ('name', 'phases.1.name', 'checkpoint_minutes', 'workers', 'decode', 'sync_bn', 'images_per_epoch',
@@ -51,6 +52,10 @@ REFUSED = [  # settings, of which the last one does nothing
       for recipe in ('plain', 'sandwich', 'alpha', 'delayed') for weight in (0, 1)),
     (['phases.1.recipe=coupled', 'phases.1.expand_ratios=[4]'], "expand_ratios does nothing with the recipe 'coupled'"),
     (['phases.1.widths=1'], 'phases.1.widths does nothing in ofa_mbv3_tiny'),
+    (['phases.1.divide_batch=true'], 'phases.1.divide_batch does nothing with one subnet a step'),
+    *((['phases.1.subnets_per_step=3', f'phases.1.recipe={recipe}', 'phases.1.divide_batch=true'],
+       f"phases.1.divide_batch does not go with the recipe '{recipe}', .*; leave it out")
+      for recipe in ('sandwich', 'alpha', 'delayed')),
     (['phases.1.kd_weight=0', 'teacher=resnet18'], 'teacher does nothing where no phase learns'),
     (['phases.1.recipe=plain', 'teacher=resnet18'], 'teacher does nothing where no phase learns'),
     (['augment.scale=[0.5, 1]'], "augment.scale does nothing unless augment.crop is 'area'"),

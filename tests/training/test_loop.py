@@ -201,7 +201,7 @@ def small_loop(model, prepare=lambda x, *_: x, lr=1.0):
     """A loop of two steps an epoch, and the (epoch, skip) pairs that it asked for."""
     x, labels, asked = torch.tensor([[1.0, 2.0], [0.5, -1.0]]), torch.tensor([0, 2]), []
 
-    def batches(epoch, skip):
+    def batches(epoch, skip, pieces):
         asked.append((epoch, skip))
         return iter([(x, labels)] * (2 - skip))
     optimizer = make_optimizer(model, lr, 0.0, 0.0)
@@ -213,10 +213,13 @@ def small_loop(model, prepare=lambda x, *_: x, lr=1.0):
 ARCHS = [SimpleNamespace(resolution=8, factor=factor) for factor in (1.0, 3.0)]
 
 
-def take_step(loop, model, archs):
+ONLY = Phase('only', 1, 1.0, kd_weight=0)
+
+
+def take_step(loop, model, archs, phase=ONLY):
     """The change of the weights in one step, with a rate of 1."""
-    before, (x, labels) = model.weight.detach().clone(), next(iter(loop.batches(0, 1)))
-    loop._step(Phase('only', 1, 1.0, kd_weight=0), lambda rng, done: archs, None, x, labels, Progress(), 0.0)
+    before, (x, labels) = model.weight.detach().clone(), next(iter(loop.batches(0, 1, 1)))
+    loop._step(phase, lambda rng, done: archs, None, x, labels, Progress(), 0.0)
     return model.weight.detach() - before
 
 
@@ -226,6 +229,30 @@ def test_the_gradients_of_a_step_are_the_sum_over_its_subnets():
     loop, _, (x, labels) = small_loop(model)
     loss = sum(torch.nn.functional.cross_entropy(arch.factor * x @ weight, labels) for arch in ARCHS)
     torch.testing.assert_close(take_step(loop, model, ARCHS), -torch.autograd.grad(loss, weight)[0])
+
+
+def test_the_subnets_of_a_step_may_divide_the_batch():
+    model = Scaled()
+    weight = model.weight.detach().clone().requires_grad_()
+    loop, _, (x, labels) = small_loop(model)
+    loss = sum(torch.nn.functional.cross_entropy(arch.factor * x[i:i + 1] @ weight, labels[i:i + 1])
+               for i, arch in enumerate(ARCHS))
+    divided = replace(ONLY, subnets_per_step=2, divide_batch=True)
+    torch.testing.assert_close(take_step(loop, model, ARCHS, divided), -torch.autograd.grad(loss, weight)[0])
+
+
+@pytest.mark.parametrize('recipe, divided, asked', [
+    ('progressive', False, [[0, 1]]), ('progressive', True, [[0], [1]]), ('mean_teacher', True, [[1]])])
+def test_a_teacher_is_asked_about_the_images_that_subnets_learn_from_with_it(recipe, divided, asked, monkeypatch):
+    model, seen = Scaled(), []
+    loop, _, (x, _) = small_loop(model)
+
+    def teacher(images):
+        seen.append([x.tolist().index(row) for row in images.tolist()])
+        return torch.zeros(len(images), 3)
+    monkeypatch.setattr(loop, '_teacher', lambda *_: teacher)
+    take_step(loop, model, ARCHS, Phase('only', 1, 1.0, recipe=recipe, subnets_per_step=2, divide_batch=divided))
+    assert seen == asked
 
 
 def test_the_gradients_of_a_step_are_clipped_together():

@@ -59,8 +59,8 @@ def eval_batch(pixels: torch.Tensor, space: SearchSpace, resolution: int) -> tor
 def places_of(part: Share, batch_size: int) -> np.ndarray:
     """The places (batch_size / n,) of a part in the whole batch.
 
-    A process that takes gradients piece by piece has its share of each piece. So a piece holds the same images for any
-    number of processes.
+    A process has its share of each piece, where a batch is trained piece by piece. So a piece holds the same images for
+    any number of processes.
     """
     i, n, pieces = part
     return np.arange(batch_size).reshape(pieces, n, -1)[:, i].ravel()

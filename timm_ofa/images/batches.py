@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import InputError
-from .augmentation import Augment, Share, places_of
+from .augmentation import Augment, places_of
 from .image_sets import Box, Crop, ImageSet, StreamSet
 
 READ_AHEAD = 512  # encoded images that wait for the loader
@@ -37,16 +37,17 @@ class EpochBatches:
     """
 
     def __init__(self, images: ImageSet | StreamSet, batch_size: int, seed: int, workers: int, accelerator: Accelerator,
-                 augment: Augment | None = None, pieces: int = 1, largest: int | None = None):
-        """`batch_size`: of all processes together; `pieces`: in how many parts a batch is trained; `workers`: loader
-        processes, 0 to decode in this one; `largest`: the largest resolution that is trained, px, which is the side of
-        what is cropped here; by default that of the images."""
+                 augment: Augment | None = None, largest: int | None = None):
+        """`batch_size`: of all processes together; `workers`: loader processes, 0 to decode in this one; `largest`: the
+        largest resolution that is trained, px, which is the side of what is cropped here; by default that of the
+        images."""
         if len(images) < batch_size:
             raise InputError(f'batch_size {batch_size} is more than the {len(images)} training images; lower it')
         self.images, self.batch_size, self.device = images, batch_size, accelerator.device
         crops = augment if augment is not None and augment.crop == 'area' and not images.in_memory else None
         self.augment = replace(crops, crop='done') if crops else augment
-        self._plan = _Plan(images, batch_size, seed, (accelerator.process_index, accelerator.num_processes, pieces))
+        self._process = accelerator.process_index, accelerator.num_processes
+        self._plan = _Plan(images, batch_size, seed)
         self._loader: DataLoader = DataLoader(
             _Decoder(images.decode(), crops, seed, largest or images.side), batch_sampler=self._plan,
             collate_fn=_as_is, num_workers=workers, persistent_workers=workers > 0,
@@ -55,9 +56,10 @@ class EpochBatches:
     def __len__(self) -> int:
         return len(self._plan)
 
-    def __call__(self, epoch: int, skip: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The batches of an epoch from the `skip`-th on."""
+    def __call__(self, epoch: int, skip: int, pieces: int = 1) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The batches of an epoch from the `skip`-th on; `pieces`: in how many parts a batch is trained."""
         self._plan.epoch, self._plan.skip = epoch, skip
+        self._plan.places = places_of((*self._process, pieces), self.batch_size)
         for batch in self._loader:
             if isinstance(batch, InputError):
                 raise batch
@@ -69,9 +71,9 @@ class _Plan:
     """What loader workers are asked for: the (epoch, item) pairs of each batch, this process's part of it."""
     epoch = skip = 0
 
-    def __init__(self, images: ImageSet | StreamSet, batch_size: int, seed: int, part: Share):
+    def __init__(self, images: ImageSet | StreamSet, batch_size: int, seed: int):
         self.images, self.batch_size, self.seed = images, batch_size, seed
-        self.places = places_of(part, batch_size)
+        self.places = np.arange(batch_size)
 
     def __len__(self) -> int:
         return len(self.images) // self.batch_size

@@ -35,8 +35,8 @@ from .recipes import RECIPES, Targets
 LOG_EVERY = 20  # steps between two log lines; losses are also looked at only then
 GIVE_BACK_EVERY = 100  # steps after which the system gets back the memory that lies idle
 
-Batches = Callable[[int, int], Iterable[tuple[torch.Tensor, torch.Tensor]]]
-"""(epoch, steps to skip) -> batches of images and labels."""
+Batches = Callable[[int, int, int], Iterable[tuple[torch.Tensor, torch.Tensor]]]
+"""(epoch, steps to skip, pieces in which a batch is trained) -> batches of images and labels."""
 Draw = Callable[[np.random.Generator, float], Sequence[Arch | None]]
 """(rng, share of the phase that is done) -> the archs of a step, all at one resolution; None: the whole model."""
 Network = TypeVar('Network', bound=nn.Module)
@@ -80,7 +80,7 @@ class Loop:
         scheduler = self._scheduler(phase)
         epochs, progress = phase.warmup_epochs + phase.epochs, start
         for epoch in range(start.epoch, epochs):
-            for pixels, labels in self.batches(1000 * start.phase + epoch, progress.step):
+            for pixels, labels in self.batches(1000 * start.phase + epoch, progress.step, self._pieces(phase)):
                 step = epoch * self.steps_per_epoch + progress.step
                 scheduler.step_update(step)
                 done = step / (epochs * self.steps_per_epoch)
@@ -108,23 +108,26 @@ class Loop:
 
     def _step(self, phase: Phase, draw: Draw, teacher: nn.Module | None, pixels: torch.Tensor, labels: torch.Tensor,
               progress: Progress, done: float) -> None:
-        """One optimizer step: every drawn subnet sees the same images, gradients are summed, as in the original."""
+        """One optimizer step. The gradients of all drawn subnets are summed, as in the original."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         archs = draw(self._rng(progress, 1), done)  # equal on all ranks
         resolution = None if archs[0] is None else archs[0].resolution
         torch.manual_seed(int(self._rng(progress, 3 + rank).integers(2**62)))
-        x = self.prepare(pixels, self._rng(progress, 2), resolution, (rank, world, self.accumulate))
+        x = self.prepare(pixels, self._rng(progress, 2), resolution, (rank, world, self._pieces(phase)))
         parts = list(zip(x.chunk(self.accumulate), labels.chunk(self.accumulate)))
         for i, (images, truth) in enumerate(parts):
-            soft_targets = self._ask(self._teacher(phase, archs[0], teacher), phase, images, progress)
-            targets = Targets(truth, self.label_smoothing, soft_targets, phase.kd_weight, None, done)
-            self._subnets(phase, archs, images, targets, progress, last=i == len(parts) - 1)
+            ask = partial(self._ask, self._teacher(phase, archs[0], teacher), phase, progress)
+            self._subnets(phase, archs, images, truth, ask, progress, done, last=i == len(parts) - 1)
         if self.clip_grad:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_grad)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None:
             self.average.follow(progress.total_steps + 1)
+
+    def _pieces(self, phase: Phase) -> int:
+        """In how many parts a batch is trained."""
+        return self.accumulate * phase.shares
 
     def _rng(self, progress: Progress, purpose: int) -> np.random.Generator:
         """A generator for this step and purpose. Purposes start at 1, because a seed ignores zeros at its end."""
@@ -136,8 +139,8 @@ class Loop:
             return partial(self.average.network, arch=largest)
         return fixed if phase.learns_from_teacher else None
 
-    def _ask(self, teacher: Callable | None, phase: Phase, images: torch.Tensor,
-             progress: Progress) -> torch.Tensor | None:
+    def _ask(self, teacher: Callable | None, phase: Phase, progress: Progress,
+             images: torch.Tensor) -> torch.Tensor | None:
         """The teacher's probabilities (B, K)."""
         if teacher is None:
             return None
@@ -145,19 +148,25 @@ class Loop:
             soft_targets = teacher(images).float().softmax(1)
         return soft_targets.clone()  # the backward pass may keep it, an inference tensor it may not
 
-    def _subnets(self, phase: Phase, archs: Sequence[Arch | None], images: torch.Tensor, targets: Targets,
-                 progress: Progress, last: bool) -> None:
+    def _subnets(self, phase: Phase, archs: Sequence[Arch | None], images: torch.Tensor, labels: torch.Tensor,
+                 ask: Callable[[torch.Tensor], torch.Tensor | None], progress: Progress, done: float,
+                 last: bool) -> None:
         """Forward and backward pass of each subnet; processes exchange gradients only after the last one."""
-        recipe = RECIPES[phase.recipe]
+        recipe, largest, soft_targets = RECIPES[phase.recipe], None, None
+        seen = list(zip(images.chunk(phase.shares), labels.chunk(phase.shares)))
         for i, arch in enumerate(archs):
+            x, truth = seen[i % len(seen)]
+            if i < len(seen) and not (i == 0 < len(seen) - 1 and recipe.labels_first):
+                soft_targets = ask(x)
             exchange = last and i == len(archs) - 1
             apart = nullcontext() if exchange else self.accelerator.no_sync(self.model)
-            with apart, _memory_for(f'subnet {arch}', phase, progress, images):
-                logits = self.model(images) if arch is None else self.model(images, arch)
+            with apart, _memory_for(f'subnet {arch}', phase, progress, x):
+                logits = self.model(x) if arch is None else self.model(x, arch)
+                targets = Targets(truth, self.label_smoothing, soft_targets, phase.kd_weight, largest, done)
                 loss = recipe.loss(logits, targets) / self.accumulate
                 self.accelerator.backward(loss)
-            if targets.largest is None:
-                targets = replace(targets, largest=logits.detach().float())
+            if largest is None:
+                largest = logits.detach().float()
             self.unseen.append((progress.total_steps, arch, loss.detach()))
 
     def _look(self, phase: Phase, progress: Progress) -> Progress:

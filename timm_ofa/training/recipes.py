@@ -36,6 +36,8 @@ class Recipe:
     """The default recipe: uniform subnets of the phase's space, which learn from labels alone."""
     ignores: tuple[str, ...] = ('kd_weight',)  # keys of a phase that do nothing with this recipe
     least_subnets = 1  # of a step
+    compares = False  # the others learn what the first subnet of the step says of the same images
+    labels_first = False  # the first subnet learns from labels alone
     teacher = ''  # whose soft targets `Targets.teacher` are: 'fixed' (of a network), 'average' (of the weights), none
 
     def __init_subclass__(cls, name: str):
@@ -82,7 +84,7 @@ class PlainSampling(Recipe, name='plain'):
 
 class LargestAlone(Recipe, name='largest'):
     """The largest subnet alone, labels alone: an ordinary training, at all resolutions of the space."""
-    ignores = ('kd_weight', 'subnets_per_step')
+    ignores = ('kd_weight', 'subnets_per_step', 'divide_batch')
 
     def draw(self, space: SearchSpace, n: int, rng: np.random.Generator, done: float,
              whole: SearchSpace | None = None) -> list[Arch]:
@@ -123,6 +125,7 @@ class Sandwich(Recipe, name='sandwich'):
     Source: arXiv:1903.05134 (sandwich rule, in-place distillation), arXiv:2003.11142 (BigNAS).
     """
     least_subnets = 3  # the largest, the smallest and a random one
+    compares = labels_first = True
 
     def draw(self, space: SearchSpace, n: int, rng: np.random.Generator, done: float,
              whole: SearchSpace | None = None) -> list[Arch]:
@@ -147,7 +150,7 @@ class MeanTeacher(Sandwich, name='mean_teacher'):
     two weights add up to 1. The average is steadier than the largest subnet of the step, and better for most of the
     training. Source of the teacher: arXiv:1703.01780.
     """
-    ignores = ()
+    ignores, compares = (), False
     teacher = 'average'
 
     def loss(self, logits: torch.Tensor, targets: Targets) -> torch.Tensor:

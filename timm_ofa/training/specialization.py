@@ -1,7 +1,7 @@
 """From a supernet to one network: extract it, recalibrate its BatchNorm, fine-tune it if wished."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from ..networks import Supernet, quick_depthwise
 from ..spaces import Arch
 from .checkpoints import Progress
 from .config import FinetuneConfig, Phase
-from .loop import Batches, Loop, accelerated, make_optimizer, placed
+from .loop import Loop, accelerated, make_optimizer, placed
 
 
 def specialize(supernet: Supernet, arch: Arch, train_loader: Sequence, *, finetune_epochs: int = 0, lr: float = 0.01,
@@ -33,7 +33,8 @@ def specialize(supernet: Supernet, arch: Arch, train_loader: Sequence, *, finetu
     return subnet.eval()
 
 
-def finetune(model: nn.Module, batches: Batches, *, steps_per_epoch: int, phase: Phase,
+def finetune(model: nn.Module, batches: Callable[[int, int], Iterable[tuple[torch.Tensor, torch.Tensor]]], *,
+             steps_per_epoch: int, phase: Phase,
              teacher: nn.Module | None = None, momentum: float = 0.9, weight_decay: float = 3e-5,
              label_smoothing: float = 0.1,
              prepare: Callable[..., torch.Tensor] = lambda x, rng, resolution, part: x,
@@ -54,7 +55,7 @@ def finetune(model: nn.Module, batches: Batches, *, steps_per_epoch: int, phase:
         model, teacher = placed(model, device).train(), teacher and placed(teacher, device)
         prepared, optimizer = accelerator.prepare(model, optimizer)
 
-        def on_device(epoch: int, skip: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        def on_device(epoch: int, skip: int, pieces: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
             for inputs, labels in batches(epoch, skip):
                 yield inputs.to(device), labels.to(device)
 

@@ -88,7 +88,7 @@ class _Run:
             keep_freed_memory()
         n = accelerator.num_processes
         self.batches = EpochBatches(
-            data.train, config.batch_size, config.seed, config.workers, accelerator, config.augment, config.accumulate,
+            data.train, config.batch_size, config.seed, config.workers, accelerator, config.augment,
             largest=max(config.load_space().resolutions))
         if config.sync_bn and n > 1:
             synchronize_batch_norm(supernet)
@@ -176,11 +176,13 @@ class _Run:
 
 def _check_batch(config: TrainConfig, accelerator: Accelerator) -> None:
     """Raise `InputError` unless a batch divides into equal parts of at least two images."""
-    parts = accelerator.num_processes * config.accumulate
-    if config.batch_size % parts or config.batch_size // parts < 2:
-        raise InputError(
-            f'batch_size {config.batch_size} does not divide into {accelerator.num_processes} processes x accumulate '
-            f'{config.accumulate} of at least 2 images; make it a multiple of {parts}')
+    for shares in sorted({phase.shares for phase in config.phases}):
+        parts = accelerator.num_processes * config.accumulate * shares
+        if config.batch_size % parts or config.batch_size // parts < 2:
+            divided = f' x {shares} subnets' if shares > 1 else ''
+            raise InputError(
+                f'batch_size {config.batch_size} does not divide into {accelerator.num_processes} processes x '
+                f'accumulate {config.accumulate}{divided} of at least 2 images; make it a multiple of {parts}')
 
 
 def _beginning(config: TrainConfig, num_classes: int, begun: bool) -> Supernet:
