@@ -58,8 +58,8 @@ def test_what_is_saved_is_the_average_of_the_steps(digits, tmp_path, monkeypatch
 def test_the_average_teaches_with_statistics_of_the_batch_and_without_dropout(digits, tmp_path, monkeypatch):
     asked, ask = [], Loop._ask
 
-    def look(self, teacher, phase, images, progress):
-        targets = ask(self, teacher, phase, images, progress)
+    def look(self, teacher, phase, progress, images):
+        targets = ask(self, teacher, phase, progress, images)
         network = self.average.network
         whole = network.extract(network.space.max_arch(images.shape[-1])).train()
         whole.drop_rate = 0.0
