@@ -92,7 +92,7 @@ def test_a_teacher_of_fine_tuning_goes_where_the_network_is(monkeypatch):
     seen = []
 
     def run_phase(self, phase, draw, teacher, start):
-        images = next(iter(self.batches(0, 0)))[0]
+        images = next(iter(self.batches(0, 0, 1)))[0]
         seen.append((self.model(images).device, teacher(images).device))
     monkeypatch.setattr(Loop, 'run_phase', run_phase)
     supernet = new_supernet(load_space('ofa_mbv3_tiny'), num_classes=10)
