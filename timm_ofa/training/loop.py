@@ -156,7 +156,8 @@ class Loop:
         seen = list(zip(images.chunk(phase.shares), labels.chunk(phase.shares)))
         for i, arch in enumerate(archs):
             x, truth = seen[i % len(seen)]
-            if i < len(seen) and not (i == 0 < len(seen) - 1 and recipe.labels_first):
+            asks = (i or not recipe.labels_first) if phase.divide_batch else not i
+            if asks:
                 soft_targets = ask(x)
             exchange = last and i == len(archs) - 1
             apart = nullcontext() if exchange else self.accelerator.no_sync(self.model)
