@@ -14,6 +14,7 @@ import argparse
 import json
 import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,14 @@ def sessions(model: nn.Module, resolution: int) -> list[Session]:
         file = Path(folder) / 'model.onnx'
         torch.onnx.export(model.eval(), (x,), str(file), dynamo=True, external_data=False, verbose=False)
         return [Session(file.read_bytes(), x.numpy()) for _ in range(LOADS)]
+
+
+def latencies_ms(networks: Sequence[tuple[nn.Module, int]], seconds: float) -> list[float]:
+    """Latencies of networks at their resolutions (px), all in the same sweeps for about so many seconds."""
+    runners = [sessions(model, resolution) for model, resolution in networks]
+    timing = measure([run for loads in runners for run in loads], seconds=seconds,
+                     report=lambda share, show=Progress(): show('measuring', share))  # noqa: B008 - one line for all
+    return timing.low_ms().reshape(len(runners), LOADS).mean(1).tolist()
 
 
 def speedups(rows: list[dict]) -> list[list]:
@@ -108,14 +117,11 @@ def main() -> None:
             row['inherited_pct'] = judge.top1_pct(subnet_archs(space)[name])
         networks.append((row, build(name, space, data.num_classes), space.resolutions[0]))
 
-    runners = [sessions(model, resolution) for _, model, resolution in networks]
-    timing = measure([run for loads in runners for run in loads], seconds=args.seconds,
-                     report=lambda share, show=Progress(): show('measuring', share))  # noqa: B008 - one line for all
-    low_ms = timing.low_ms().reshape(len(runners), LOADS).mean(1)
     rows = []
+    low_ms = latencies_ms([(model, resolution) for _, model, resolution in networks], args.seconds)
     for (row, model, resolution), latency_ms in zip(networks, low_ms):
         params_m = sum(p.numel() for p in model.parameters()) / 1e6
-        rows.append({**row, 'latency_ms': round(float(latency_ms), 4), 'params_m': round(params_m, 3),
+        rows.append({**row, 'latency_ms': round(latency_ms, 4), 'params_m': round(params_m, 3),
                      'resolution': resolution})
     rows.sort(key=lambda r: r['latency_ms'])
 

@@ -28,21 +28,22 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import timm
 import torch
 import torch.nn.functional as F
 from bench_alone import read_results, train
-from bench_front import sessions
+from bench_front import latencies_ms
 from bench_repair import SETTINGS, pretrained, with_classes
 from torch import nn
 
 from timm_ofa import space_of, supernet_of
 from timm_ofa.accuracy import evaluate
+from timm_ofa.cli.pipeline import FINETUNE_LR, LR
 from timm_ofa.cli.stages import SUMMARY
 from timm_ofa.console import table
-from timm_ofa.devices.measuring import Progress, measure
 from timm_ofa.devices.profiler import host
 from timm_ofa.images import eval_batch, load_data, stored_side
 from timm_ofa.networks import load_trained
@@ -50,7 +51,6 @@ from timm_ofa.runtimes.onnxruntime import version
 from timm_ofa.spaces import Arch, SearchSpace
 
 SIDES, SIDE, SEED = (128, 96, 80, 64), 96, 0  # px; networks are cut and pruned at SIDE
-LR, TAUGHT_LR = 0.01, 0.004  # the rates of `run`
 TIMED_STEPS, PRUNING_STEPS, PRUNING_IMAGES = 12, 60, 64
 
 
@@ -68,40 +68,41 @@ class Hour:
 
     def __init__(self, data_source: str, out: Path, minutes: float) -> None:
         self.origin, self.out, self.seconds = pretrained(out / 'lite0'), out, 60 * minutes
-        self.data = load_data(data_source, stored_side(self.space(max(SIDES))), seed=SEED)
+        space = space_of(timm.create_model(f'local-dir:{self.origin}'), resolutions=sorted(SIDES))
+        self.data = load_data(data_source, stored_side(space), seed=SEED)
+        self.spaces = {side: space.restrict(resolutions=[side]) for side in SIDES}
         self.file = out / 'results.jsonl'
-
-    def space(self, side: int) -> SearchSpace:
-        return space_of(timm.create_model(f'local-dir:{self.origin}'), resolutions=(side,))
 
     def network(self) -> nn.Module:
         return with_classes(self.origin, self.data.num_classes, SEED)
 
     def trained(self, model: nn.Module, side: int, seconds: float, teacher: nn.Module | None = None) -> int:
         """Train a network for about so many seconds; its epochs."""
-        settings = dict(SETTINGS, seed=SEED, lr=TAUGHT_LR if teacher else LR, teacher=teacher)
+        settings = dict(SETTINGS, seed=SEED, lr=FINETUNE_LR if teacher else LR, teacher=teacher)
         few = TIMED_STEPS * SETTINGS['batch_size']
         data, times = self.data, []
         for n in (few, 2 * few):
             part = replace(data, train=data.train.subset(range(n), 'timed'), test=data.test.subset([0], 'one'))
             began = time.perf_counter()
-            train(copy.deepcopy(model), self.space(side), part, epochs=0, **settings)
+            train(copy.deepcopy(model), self.spaces[side], part, epochs=0, **settings)
             times.append(time.perf_counter() - began)
         epochs = max(1, int(seconds / ((times[1] - times[0]) / few * len(data.train))))
-        train(model, self.space(side), data, epochs=epochs - 1, **settings)
+        train(model, self.spaces[side], data, epochs=epochs - 1, **settings)
         return epochs
 
-    def made(self, way: str, name: str, side: int, make: Callable[[], tuple[nn.Module, int]]) -> None:
-        """Make a network, unless it is there."""
+    def made(self, way: str, name: str, side: int, make: Callable[[], nn.Module], seconds: float,
+             teacher: nn.Module | None = None) -> None:
+        """Make a network and train it for about so many seconds, unless it is there."""
         if any((r['way'], r['network']) == (way, name) for r in read_results(self.file)):
             return
         began = time.perf_counter()
-        model, epochs = make()
+        model = make()
+        epochs = self.trained(model, side, seconds, teacher)
         model = model.to(memory_format=torch.contiguous_format).eval()
         file = self.out / f'{way} {name}.pt'
         torch.save(model, file)
         row = dict(way=way, network=name, side=side, top1_pct=round(evaluate(
-            model, self.data.test, self.space(side), side), 2), epochs=epochs, file=file.name,
+            model, self.data.test, self.spaces[side], side), 2), epochs=epochs, file=file.name,
             seconds=round(time.perf_counter() - began))
         with self.file.open('a') as opened:
             opened.write(json.dumps(row) + '\n')
@@ -111,38 +112,26 @@ class Hour:
 
     def whole(self) -> None:
         for side in SIDES:
-            def make(side: int = side) -> tuple[nn.Module, int]:
-                model = self.network()
-                return model, self.trained(model, side, self.seconds / len(SIDES))
-            self.made('whole', f'{side} px', side, make)
+            self.made('whole', f'{side} px', side, self.network, self.seconds / len(SIDES))
 
     def cut(self) -> None:
         supernet = supernet_of(self.network(), resolutions=(SIDE,))
         supernet.sort_channels()
         archs = narrower(supernet.space)
         for share, arch in archs.items():
-            def make(arch=arch) -> tuple[nn.Module, int]:
-                model = supernet.extract(arch)
-                return model, self.trained(model, SIDE, self.seconds / len(archs))
-            self.made('cut', share, SIDE, make)
+            self.made('cut', share, SIDE, partial(supernet.extract, arch), self.seconds / len(archs))
 
     def torch_pruning(self) -> None:
         quarter = self.seconds / 4
-
-        def make() -> tuple[nn.Module, int]:
-            model = self.network()
-            return model, self.trained(model, SIDE, quarter)
-        self.made('torch-pruning', 'unpruned', SIDE, make)
+        self.made('torch-pruning', 'unpruned', SIDE, self.network, quarter)
         whole = torch.load(self.out / 'torch-pruning unpruned.pt', weights_only=False)
-        for share in narrower(self.space(SIDE)):
-            def pruned(share: str = share) -> tuple[nn.Module, int]:
-                model = self._pruned(copy.deepcopy(whole), float(share))
-                return model, self.trained(model, SIDE, quarter, teacher=whole)
-            self.made('torch-pruning', share, SIDE, pruned)
+        for share in narrower(self.spaces[SIDE]):
+            self.made('torch-pruning', share, SIDE, partial(self._pruned, whole, float(share)), quarter, whole)
 
-    def _pruned(self, model: nn.Module, share: float) -> nn.Module:
+    def _pruned(self, whole: nn.Module, share: float) -> nn.Module:
         import torch_pruning
 
+        model = copy.deepcopy(whole)
         example, generator = torch.randn(1, 3, SIDE, SIDE), torch.Generator().manual_seed(SEED)
         pruner = torch_pruning.pruner.BasePruner(
             model, example, importance=torch_pruning.importance.GroupTaylorImportance(), global_pruning=True,
@@ -151,7 +140,7 @@ class Hour:
         whole_macs = torch_pruning.utils.count_ops_and_params(model, example)[0]
         while torch_pruning.utils.count_ops_and_params(model, example)[0] > share * whole_macs:
             some = torch.randint(len(self.data.train), (PRUNING_IMAGES,), generator=generator)
-            x = eval_batch(self.data.train.fetch(some), self.space(SIDE), SIDE)
+            x = eval_batch(self.data.train.fetch(some), self.spaces[SIDE], SIDE)
             model.zero_grad()
             F.cross_entropy(model(x), self.data.train.labels[some]).backward()
             pruner.step()
@@ -171,11 +160,9 @@ class Hour:
 
     def report(self, seconds: float) -> str:
         networks = self.networks()
-        runners = [sessions(model, row['side']) for row, model in networks]
-        timing = measure([run for loads in runners for run in loads], seconds=seconds,
-                         report=lambda share, show=Progress(): show('measuring', share))  # noqa: B008 - one line for all
-        rows = [dict(row, latency_ms=round(float(ms), 4), params_m=sum(p.numel() for p in model.parameters()) / 1e6)
-                for (row, model), ms in zip(networks, timing.low_ms().reshape(len(runners), -1).mean(1))]
+        low_ms = latencies_ms([(model, row['side']) for row, model in networks], seconds)
+        rows = [dict(row, latency_ms=round(ms, 4), params_m=sum(p.numel() for p in model.parameters()) / 1e6)
+                for (row, model), ms in zip(networks, low_ms)]
         rows.sort(key=lambda row: row['latency_ms'])
         ours = [row for row in rows if row['way'] == 'run']
         lines = []

@@ -70,10 +70,10 @@ class EpochBatches:
 class _Plan:
     """What loader workers are asked for: the (epoch, item) pairs of each batch, this process's part of it."""
     epoch = skip = 0
+    places: np.ndarray  # of this process in a batch
 
     def __init__(self, images: ImageSet | StreamSet, batch_size: int, seed: int):
         self.images, self.batch_size, self.seed = images, batch_size, seed
-        self.places = np.arange(batch_size)
 
     def __len__(self) -> int:
         return len(self.images) // self.batch_size

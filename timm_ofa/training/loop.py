@@ -117,7 +117,8 @@ class Loop:
         parts = list(zip(x.chunk(self.accumulate), labels.chunk(self.accumulate)))
         for i, (images, truth) in enumerate(parts):
             ask = partial(self._ask, self._teacher(phase, archs[0], teacher), phase, progress)
-            self._subnets(phase, archs, images, truth, ask, progress, done, last=i == len(parts) - 1)
+            targets = Targets(truth, self.label_smoothing, kd_weight=phase.kd_weight, done=done)
+            self._subnets(phase, archs, images, targets, ask, progress, last=i == len(parts) - 1)
         if self.clip_grad:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_grad)
         self.optimizer.step()
@@ -148,26 +149,23 @@ class Loop:
             soft_targets = teacher(images).float().softmax(1)
         return soft_targets.clone()  # the backward pass may keep it, an inference tensor it may not
 
-    def _subnets(self, phase: Phase, archs: Sequence[Arch | None], images: torch.Tensor, labels: torch.Tensor,
-                 ask: Callable[[torch.Tensor], torch.Tensor | None], progress: Progress, done: float,
-                 last: bool) -> None:
+    def _subnets(self, phase: Phase, archs: Sequence[Arch | None], images: torch.Tensor, targets: Targets,
+                 ask: Callable[[torch.Tensor], torch.Tensor | None], progress: Progress, last: bool) -> None:
         """Forward and backward pass of each subnet; processes exchange gradients only after the last one."""
-        recipe, largest, soft_targets = RECIPES[phase.recipe], None, None
-        seen = list(zip(images.chunk(phase.shares), labels.chunk(phase.shares)))
+        recipe = RECIPES[phase.recipe]
+        seen = list(zip(images.chunk(phase.shares), targets.labels.chunk(phase.shares)))
         for i, arch in enumerate(archs):
-            x, truth = seen[i % len(seen)]
+            x, labels = seen[i % len(seen)]
             asks = (i or not recipe.labels_first) if phase.divide_batch else not i
-            if asks:
-                soft_targets = ask(x)
+            targets = replace(targets, labels=labels, teacher=ask(x) if asks else targets.teacher)
             exchange = last and i == len(archs) - 1
             apart = nullcontext() if exchange else self.accelerator.no_sync(self.model)
             with apart, _memory_for(f'subnet {arch}', phase, progress, x):
                 logits = self.model(x) if arch is None else self.model(x, arch)
-                targets = Targets(truth, self.label_smoothing, soft_targets, phase.kd_weight, largest, done)
                 loss = recipe.loss(logits, targets) / self.accumulate
                 self.accelerator.backward(loss)
-            if largest is None:
-                largest = logits.detach().float()
+            if targets.largest is None:
+                targets = replace(targets, largest=logits.detach().float())
             self.unseen.append((progress.total_steps, arch, loss.detach()))
 
     def _look(self, phase: Phase, progress: Progress) -> Progress:

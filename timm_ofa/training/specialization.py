@@ -34,9 +34,8 @@ def specialize(supernet: Supernet, arch: Arch, train_loader: Sequence, *, finetu
 
 
 def finetune(model: nn.Module, batches: Callable[[int, int], Iterable[tuple[torch.Tensor, torch.Tensor]]], *,
-             steps_per_epoch: int, phase: Phase,
-             teacher: nn.Module | None = None, momentum: float = 0.9, weight_decay: float = 3e-5,
-             label_smoothing: float = 0.1,
+             steps_per_epoch: int, phase: Phase, teacher: nn.Module | None = None, momentum: float = 0.9,
+             weight_decay: float = 3e-5, label_smoothing: float = 0.1,
              prepare: Callable[..., torch.Tensor] = lambda x, rng, resolution, part: x,
              precision: str | None = None, seed: int = 0) -> nn.Module:
     """Train one network further, in the loop that trains supernets; the network is changed in place and returned.
