@@ -1,6 +1,7 @@
 """Every option in every mode of every verb: its value reaches the work, or it is refused and the mode is named."""
 import re
 import sys
+from types import FunctionType
 from unittest.mock import MagicMock
 
 import pytest
@@ -45,6 +46,19 @@ def command(verb, mode, changed=''):
     return [verb.name, *(word for name in names for word in typed(verb, name, name == changed))]
 
 
+def shown(value):
+    """A value as text: of a function, what it takes from where it was made; never its address."""
+    if isinstance(value, FunctionType):
+        held = [cell.cell_contents for cell in value.__closure__ or ()]
+        return f'{value.__qualname__} {[shown(one) for one in held]}'
+    return re.sub(r" id='\d+'| at 0x[0-9a-f]+", '', str(value))
+
+
+def calls(recorder):
+    return [(name, [*map(shown, args)], {key: shown(value) for key, value in kwargs.items()})
+            for name, args, kwargs in recorder.mock_calls]
+
+
 def work(monkeypatch, call):
     """What a mode asks of the library, and what it answers, as text. The library is a recorder here."""
     library = MagicMock(name='library')
@@ -82,7 +96,7 @@ def work(monkeypatch, call):
         said = [answer and answer.hint, answer and str(answer.data)]
     except (TypeError, ValueError, StopIteration) as error:  # of what a recorder cannot do; what came before counts
         said = [repr(error)]
-    return re.sub(r" id='\d+'", '', '\n'.join(map(str, [*library.mock_calls, *steps.mock_calls, *said])))
+    return [*calls(library), *calls(steps), *map(shown, said)]
 
 
 @pytest.mark.parametrize('verb, mode', MODES, ids=[named(mode, verb) for verb, mode in MODES])
