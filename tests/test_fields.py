@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from timm_ofa.errors import InputError
+from timm_ofa.errors import InputError, one_line
 from timm_ofa.fields import MAX_ITEMS, SLUG, check_slug, choice, number, plain, read, read_value, slug, text
+from timm_ofa.files import read_yaml
 
 
 def upper(value, where):
@@ -95,6 +96,22 @@ def test_what_is_no_object_is_refused_with_the_fields():
     for data in (None, [], 'name', 3):
         with pytest.raises(InputError, match=r'x: .* is not an object; give the fields name, ratio'):
             read(Outer, data, 'x')
+
+
+def test_a_value_that_python_cannot_show_is_one_line_too():
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    for value in (read_yaml('0x' + 'f' * 5000), deep):
+        for change in ({'ratio': value}, {'name': value}, {'on': value}, {'inner': value}, {'mean': [value]}):
+            with pytest.raises(InputError, match='x: .* too large to be shown|x: mean: .* needs 2') as error:
+                read(Outer, {**GOOD, **change}, 'x')
+            assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize('address', ['http://hub', 'http://u:secret@hub', 'http://u:se@cr:et@hub', 'http://secret@hub'])
+def test_an_address_is_shown_without_its_password(address):
+    assert one_line(InputError(f'{address}/a is not there,\n b@c neither')) == 'http://hub/a is not there, b@c neither'
 
 
 def test_a_single_value_is_read_within_bounds():

@@ -4,6 +4,7 @@ import os
 import stat
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from timm_ofa.errors import InputError
-from timm_ofa.files import drop_torn_line, fetch, locked, replacing, replacing_both, save_tensors, write_text
+from timm_ofa.files import (
+    drop_torn_line,
+    fetch,
+    locked,
+    replacing,
+    replacing_both,
+    replacing_folder,
+    save_tensors,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
@@ -79,12 +89,31 @@ def test_a_lock_that_another_holds_is_refused_at_once_where_nobody_waits(tmp_pat
         pass
 
 
-@pytest.mark.parametrize('text, left', [('{}\n{"a', '{}\n'), ('{"a', ''), ('{}\n', '{}\n'), ('', '')])
-def test_a_line_that_was_cut_off_goes(tmp_path, text, left):
-    (tmp_path / 'log').write_text(text)
+@pytest.mark.parametrize('text, left', [
+    (b'{}\n{"a', b'{}\n'), (b'{"a', b''), (b'{}\n', b'{}\n'), (b'', b''), (b'\xff\r\n{"\xc3', b'\xff\r\n')])
+def test_a_line_that_was_cut_off_goes_and_the_others_stay_as_they_are(tmp_path, text, left):
+    (tmp_path / 'log').write_bytes(text)
     drop_torn_line(tmp_path / 'log')
     drop_torn_line(tmp_path / 'none')
-    assert (tmp_path / 'log').read_text() == left and not (tmp_path / 'none').exists()
+    assert (tmp_path / 'log').read_bytes() == left and not (tmp_path / 'none').exists()
+
+
+@pytest.mark.parametrize('stop', [KeyboardInterrupt, PermissionError])
+def test_a_folder_that_cannot_be_replaced_is_there_as_before(tmp_path, monkeypatch, stop):
+    folder, rename = tmp_path / 'net', Path.rename
+
+    def interrupted(path, target):
+        if path.name == 'new':
+            raise stop
+        return rename(path, target)
+    for text in ('old', 'new'):
+        with replacing_folder(folder) as new:
+            (new / 'a').write_text(text)
+    assert (folder / 'a').read_text() == 'new'
+    monkeypatch.setattr(Path, 'rename', interrupted)
+    with pytest.raises(stop), replacing_folder(folder) as new:
+        (new / 'a').write_text('newest')
+    assert list(tmp_path.iterdir()) == [folder] and (folder / 'a').read_text() == 'new'
 
 
 def test_tensors_are_written_as_they_are_and_for_all_users(tmp_path):

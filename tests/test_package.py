@@ -93,6 +93,18 @@ def test_importing_the_package_imports_little_and_says_nothing():  # tests/bench
     assert others <= {'lazy_loader', 'tabulate', 'wcwidth'} and len(modules) <= 45
 
 
+ASKED = """
+import importlib.util, timm_ofa
+assert importlib.util.find_spec('timm')  # as accelerate and transformers do
+import timm
+assert timm.is_model('ofa_byobnet')
+"""
+
+
+def test_whoever_asks_whether_timm_is_there_does_not_keep_the_models_from_it():
+    python(ASKED)
+
+
 FIRST = """
 import os, sys
 import accelerate, huggingface_hub

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import ModuleType
 
 import lazy_loader
@@ -21,20 +20,22 @@ def _register_models() -> None:
 
 
 class _AfterTimm(MetaPathFinder):
-    """Registers the models at the end of the first `import timm`."""
+    """Registers the models at the end of the first `import timm`. Others may ask before that whether timm is there."""
 
     def find_spec(
             self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != 'timm':
             return None
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
+        others = (finder for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
             run = spec.loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
                 run(module)
-                _register_models()
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
+                    _register_models()
 
             vars(spec.loader)['exec_module'] = exec_module  # of this loader alone
         return spec

@@ -45,7 +45,7 @@ def listed(values: Iterable[object], limit: int = 12) -> str:
 
 def without_password(text: str) -> str:
     """The text, without the user and password that an address in it may hold."""
-    return re.sub(r'(?<=://)[^/@\s]+@', '', text)
+    return re.sub(r'(?<=://)[^/\s]+@', '', text)
 
 
 def one_line(error: BaseException) -> str:

@@ -66,10 +66,10 @@ def read(cls: Callable[..., T], data: Any, where: str) -> T:
     """
     known = _known(cls)
     if not isinstance(data, Mapping):
-        raise InputError(f'{where}: {data!r:.60} is not an object; give the fields {listed(known)}')
+        raise InputError(f'{where}: {shown(data)} is not an object; give the fields {listed(known)}')
     for name in data:
         if name not in known:
-            raise InputError(f'{where}: field {name!r:.60} is unknown; choose from {listed(known, 40)}')
+            raise InputError(f'{where}: field {shown(name)} is unknown; choose from {listed(known, 40)}')
     for name, (_, _, required) in known.items():
         if required and name not in data:
             raise InputError(f'{where}: field {name!r} is missing; add it')
@@ -96,7 +96,7 @@ def read_value(kind: Any, value: Any, where: str, **bounds: Any) -> Any:
     choices = bounds.pop('choices', None)
     found = _SCALARS[kind](value, where, **bounds)
     if choices is not None and found not in choices:
-        raise InputError(f'{where}: {value!r:.60} is unknown; choose from {listed(choices)}')
+        raise InputError(f'{where}: {shown(value)} is unknown; choose from {listed(choices)}')
     return found
 
 
@@ -114,6 +114,14 @@ def plain(value: Any) -> Any:
         shown = [f for f in fields(value) if not (brief and getattr(value, f.name) == f.default)]
         return {f.name: plain(getattr(value, f.name)) for f in shown}
     return value
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """A value as an error shows it, cut after `limit` characters."""
+    try:
+        return f'{value!r:.{limit}}'
+    except (ValueError, RecursionError):  # a number of thousands of digits, a list in a list in a list ...
+        return f'a {type(value).__name__} that is too large to be shown'
 
 
 # ---- kinds --------------------------------------------------------------------------------------------------------
@@ -139,9 +147,9 @@ def _resolve(kind: Any) -> tuple[Any, bool, tuple]:
 
 def _read_list(kinds: tuple, value: Any, where: str, bounds: Mapping) -> tuple:
     if not isinstance(value, (list, tuple)) or len(value) > MAX_ITEMS:
-        raise InputError(f'{where}: {value!r:.60} is not a list of up to {MAX_ITEMS} entries; write [..]')
+        raise InputError(f'{where}: {shown(value)} is not a list of up to {MAX_ITEMS} entries; write [..]')
     if kinds[-1] is not Ellipsis and len(value) != len(kinds):
-        raise InputError(f'{where}: {value!r:.60} needs {len(kinds)} entries; write so many')
+        raise InputError(f'{where}: {shown(value)} needs {len(kinds)} entries; write so many')
     numbered = is_dataclass(kinds[0]) or typing.get_origin(kinds[0]) is tuple
     wheres = [f'{where}[{i}]' if numbered else where for i in range(len(value))]
     return tuple(read_value(kinds[0], v, here, **bounds) for v, here in zip(value, wheres))
@@ -149,35 +157,35 @@ def _read_list(kinds: tuple, value: Any, where: str, bounds: Mapping) -> tuple:
 
 def _read_object(kinds: tuple, value: Any, where: str, bounds: Mapping) -> dict:
     if not isinstance(value, Mapping) or len(value) > MAX_ITEMS:
-        raise InputError(f'{where}: {value!r:.60} is not an object of up to {MAX_ITEMS} entries; write {{..}}')
+        raise InputError(f'{where}: {shown(value)} is not an object of up to {MAX_ITEMS} entries; write {{..}}')
     return {_read_text(k, where): read_value(kinds[1], v, f'{where}: {k}', **bounds) for k, v in value.items()}
 
 
 def _read_text(value: Any, where: str, pattern: str = '', limit: int = MAX_TEXT) -> str:
     if not isinstance(value, str) or len(value) > limit:
-        raise InputError(f'{where}: {value!r:.60} is not a text of up to {limit} characters; change it')
+        raise InputError(f'{where}: {shown(value)} is not a text of up to {limit} characters; change it')
     if not (value.replace('\n', '') if limit > MAX_TEXT else value).isprintable():
         raise InputError(
-            f'{where}: {value!r:.60} is not one line of text, or holds characters that cannot be shown; remove them')
+            f'{where}: {shown(value)} is not one line of text, or holds characters that cannot be shown; remove them')
     if pattern and not re.fullmatch(pattern, value, re.ASCII):
-        raise InputError(f'{where}: {value!r:.60} does not match {pattern}; change it')
+        raise InputError(f'{where}: {shown(value)} does not match {pattern}; change it')
     return value
 
 
 def _read_bool(value: Any, where: str) -> bool:
     if not isinstance(value, bool):
-        raise InputError(f'{where}: {value!r:.60} is not true or false; change it')
+        raise InputError(f'{where}: {shown(value)} is not true or false; change it')
     return value
 
 
 def _read_number(kind: Any, value: Any, where: str, low: float = -MAX_NUMBER, high: float = MAX_NUMBER) -> float:
-    is_number = isinstance(value, (int, float, numbers.Real)) and not isinstance(value, bool)
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     in_range = is_number and low <= value <= high
     whole = in_range and value == int(value)
     if not in_range or (kind is int and not whole):
         what = f'{"whole " if kind is int else ""}number from {low:g} to {high:g}'
         hint = ': out of range' if is_number and not in_range else ''
-        raise InputError(f'{where}: {value!r:.40} is not a {what}{hint}; change it')
+        raise InputError(f'{where}: {shown(value, 40)} is not a {what}{hint}; change it')
     return int(value) if whole and kind is not float else float(value)
 
 
@@ -198,7 +206,7 @@ def check_slug(value: Any, where: str) -> str:
     """Return the value if it is a slug; else raise `InputError`."""
     if not isinstance(value, str) or len(value) > MAX_TEXT or not SLUG.fullmatch(value):
         raise InputError(
-            f"{where}: {value!r:.60} is not a slug; use lower case letters, digits, '-' and '.', like 'samsung-note10'")
+            f"{where}: {shown(value)} is not a slug; use lower case letters, digits, '-' and '.', like 'samsung-note10'")
     return value
 
 

@@ -84,13 +84,16 @@ def refuse_in_use(folder: Path) -> None:
 def put_in_place(new: Path, folder: Path) -> None:
     """Move a new folder to its place. The one that is there goes, also if others put theirs there at the same time."""
     for attempt in range(MAX_ATTEMPTS):
+        old = new.with_name(f'old{attempt}')
         try:
             if folder.exists():
-                folder.rename(new.with_name(f'old{attempt}'))
+                folder.rename(old)
             new.rename(folder)
             return
-        except OSError as error:
-            if error.errno not in MOVED_MEANWHILE:
+        except BaseException as error:
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            if not isinstance(error, OSError) or error.errno not in MOVED_MEANWHILE:
                 raise
     raise InputError(f'folder {str(folder)!r:.200} is written by others all the time; try again')
 
@@ -143,10 +146,11 @@ def write_text(path: str | Path, text: str) -> None:
 def drop_torn_line(path: Path) -> None:
     """Cut off the last line of a text file that an interruption left unfinished; there may be no file."""
     if path.exists():
-        text = path.read_text(encoding='utf-8', errors='replace')
-        whole = text[:text.rfind('\n') + 1]
-        if whole != text:
-            write_text(path, whole)
+        data = path.read_bytes()
+        whole = data[:data.rfind(b'\n') + 1]
+        if whole != data:
+            with replacing(path) as temporary:
+                temporary.write_bytes(whole)
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
