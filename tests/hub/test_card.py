@@ -4,15 +4,16 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from hub_makers import REPO, SPACE, like, make_model, make_record, measured
+from hub_makers import REPO, SPACE, like, make_model, make_record, measured, toy_profile
 
 from timm_ofa.errors import InputError
-from timm_ofa.hub.card import render_card
+from timm_ofa.hub.card import render_card, render_profile
 from timm_ofa.hub.folder import CARD
 from timm_ofa.hub.metadata import card_data, tags
 from timm_ofa.hub.publishing import publish
-from timm_ofa.hub.record import Accuracy, Record
+from timm_ofa.hub.record import Accuracy, Record, SupernetRecord
 from timm_ofa.hub.saving import save_folder
+from timm_ofa.training import Phase
 
 HOSTILE = 'a|b `c` <img src=x> [d](javascript:e) *f* \\'
 
@@ -126,3 +127,25 @@ def test_the_card_repeats_a_latency_only_with_a_runtime_that_this_package_has(ru
     record = replace(make_record(), measurements=(replace(
         first, runtime=runtime, precision=precision, threads=4),))
     assert f'\ntimm-ofa measure hf-hub:acme/net{said}\n' in render_card(record, 'acme/net')
+
+
+def test_the_card_of_a_profile_that_prices_no_whole_network_names_a_limit():
+    profile = toy_profile(SPACE, 'pixel-9')
+    assert '--max-latency-ms 123\n' in render_profile(replace(profile, overhead_ms=110.0), REPO)
+    few = dict(list(profile.table.items())[:2])
+    assert '--max-latency-ms 25\n' in render_profile(replace(profile, table=few), REPO)
+
+
+@pytest.mark.parametrize('choices, said', [
+    ({}, 'all'), (dict(depths=(3,)), 'depths 3'),
+    (dict(deepest=1, widths=2), 'the largest depth; the 2 largest widths')])
+def test_the_card_of_a_supernet_says_what_its_phases_draw_from(choices, said):
+    record = SupernetRecord(name='x', space=SPACE, num_classes=3, code_version='0.1.0')
+    card = render_card(record, phases=[Phase(name='a', epochs=1, lr=0.1, **choices)])
+    assert f'| 1 | {said} |' in card
+
+
+def test_the_card_of_a_supernet_tells_any_number_of_networks(monkeypatch):
+    record = SupernetRecord(name='x', space=SPACE, num_classes=3, code_version='0.1.0')
+    monkeypatch.setattr(type(SPACE), 'size', lambda self: 2 * 10**400)
+    assert '**2.0·10<sup>400</sup> networks in one**' in render_card(record)

@@ -61,3 +61,33 @@ def test_what_training_did_not_write_is_refused_and_none_is_none(tmp_path):
     for event in (dict(event='start', date='yesterday'), dict(event='start', date=5)):
         with pytest.raises(InputError, match='is not what training wrote'):
             cost_of(tmp_path, event, dict(event='end', date='2026-03-01T10:00:00'))
+
+
+@pytest.mark.parametrize('change', [
+    dict(processes=float('inf')), dict(processes=10**400), dict(processes=0), dict(device_name='a\nb'),
+    dict(session_s=float('inf'))])
+def test_times_of_a_stranger_that_cannot_be_are_refused(tmp_path, change):
+    event = begun('start', '2026-03-01T10:00:00', 'cuda', session_s=1.0)
+    assert cost_of(tmp_path, event).seconds == 1
+    with pytest.raises(InputError, match='is not what training wrote'):
+        cost_of(tmp_path, {**event, **change})
+
+
+@pytest.mark.parametrize('kg', ['nan', 'inf', '-1'])
+def test_emissions_that_cannot_be_are_refused(tmp_path, kg):
+    (tmp_path / 'emissions.csv').write_text(f'run_id,emissions\n1,{kg}\n')
+    with pytest.raises(InputError, match='is not what codecarbon writes'):
+        cost_of(tmp_path, begun('start', '2026-03-01T10:00:00'))
+
+
+def test_a_long_training_is_told_without_an_exponent():
+    cost = Training(seconds=99.9 * 3600, hardware='H200', gpu_hours=1234.4, co2_g=1.5e6)
+    assert '100 hours on H200, 1234 GPU-hours, 1500 kg CO2' in render_card(make_record(training=cost))
+
+
+@pytest.mark.parametrize('warmup_epochs', [0, 1])
+def test_a_training_of_warm_up_alone_took_time(tmp_path, warmup_epochs):
+    phase = dict(name='largest', epochs=0, warmup_epochs=warmup_epochs, lr=0.1)
+    training = dict(name='x', space='ofa_mbv3_tiny', data='digits', phases=[phase])
+    (tmp_path / 'config.json').write_text(json.dumps({'timm_ofa': dict(kind='supernet', training=training)}))
+    assert (cost_of(tmp_path, begun('start', '2026-03-01T10:00:00', session_s=9.0)) is None) == (warmup_epochs == 0)

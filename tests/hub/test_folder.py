@@ -1,4 +1,5 @@
 """Published folders: a saved one loads bit for bit, and a changed or hostile one is refused."""
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,8 @@ from timm_ofa.hub.folder import FILES, PLOT, check_folder, load_record
 from timm_ofa.hub.publishing import publish
 from timm_ofa.hub.record import Calibration, Record, Search, SessionCost, Training
 from timm_ofa.hub.saving import save_folder, update_folder
+from timm_ofa.hub.upstream import save_released
+from timm_ofa.networks import new_supernet
 
 
 def test_a_saved_folder_loads_through_timm_bit_for_bit(folder):
@@ -75,6 +78,17 @@ def test_a_foreign_folder_is_not_replaced(tmp_path):
     with pytest.raises(InputError, match='holds something else'):
         save_folder(tmp_path, make_model(make_record()), make_record())
     assert (tmp_path / 'thesis.tex').exists()
+
+
+def test_a_network_does_not_replace_a_supernet_nor_a_supernet_a_network(tmp_path, supernet, folder):
+    run = tmp_path / 'run'
+    shutil.copytree(supernet, run)
+    with pytest.raises(InputError, match='holds something else'):
+        save_folder(run, make_model(make_record()), make_record())
+    assert (run / 'checkpoints').is_dir()
+    with pytest.raises(InputError, match='holds something else'):
+        save_released(folder, new_supernet(SPACE), {})
+    check_folder(folder)
 
 
 def test_a_model_that_is_not_the_arch_is_refused(tmp_path):

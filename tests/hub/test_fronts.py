@@ -141,7 +141,8 @@ def test_a_limit_above_that_of_the_search_is_refused(saved, front):
         found.within(0.5)
 
 
-@pytest.mark.parametrize('limit, match', [(1e-6, 'no network within its limit'), ('fast', 'cannot be read')])
+@pytest.mark.parametrize('limit, match', [
+    (1e-6, 'no network within its limit'), ('fast', "max_latency_ms: 'fast' is not a number")])
 def test_a_front_without_a_network_under_its_limit_is_refused(saved, space, limit, match):
     path, _ = saved
     meta = path.with_name(f'{path.name}.meta.json')
@@ -178,6 +179,25 @@ def test_a_network_outside_the_space_is_refused_naming_its_line(saved, space):
     path.write_text('\n'.join([lines[0], lines[1].replace('"resolution": 20', '"resolution": 21')]))
     with pytest.raises(InputError, match=r'front\.jsonl line 2: resolution 21'):
         load_front(path, space)
+
+
+@pytest.mark.parametrize('top1_pct', ['NaN', '1e999', '"high"'])
+def test_an_accuracy_that_is_no_number_is_refused_naming_its_line(saved, space, top1_pct):
+    path, _ = saved
+    lines = path.read_text().splitlines()
+    path.write_text('\n'.join([lines[0], lines[1].replace('"top1_pct": 52.0', f'"top1_pct": {top1_pct}')]))
+    with pytest.raises(InputError, match=r'front\.jsonl line 2: top1_pct: .* is not a number'):
+        load_front(path, space)
+
+
+@pytest.mark.parametrize('change', [{'seed': 'x'}, {'device': None}, {'profile_error_pct': []}, {'more': 1}])
+def test_what_was_noted_of_the_search_is_checked_before_the_work(saved, space, change):
+    path, _ = saved
+    meta = path.with_name(f'{path.name}.meta.json')
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), **change}))
+    with pytest.raises(InputError, match=rf'front front\.jsonl: .*{next(iter(change))}') as error:
+        load_front(path, space)
+    assert '\n' not in str(error.value)
 
 
 def test_the_front_of_another_space_is_refused(saved, space):

@@ -1,6 +1,7 @@
 """Published networks are found in folders and on a Hub on localhost: exactly those that fit the question."""
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from timm_ofa.errors import InputError
 from timm_ofa.hub.card import render_card
 from timm_ofa.hub.catalog_page import catalog
 from timm_ofa.hub.folder import CONFIG, PERF
-from timm_ofa.hub.listing import find, model_rows
+from timm_ofa.hub.listing import find, find_supernets, model_rows
+from timm_ofa.spaces import SearchSpace
 
 # ---- in a folder ----------------------------------------------------------------------------------------------------
 
@@ -75,6 +77,19 @@ def test_an_empty_folder_gives_no_page(tmp_path):
     with pytest.raises(InputError, match='none with a latency was found'):
         catalog(str(tmp_path), tmp_path / 'index.html')
     assert not list(tmp_path.iterdir())
+
+
+def test_the_network_of_the_folder_one_is_in_has_a_name(tmp_path, monkeypatch, rng):
+    record = make_measured(0, rng)
+    write_record(tmp_path / 'here', record)
+    monkeypatch.chdir(tmp_path / 'here')
+    shown, = data_of(catalog('.', 'index.html').read_text())['models']
+    assert (shown['id'], shown['name']) == ('.', record.name)
+
+
+def test_a_supernet_of_more_networks_than_a_float_holds_is_listed(supernet, monkeypatch):
+    monkeypatch.setattr(SearchSpace, 'size', lambda self: 10**400)
+    assert [row['networks'] for row in find_supernets(str(supernet.parent))] == [sys.float_info.max]
 
 
 # ---- on the Hub -----------------------------------------------------------------------------------------------------

@@ -1,18 +1,20 @@
 """The programs of a finished folder, for ONNX Runtime and for torch alone: they compute what the network does, and
 belong to its weights."""
+from dataclasses import replace
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 import timm
 import torch
+from hub_makers import make_record
 from runtime_makers import SMALL, logits, relative_error, run, stock_timm
 from torch import nn
 
 from timm_ofa.errors import InputError
 from timm_ofa.hub.folder import CARD, ONNX, PERF, PT2, WEIGHTS, check_folder
 from timm_ofa.hub.record import Record
-from timm_ofa.hub.saving import add_onnx, add_pt2, save_folder
+from timm_ofa.hub.saving import add_onnx, add_pt2, save_folder, stage_folder, update_folder
 from timm_ofa.networks import read_json
 from timm_ofa.runtimes import to_onnx
 from timm_ofa.runtimes.layers import random_input
@@ -66,6 +68,20 @@ def test_an_onnx_file_that_computes_something_else_is_not_written(tmp_path, monk
     with pytest.raises(InputError, match=r'model.onnx of .* would differ'):
         add_onnx(folder)
     assert not (folder / ONNX).exists()
+
+
+def test_a_latency_that_is_written_meanwhile_is_on_the_card(tmp_path, monkeypatch):
+    folder, _ = saved(tmp_path / 'net', SMALL['mobilenetv3'])
+    new = make_record().measurements
+
+    def slow(rows, **kwargs):
+        update_folder(folder, lambda record: replace(record, measurements=new))
+        return to_onnx(rows, **kwargs)
+
+    monkeypatch.setattr('timm_ofa.hub.saving.to_onnx', slow)
+    add_onnx(folder)
+    stage_folder(folder, tmp_path)  # which compares the card with its record
+    assert 'My CPU' in (folder / CARD).read_text()
 
 
 # ---- a program of torch alone ----------------------------------------------------------------------------------------

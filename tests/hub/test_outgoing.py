@@ -78,7 +78,8 @@ def test_what_we_wrote_leaves_byte_by_byte(folder, tmp_path):
     (None, None), ('tf_efficientnet_lite0', 'tf_efficientnet_lite0'), ('resnet18.a1_in1k', 'resnet18.a1_in1k'),
     ('hf-hub:acme/net', 'hf-hub:acme/net'), ('hf-hub:acme/net@v1', 'hf-hub:acme/net@v1'), ('/a/b/net', 'net'),
     ('local-dir:/a/b/net', 'net'), ('local-dir:net', 'net'), ('a/b', 'b'), ('C:\\Users\\me\\net', 'net'), ('../', '..'),
-    ('https://user:word@host/x', 'x'), ('https://host/x', 'https://host/x'), ('/a/b/net/', 'net')])
+    ('https://user:word@host/x', 'x'), ('https://host/x', 'https://host/x'),
+    ('https://host/x?sig=secret', 'https://host/x'), ('/a/b/net/', 'net')])
 def test_a_source_leaves_as_a_name(source, name):
     assert public_name(source) == name
 

@@ -4,12 +4,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hub_makers import make_record
+from hub_makers import SPACE, make_record
 from PIL import Image
 
 from timm_ofa.errors import InputError
-from timm_ofa.hub.plots import plot_confusion, plot_fit, plot_search, plot_training, shows_confusion
+from timm_ofa.hub.plots import (
+    plot_architecture,
+    plot_confusion,
+    plot_fit,
+    plot_search,
+    plot_training,
+    shows_confusion,
+)
 from timm_ofa.hub.record import ClassAccuracy
+from timm_ofa.spaces import shelf_space
 
 FRONT = [(1.0, 60.0), (2.0, 65.5), (3.5, 66.25)]
 HISTORY = [(10, 61.0), (100, 65.0), (400, 66.25)]
@@ -53,6 +61,14 @@ def test_a_confusion_matrix_sorts_its_classes_by_name_and_counts_images(tmp_path
     many = [ClassAccuracy.of(str(i), {str(i): 1}) for i in range(101)]
     assert shows_confusion(replace(record, per_class=tuple(many[:100])))
     assert not shows_confusion(replace(record, per_class=tuple(many))) and not shows_confusion(make_record())
+
+
+def test_the_largest_kernels_share_a_shade(tmp_path):
+    stage = SPACE.to_dict()['stages'][0] | {'kernel_sizes': [9, 11, 13]}
+    space = shelf_space({**SPACE.to_dict(), 'name': 'large_kernels', 'stages': [stage] * 3}, 'space')
+    arch = space.max_arch()
+    drawn = plot_architecture(make_record(space=space, arch=arch), tmp_path / 'architecture.svg').read_text()
+    assert '<!-- 13x13 -->' in drawn
 
 
 def test_another_format_is_refused_and_nothing_is_written(tmp_path):

@@ -16,6 +16,7 @@ from .finishing import finish_unjudged as finish_unjudged
 from .folder import PERF as PERF
 from .folder import WEIGHTS as WEIGHTS
 from .folder import check_folder as check_folder
+from .folder import is_supernet as is_supernet
 from .fronts import FrontFile as FrontFile
 from .fronts import candidate_dict as candidate_dict
 from .fronts import load_front as load_front
@@ -44,7 +45,6 @@ from .saving import add_pt2 as add_pt2
 from .saving import check_target as check_target
 from .saving import save_folder as save_folder
 from .saving import update_folder as update_folder
-from .supernets import is_supernet as is_supernet
 from .timing import Attempt as Attempt
 from .timing import NotWithin as NotWithin
 from .timing import arch_timer as arch_timer

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,8 @@ def render_profile(profile: DeviceProfile, repo_id: str) -> str:
     limit_ms = '25'
     if space:
         errors |= profile.errors(space)
-        limit_ms = f'{float(profile.latency_ms(space, [space.max_arch(min(profile.resolutions(space)))])[0]):.2g}'
+    if space and (priced := profile.resolutions(space)):
+        limit_ms = _digits(float(profile.latency_ms(space, [space.max_arch(min(priced))])[0]), 2)
     body = _environment().get_template(PROFILE_TEMPLATE).render(
         profile=profile, repo_id=repo_id, errors=errors, limit_ms=limit_ms,
         setting=', '.join(profile.conditions.setting(space.num_classes if space else None)))
@@ -126,7 +128,7 @@ def _supernet_words(record: SupernetRecord, phases: Sequence[Phase], curves: boo
 def _count(number: int) -> str:
     if number < 1e9:
         return f'{number:,}'
-    mantissa, exponent = f'{number:.1e}'.split('e+')
+    mantissa, exponent = f'{Decimal(number):.1e}'.split('e+')  # it may be above all floats
     return _Verbatim(f'{mantissa}·10<sup>{int(exponent)}</sup>')
 
 
@@ -134,6 +136,8 @@ def _choices(phase: Phase) -> str:
     """The choices that a phase draws from, if they are not the whole space."""
     told = [f'{name.replace("_", " ")} {", ".join(f"{v:g}" for v in getattr(phase, name))}'
             for name in ('depths', 'kernel_sizes', 'expand_ratios') if getattr(phase, name) is not None]
+    told += [f'the largest {name}' if number == 1 else f'the {number} largest {name}s'
+             for number, name in ((phase.deepest, 'depth'), (phase.widths, 'width')) if number]
     return '; '.join(told) or 'all'
 
 
@@ -156,9 +160,9 @@ def _cost(training: Training) -> str:
     """The cost of a training, in words."""
     told = [_session_cost(part) for part in training.sessions or (training,)]
     if training.gpu_hours is not None:
-        told.append(f'{training.gpu_hours:.3g} GPU-hours')
+        told.append(f'{_digits(training.gpu_hours, 3)} GPU-hours')
     if training.co2_g is not None:
-        told.append(f'{training.co2_g / 1000:.3g} kg CO2 eq. ({training.co2_source or "measured"})')
+        told.append(f'{_digits(training.co2_g / 1000, 3)} kg CO2 eq. ({training.co2_source or "measured"})')
     if training.images_seen is not None:
         told.append(f'{training.images_seen:,} images seen')
     return ', '.join(told)
@@ -166,8 +170,13 @@ def _cost(training: Training) -> str:
 
 def _session_cost(part: Training | SessionCost) -> str:
     hours = part.seconds / 3600
-    time = f'{hours:.2g} hours' if hours >= 1 else f'{part.seconds:.0f} seconds'
+    time = f'{_digits(hours, 2)} hours' if hours >= 1 else f'{part.seconds:.0f} seconds'
     return f'{time} on {part.hardware}' + (f', {part.processes} processes' if part.processes > 1 else '')
+
+
+def _digits(value: float, least: int) -> str:
+    """A number with so many digits, or with all that are before its point."""
+    return f'{value:.0f}' if value >= 10**least - 0.5 else f'{value:.{least}g}'
 
 
 def _ms(value: float | None) -> str:

@@ -51,7 +51,7 @@ def _entry(found: Found) -> dict[str, Any]:
     """The data of one network for the page. `top1` is in percent."""
     record = found.record
     return dict(
-        id=found.id, name=Path(found.id).name, url=found.url, load=found.load_line,
+        id=found.id, name=Path(found.id).name or record.name, url=found.url, load=found.load_line,
         top1=record.predicted_top1_pct if record.top1_pct is None else record.top1_pct,
         predicted=record.top1_pct is None, data=data_words(record), macs_m=record.macs / 1e6,
         params_m=record.params / 1e6, resolution=record.arch.resolution, space=record.space.name, arch=str(record.arch),

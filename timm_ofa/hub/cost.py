@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from ..errors import InputError
+from ..fields import read, read_value
 from ..training import RUN_FILES, TIMES, run_events, supernet_config
 from .record import SessionCost, Training
 
@@ -19,7 +20,7 @@ def training_cost(folder: str | Path) -> Training | None:
     what codecarbon measured, if its file is there.
     """
     config = supernet_config(folder)
-    if config and not any(phase.epochs for phase in config.phases):
+    if config and not any(phase.epochs or phase.warmup_epochs for phase in config.phases):
         return None  # it was trained before
     seconds: dict[tuple[str, int, bool], float] = {}  # of work on (hardware, processes, whether that is a GPU)
     try:
@@ -27,11 +28,12 @@ def training_cost(folder: str | Path) -> Training | None:
             device = str(session[0].get('device', 'unknown')).split(':')[0]
             setup = str(session[0].get('device_name', device)), int(session[0].get('processes', 1)), device == 'cuda'
             seconds[setup] = seconds.get(setup, 0.0) + _seconds(session)
-    except (KeyError, TypeError, ValueError):
+        parts = [read(SessionCost, dict(seconds=s, hardware=name, processes=n), TIMES)
+                 for (name, n, _), s in seconds.items()]
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise InputError(f'{TIMES} in {str(folder)!r:.120} is not what training wrote; remove it') from None
     if not seconds:
         return None
-    parts = [SessionCost(seconds=s, hardware=name, processes=n) for (name, n, _), s in seconds.items()]
     most = max(parts, key=lambda part: part.seconds)
     gpu_hours = sum(s * n for (_, n, is_gpu), s in seconds.items() if is_gpu) / 3600
     co2_g = _measured_co2_g(Path(folder) / RUN_FILES[-1])
@@ -70,7 +72,8 @@ def _measured_co2_g(path: Path) -> float | None:
         with path.open(encoding='utf-8', newline='') as file:
             for number, row in enumerate(csv.DictReader(file)):
                 run = row.get('run_id') or str(number)
-                most_kg[run] = max(most_kg.get(run, 0.0), float(row['emissions']))
+                kg = read_value(float, float(row['emissions']), 'emissions', low=0, high=1e9)
+                most_kg[run] = max(most_kg.get(run, 0.0), kg)
     except (KeyError, TypeError, ValueError):
         raise InputError(f'{str(path)!r:.120} is not what codecarbon writes; remove it') from None
     return round(1000 * sum(most_kg.values()), 3)

@@ -10,9 +10,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from ..errors import InputError
 from ..networks import CONFIG
 from .client import check_repo_id, hub_api, hub_errors
-from .folder import FILES, check_folder, refuse_pickles
+from .folder import FILES, check_folder, is_supernet, refuse_pickles
 from .supernets import FILES as SUPERNET_FILES
-from .supernets import check_supernet, is_supernet
+from .supernets import check_supernet
 
 PATTERNS = [*FILES, *SUPERNET_FILES]
 _logger = logging.getLogger(__name__)

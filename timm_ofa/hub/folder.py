@@ -81,7 +81,7 @@ def programs_of(folder: str | Path) -> tuple[str, ...]:
 def check_network(folder: Path) -> Record:
     """As `check_folder`, but the programs are not looked at."""
     names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-    if CONFIG in names and PERF not in names and _kind(folder / CONFIG) == 'supernet':
+    if PERF not in names and is_supernet(folder):
         raise InputError(f'folder {str(folder)!r} holds a supernet, not a network; make one of its networks with '
                          '`timm-ofa specialize`')
     for name in REQUIRED:
@@ -110,7 +110,7 @@ def _check_config(config: dict, record: Record) -> None:
     name = config.get('architecture')
     if name != entry_point(record) or not isinstance(given, dict):
         raise InputError(f'architecture {name!r:.60} of {CONFIG} is not {entry_point(record)!r}; save it again')
-    for key in {*expected, *given} - {*BUILD_ARGS, 'drop_rate'}:
+    for key in sorted({*expected, *given} - {*BUILD_ARGS, 'drop_rate'}):
         if key not in expected or given.get(key) != expected[key]:
             raise InputError(f'model_args {key!r:.40} of {CONFIG} is not that of the arch {record.arch}; save it again')
     if given.get('num_classes', record.num_classes) != record.num_classes or given.get('in_chans', 3) != 3:
@@ -125,18 +125,24 @@ def _check_weights(folder: Path, record: Record) -> None:
     check_shapes(folder / WEIGHTS, network, str(folder))
 
 
-def is_ours(config: Path) -> bool:
-    """Whether timm_ofa wrote this `config.json`."""
-    return _kind(config) is not None
-
-
-def _kind(config: Path) -> str | None:
-    """What a `config.json` of timm_ofa describes, 'subnet' or 'supernet'; None if another program wrote it."""
+def our_block(folder: Path) -> dict[str, Any] | None:
+    """What timm_ofa wrote into the `config.json` of a folder; None if another program wrote that, or there is none."""
     try:
-        block = read_json(config).get(BLOCK)
+        block = read_json(folder / CONFIG).get(BLOCK)
     except InputError:
         return None
-    return str(block.get('kind', 'subnet')) if isinstance(block, dict) else None
+    return block if isinstance(block, dict) else None
+
+
+def kind_of(folder: Path) -> str | None:
+    """What a folder of timm_ofa holds, 'subnet' or 'supernet'; None if it is no such folder."""
+    block = our_block(folder)
+    return None if block is None else str(block.get('kind', 'subnet'))
+
+
+def is_supernet(folder: str | Path) -> bool:
+    """Whether the folder's `config.json` says that it holds a supernet."""
+    return kind_of(Path(folder)) == 'supernet'
 
 
 def refuse_pickles(names: Iterable[str], where: Any) -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from ..devices import UNKNOWN, Conditions, DeviceProfile, load_profile
 from ..errors import InputError
-from ..fields import read
+from ..fields import MAX_LONG_TEXT, read, read_value, text
 from ..files import replacing_both
 from ..searching import Candidate, SearchResult, rounded_up, within
 from ..spaces import Arch, SearchSpace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FrontFile:
     """What `front.jsonl` and `front.jsonl.meta.json` hold: the networks that a search found, and how it found them."""
     space: str
@@ -24,10 +24,10 @@ class FrontFile:
     seed: int
     device: str
     device_name: str
-    profile: str  # its path or name
+    profile: str = text(limit=MAX_LONG_TEXT)  # its path or name
     profile_error_pct: float | None
     predictor_error_pct: float | None
-    front: tuple[Candidate, ...]
+    front: tuple[Candidate, ...] = field(metadata={'reader': lambda value, _: value})
     limits: tuple[str, ...] = ()  # all other limits, in words
     conditions: Conditions | None = None  # of all latencies here; None in older files
 
@@ -87,9 +87,11 @@ def save_front(path: str | Path, result: SearchResult, space: SearchSpace, predi
                limits: Sequence[str] = ()) -> FrontFile:
     """Write a front: one network on each line, and how they were found in a second file beside it."""
     file = FrontFile(
-        space.name, max_latency_ms, seed, profile.device, profile.device_name, str(profile_source),
-        (profile.check or {}).get('mape_pct'), (predictor.check or {}).get('rmse_pct'), tuple(result.front),
-        tuple(limits), profile.conditions)
+        space=space.name, max_latency_ms=max_latency_ms, seed=seed, device=profile.device,
+        device_name=profile.device_name, profile=str(profile_source),
+        profile_error_pct=(profile.check or {}).get('mape_pct'),
+        predictor_error_pct=(predictor.check or {}).get('rmse_pct'), front=tuple(result.front), limits=tuple(limits),
+        conditions=profile.conditions)
     meta = {k: v for k, v in asdict(file).items() if k != 'front'}
     with replacing_both(path, f'{path}.meta.json') as (new, new_meta):
         new.write_text(''.join(json.dumps(candidate_dict(c)) + '\n' for c in result.front), encoding='utf-8')
@@ -113,18 +115,14 @@ def load_front(path: str | Path, space: SearchSpace) -> FrontFile:
         meta = json.loads(Path(f'{path}.meta.json').read_text())
         for line in Path(path).read_text().splitlines():
             fields = json.loads(line)
-            top1_pct, latency_ms = float(fields.pop('top1_pct')), float(fields.pop('latency_ms'))
+            top1_pct, latency_ms = (read_value(float, fields.pop(key), key) for key in ('top1_pct', 'latency_ms'))
             candidates.append(Candidate(space.check(Arch.from_dict(fields)), top1_pct, latency_ms))
-        limit_ms, limits, told = meta.pop('max_latency_ms'), meta.pop('limits', ()), meta.pop('conditions', None)
-        file = FrontFile(
-            **meta, front=tuple(candidates), max_latency_ms=None if limit_ms is None else float(limit_ms),
-            limits=tuple(map(str, limits)))
+        meta = {**meta, 'front': tuple(candidates)}
     except InputError as error:
         raise InputError(f'front {Path(path).name} line {len(candidates) + 1}: {error}') from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise InputError(f'front {str(path)!r:.120} cannot be read; give what `timm-ofa search --out` wrote') from None
-    if told is not None:
-        file = replace(file, conditions=read(Conditions, told, f'front {Path(path).name}: conditions'))
+    file = read(FrontFile, meta, f'front {Path(path).name}')
     if file.space != space.name:
         raise InputError(
             f'front {Path(path).name} is of {file.space!r:.60}, the supernet of {space.name}; search again')

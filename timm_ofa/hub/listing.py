@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,10 +24,10 @@ from ..networks import CONFIG, hub_address
 from ..searching import within
 from ..training import supernet_folder
 from .client import hub_api, hub_errors
-from .folder import PERF, load_record
+from .folder import PERF, is_supernet, load_record
 from .metadata import SUPERNET_TAG, evidence, may_be_within
 from .record import Measurement, Record
-from .supernets import is_supernet, read_supernet
+from .supernets import read_supernet
 
 T = TypeVar('T')
 _logger = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ def _found(name: str, url: str | None, folder: Path | None) -> Found:
 
 
 def model_rows(source: str, device: str | None = None, max_latency_ms: float | None = None) -> list[dict[str, Any]]:
-    """One row for each network and each device on which it fits, by device and latency. The figures are exact.
+    """One row for each network and each device on which it fits, by device and latency. The latencies are exact.
 
     Args:
         source, device, max_latency_ms: As in `find`.
@@ -143,7 +144,7 @@ def _supernet_row(kind: str, name: str, place: str) -> dict[str, Any]:
     record, *_ = read_supernet(supernet_folder(place))
     space = record.space
     return dict(
-        name=name, space=space.name, networks=float(space.size()), data=record.data,
+        name=name, space=space.name, networks=float(min(space.size(), sys.float_info.max)), data=record.data,
         resolutions=f'{min(space.resolutions)}..{max(space.resolutions)}',
         largest_top1_pct=next((j.top1_pct for j in record.judged if j.subnet == 'largest'), None),
         load=_load_line(kind, name))

@@ -69,9 +69,10 @@ def public_training(training: TrainConfig, data: str | None) -> TrainConfig:
 
 
 def public_name(source: str | None) -> str | None:
-    """A name of timm's, of ours or of the Hub as it is; of a path, the last part alone."""
+    """A name of timm's, of ours or of the Hub as it is; of a path, the last part alone; of an address, no query, which
+    may hold a token."""
     if source is None or re.fullmatch(rf'hf[-_]hub:{HUB_ID}(@[\w.-]+)?|[\w.-]+|https?://[^\s@]+', source, re.ASCII):
-        return source
+        return source and source.partition('?')[0]
     return re.split(r'[/\\]', source.partition('?')[0].rstrip('/\\'))[-1].rpartition(':')[2] or 'unknown'
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SHADES = ('#c3d8ef', '#8ab4e2', '#4a87c9', '#2a5f9e', '#1d4373')  # of kernel sizes 1, 3, 5, 7, 9
+SHADES = ('#c3d8ef', '#8ab4e2', '#4a87c9', '#2a5f9e', '#1d4373')  # of kernel sizes 1, 3, 5, 7, and from 9 on
 BLUE, ORANGE, GRAY = '#2f6db5', '#d9541e', '#6b7280'
 MAX_CONFUSED, MAX_NUMBERED = 100, 25  # classes of a confusion matrix; with numbers in its cells
 SUFFIXES = ('.svg', '.png')
@@ -154,7 +154,7 @@ def picture(path: str | Path, width: float, height: float) -> Iterator[Figure]:
 def _draw_blocks(axes: Axes, rows: Sequence[Row]) -> None:
     channels = [row.mid_chs or row.out_chs for row in rows]
     kernels = sorted({row.kernel_size for row in rows if row.kind != 'head'})
-    shade = {kernel: SHADES[kernel // 2] for kernel in kernels}
+    shade = {kernel: SHADES[min(kernel // 2, len(SHADES) - 1)] for kernel in kernels}
     starts = [i for i, row in enumerate(rows) if row.kind == 'head' or row.stride > 1 or i == 0]
     for i, (row, height) in enumerate(zip(rows, channels)):
         color = '#d1d5db' if row.kind == 'head' else shade[row.kernel_size]

@@ -17,15 +17,15 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from ..errors import InputError, listed
 from ..files import write_text
-from ..networks import BLOCK, CONFIG, hub_address, read_json
+from ..networks import CONFIG, hub_address
 from .card import render_card
 from .client import OWNER, check_repo_id, hub_api, hub_errors, writable_id
 from .device_collections import collect
-from .folder import CARD, check_folder, programs_of
+from .folder import CARD, check_folder, is_supernet, our_block, programs_of
 from .metadata import tags
 from .record import Record, SupernetRecord
 from .saving import stage_folder, update_folder
-from .supernets import CURVES, is_supernet, stage_supernet
+from .supernets import CURVES, stage_supernet
 
 ATTEMPTS = 3  # to upload
 
@@ -217,11 +217,7 @@ def _check_ours(api: HfApi, info: ModelInfo, record: Record | SupernetRecord, pr
 
 def _block_on_hub(api: HfApi, info: ModelInfo) -> dict[str, Any] | None:
     """Our block in the repository's `config.json`; None if timm_ofa did not write that file."""
-    try:
-        block = read_json(Path(api.hf_hub_download(info.id, CONFIG, revision=info.sha))).get(BLOCK)
-    except InputError:
-        return None
-    return block if isinstance(block, dict) else None
+    return our_block(Path(api.hf_hub_download(info.id, CONFIG, revision=info.sha)).parent)
 
 
 def _refuse_changed(api: HfApi, repo_id: str, kind: str = 'model') -> None:

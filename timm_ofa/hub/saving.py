@@ -42,7 +42,8 @@ from .folder import (
     check_folder,
     check_network,
     entry_point,
-    is_ours,
+    kind_of,
+    load_record,
     programs_of,
     subset,
 )
@@ -75,10 +76,11 @@ def save_folder(folder: str | Path, model: nn.Module, record: Record) -> Path:
     return folder
 
 
-def check_target(folder: str | Path) -> Path:
-    """The folder that `save_folder` is to write; raises `InputError` if it cannot be made or replaced."""
+def check_target(folder: str | Path, kind: str = 'subnet') -> Path:
+    """The folder that `save_folder` is to write, or that of a supernet; raises `InputError` if it cannot be made, or
+    holds something of another kind."""
     folder = Path(folder)
-    if folder.exists() and not (folder.is_dir() and (is_ours(folder / CONFIG) or not any(folder.iterdir()))):
+    if folder.exists() and not (folder.is_dir() and (kind_of(folder) == kind or not any(folder.iterdir()))):
         raise InputError(f'folder {str(folder)!r} holds something else; choose another, or remove it')
     refuse_in_use(folder)
     return folder
@@ -160,7 +162,7 @@ def add_onnx(folder: str | Path) -> Path:
     model = to_onnx(rows, weights=load_file(folder / WEIGHTS), bn_eps=record.space.bn_eps, batch_size=None)
     if find_spec('onnxruntime'):
         _check_onnx_logits(model, folder, record.arch.resolution)
-    return _add_program(folder, record, ONNX, model)
+    return _add_program(folder, ONNX, model)
 
 
 def add_pt2(folder: str | Path) -> Path:
@@ -178,13 +180,14 @@ def add_pt2(folder: str | Path) -> Path:
     file = io.BytesIO()
     torch.export.save(program, file)
     _check_pt2_logits(file.getvalue(), folder, x, logits)
-    return _add_program(folder, record, PT2, file.getvalue(), pt2_torch=torch.__version__.partition('+')[0])
+    return _add_program(folder, PT2, file.getvalue(), pt2_torch=torch.__version__.partition('+')[0])
 
 
-def _add_program(folder: Path, record: Record, name: str, data: bytes, **about: str) -> Path:
+def _add_program(folder: Path, name: str, data: bytes, **about: str) -> Path:
     """Write a file of PROGRAMS, its hash, and the card, which says how to load it."""
-    _check_card(folder, record)
     with locked(folder):
+        record = load_record(folder)  # somebody may have written latencies while the program was made
+        _check_card(folder, record)
         with replacing(folder / name) as temporary:
             temporary.write_bytes(data)
         _write_json(folder / PERF, {**read_json(folder / PERF), PROGRAMS[name]: sha256_of(folder / name), **about})

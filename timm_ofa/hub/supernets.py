@@ -21,7 +21,7 @@ from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, Supernet, check_shapes, r
 from ..training import LOG, RUN_FILES, TIMES, TrainConfig, differing, run_events, supernet_config, supernet_folder
 from .configs import hub_configs
 from .cost import training_cost
-from .folder import subset
+from .folder import is_supernet, our_block, subset
 from .outgoing import (
     SUPERNET_KEYS,
     copy_files,
@@ -39,15 +39,6 @@ from .record import NAME, SupernetRecord
 COMMIT = re.compile('[0-9a-f]{40}')  # hash
 SPACE, TRAINING, CURVES, EMISSIONS = 'space.json', 'train.yaml', 'training.svg', RUN_FILES[-1]
 FILES = (CONFIG, WEIGHTS, 'README.md', SPACE, TRAINING, CURVES, *RUN_FILES, 'LICENSE')  # that are published and fetched
-
-
-def is_supernet(folder: str | Path) -> bool:
-    """Whether the folder's `config.json` says that it holds a supernet."""
-    try:
-        block = read_json(Path(folder) / CONFIG).get(BLOCK)
-    except InputError:
-        return False
-    return isinstance(block, Mapping) and block.get('kind') == 'supernet'
 
 
 def check_supernet(folder: str | Path) -> tuple[SupernetRecord, TrainConfig | None]:
@@ -105,12 +96,12 @@ def supernet_origin(source: str) -> tuple[str, str | None, str]:
         return released.weights.hub_id, None, released.weights.license
     folder = supernet_folder(source)
     training = supernet_config(folder)
-    block = read_json(folder / CONFIG).get(BLOCK) if (folder / CONFIG).is_file() else {}
-    license = _license(block if isinstance(block, Mapping) else {}, training)
+    block = our_block(folder) or {}
+    license = _license(block, training)
     repo_id, _, revision = source.removeprefix('hf-hub:').partition('@')
     if source.startswith('hf-hub:'):
         return repo_id, folder.name if COMMIT.fullmatch(folder.name) else revision or None, license
-    imported = block.get('imported') if isinstance(block, Mapping) else None
+    imported = str(block.get('imported'))
     if imported in hub_configs():
         return supernet_origin(imported)
     return training.name if training else Path(repo_id).name, None, license

@@ -85,7 +85,7 @@ def save_released(out: str | Path, supernet: nn.Module, about: dict[str, Any]) -
 
     `about` goes into its `config.json`.
     """
-    out = check_target(out)
+    out = check_target(out, 'supernet')
     assert isinstance(supernet, ElasticNetwork)
     with replacing_folder(out) as new:
         save_supernet(supernet, new, about)
