@@ -121,8 +121,8 @@ def _supernet_words(record: SupernetRecord, phases: Sequence[Phase], curves: boo
 
     return dict(
         networks=_count(space.size()), mmacs=millions(space.macs), mparams=millions(space.params),
-        best=next((j for j in record.judged if j.subnet == 'largest'), None), phases=phases, curves=curves,
-        phase_choices=_choices, space_argument=space.name if space.name in space_names() else 'space.json')
+        phases=phases, curves=curves, phase_choices=_choices,
+        space_argument=space.name if space.name in space_names() else 'space.json')
 
 
 def _count(number: int) -> str:

@@ -9,7 +9,8 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -31,15 +32,13 @@ HUB_FILE = re.compile(r'https://huggingface\.co/([\w.-]+/[\w.-]+)/resolve/([\w.-
 
 def packaged_weights(config: HubConfig, weights: Weights) -> Path:
     """The file with a named model's weights that ships with the package, after a check of its hash."""
-    path, problem = weights.path, ''
-    if path is None or not path.is_file():
-        problem = 'is not in the package'
-    elif sha256_of(path) != weights.sha256:
-        problem = f'has not the SHA-256 that {config.path.name} names'
-    if path is None or problem:
-        raise InputError(f'weights of {config.name!r}: {weights.file} {problem}; install timm_ofa again, '
-                         'or use pretrained=False')
-    return path
+    path = weights.path
+    assert path is not None
+    if path.is_file() and sha256_of(path) == weights.sha256:
+        return path
+    problem = f'has not the SHA-256 that {config.path.name} names' if path.is_file() else 'is not in the package'
+    raise InputError(f'weights of {config.name!r}: {weights.file} {problem}; install timm_ofa again, '
+                     'or use pretrained=False')
 
 
 def fetch_weights(config: HubConfig, cfg: PretrainedCfg, reference: Callable[[], nn.Module],
@@ -105,12 +104,20 @@ def read_upstream(source: str | Path, model: nn.Module) -> dict[str, torch.Tenso
 
     Only tensors are read (`weights_only`), never code. Raises `InputError` for what is no such checkpoint.
     """
-    if '://' not in str(source):
-        return _read_checkpoint(Path(source), str(source), model)
     if match := HUB_FILE.fullmatch(str(source)):
         return _read_checkpoint(_fetch_from_hub(*match.groups()), str(source), model)
+    with as_file(source) as path:
+        return _read_checkpoint(path, str(source), model)
+
+
+@contextmanager
+def as_file(source: str | Path) -> Iterator[Path]:
+    """A source as a file. What is behind an address is downloaded, and removed after it was read."""
+    if '://' not in str(source):
+        yield Path(source)
+        return
     with tempfile.TemporaryDirectory() as folder:
-        return _read_checkpoint(fetch(str(source), Path(folder) / 'checkpoint'), str(source), model)
+        yield fetch(str(source), Path(folder) / 'checkpoint')
 
 
 def _fetch_from_hub(repo_id: str, revision: str, name: str) -> Path:

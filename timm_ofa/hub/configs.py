@@ -18,10 +18,10 @@ from typing import Any
 import yaml
 
 from ..errors import InputError, listed, one_line
-from ..fields import choice, number, read, text
+from ..fields import HUB_ID, choice, number, read, text
 from ..files import read_yaml
 from ..spaces import Arch, SearchSpace, shelf_space, space_names
-from .record import Search
+from .record import DATASET_ID, Search
 
 _logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ IMAGENET = 'ILSVRC/imagenet-1k'
 class Weights:
     """Where the weights of a model are, and whose they are."""
     tag: str = text(r'[a-z0-9_]+')  # in timm's sense: who trained the model, how, and on what
-    hub_id: str = text(r'[\w-][\w.-]*/[\w-][\w.-]*')
+    hub_id: str = text(HUB_ID)
     file: str | None = text(r'([\w-]+/)*[\w-][\w.-]*\.safetensors', default=None)  # in the package; it replaces the Hub
     sha256: str | None = text('[0-9a-f]{64}', default=None)  # of the file
     url: str | None = text(r'https?://\S+', default=None)  # a checkpoint of the original code
@@ -67,7 +67,7 @@ class NamedSubnet(Weights):
     device: str | None = text(r'[a-z0-9]+(-[a-z0-9]+)*', default=None)  # slug
     latency_ms: float | None = number(0.001, 1e6, default=None)  # the limit it was searched for
     latency_batch_size: int = number(1, 4096, default=1)  # images that the limit is for, together
-    data: str = text(r'[\w-][\w.-]*(/[\w-][\w.-]*)?', default=IMAGENET)  # the Hub's id of the training images
+    data: str = text(DATASET_ID, default=IMAGENET)  # the Hub's id of the training images
     split: str = text(r'\w+', default='validation')  # on which top1_pct and top5_pct were measured
     images: int = number(1, default=50000)  # in that split
     top1_pct: float | None = number(0, 100)  # None: not measured

@@ -12,6 +12,8 @@ from ..fields import read, read_value
 from ..training import RUN_FILES, TIMES, run_events, supernet_config
 from .record import SessionCost, Training
 
+EMISSIONS = RUN_FILES[-1]  # codecarbon's file
+
 
 def training_cost(folder: str | Path) -> Training | None:
     """What the training of a supernet took, from the times that its folder notes; None if it notes none.
@@ -36,7 +38,7 @@ def training_cost(folder: str | Path) -> Training | None:
         return None
     most = max(parts, key=lambda part: part.seconds)
     gpu_hours = sum(s * n for (_, n, is_gpu), s in seconds.items() if is_gpu) / 3600
-    co2_g = _measured_co2_g(Path(folder) / RUN_FILES[-1])
+    co2_g = _measured_co2_g(Path(folder) / EMISSIONS)
     return Training(
         seconds=sum(seconds.values()), hardware=most.hardware, processes=most.processes,
         sessions=tuple(parts) if len(parts) > 1 else (),

@@ -89,10 +89,11 @@ def check_network(folder: Path) -> Record:
             raise InputError(f'folder {str(folder)!r} has no {name}; save it again')
     refuse_pickles(names, folder)
     record = load_record(folder)
-    _check_config(read_json(folder / CONFIG), record)
+    config = read_json(folder / CONFIG)
+    _check_config(config, record)
     _check_weights(folder, record)
     digest = sha256_of(folder / WEIGHTS)
-    for name, found in ((PERF, read_json(folder / PERF)), (CONFIG, read_json(folder / CONFIG)[BLOCK])):
+    for name, found in ((PERF, read_json(folder / PERF)), (CONFIG, config[BLOCK])):
         if found.get(DIGEST) != digest:
             raise InputError(f'{WEIGHTS} in {str(folder)!r} is not that which {name} was written for; save it again')
     return record

@@ -146,7 +146,7 @@ def _supernet_row(kind: str, name: str, place: str) -> dict[str, Any]:
     return dict(
         name=name, space=space.name, networks=float(min(space.size(), sys.float_info.max)), data=record.data,
         resolutions=f'{min(space.resolutions)}..{max(space.resolutions)}',
-        largest_top1_pct=next((j.top1_pct for j in record.judged if j.subnet == 'largest'), None),
+        largest_top1_pct=record.largest.top1_pct if record.largest else None,
         load=_load_line(kind, name))
 
 

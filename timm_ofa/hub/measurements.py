@@ -1,7 +1,7 @@
 """Latencies of a network as its record tells them: measured, priced by a profile, or published by its authors."""
 from __future__ import annotations
 
-import re
+from dataclasses import replace
 from datetime import date
 
 from ..devices import UNKNOWN, Conditions, DeviceProfile
@@ -12,8 +12,6 @@ from .configs import NamedSubnet
 from .fronts import predicted_ms
 from .record import Measurement, Record
 from .timing import tighter_limit
-
-DATE = re.compile(r'\d{4}-\d\d-\d\d')
 
 
 def measurement(measured: dict, device: str, device_name: str, arch: Arch) -> Measurement:
@@ -27,14 +25,12 @@ def measurement(measured: dict, device: str, device_name: str, arch: Arch) -> Me
 def prediction(candidate: Candidate, profile: DeviceProfile, num_classes: int) -> Measurement:
     """The price of a candidate with `num_classes` by a profile, as a latency of a record."""
     under = profile.conditions
+    if under.num_classes == num_classes:
+        under = replace(under, num_classes=None)
     return Measurement(
-        device=under.device, device_name=profile.device_name, runtime=under.runtime,
-        runtime_version=under.runtime_version, provider=under.provider, precision=under.precision,
-        threads=under.threads, batch_size=under.batch_size,
-        num_classes=None if under.num_classes == num_classes else under.num_classes,
-        resolution=candidate.arch.resolution, latency_ms=round(predicted_ms(candidate), 6),
-        statistic='price by the device profile', source='predicted',
-        date=profile.measured_on if DATE.fullmatch(profile.measured_on) else None)
+        **vars(under), device_name=profile.device_name, resolution=candidate.arch.resolution,
+        latency_ms=round(predicted_ms(candidate), 6), statistic='price by the device profile', source='predicted',
+        date=None if profile.measured_on == UNKNOWN else profile.measured_on)
 
 
 def published(subnet: NamedSubnet) -> tuple[Measurement, ...]:

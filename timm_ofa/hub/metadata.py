@@ -109,8 +109,8 @@ def eval_results(record: Record | SupernetRecord) -> str | None:
     """The Hub's own file of results (`.eval_results/*.yaml`), which shows them beside those of others. It wants a data
     set of the Hub, and takes no latencies; None where there is no result for it."""
     if isinstance(record, SupernetRecord):
-        judged = next((j for j in record.judged if j.subnet == 'largest'), None)
-        top1_pct, notes = judged and judged.top1_pct, 'Top-1 (%) of the largest subnet, weights of the supernet'
+        top1_pct = record.largest and record.largest.top1_pct
+        notes = 'Top-1 (%) of the largest subnet, weights of the supernet'
     else:
         top1_pct = record.top1_pct
         notes = f'Top-1 (%), split {record.accuracy.split}, {record.accuracy.protocol}' if record.accuracy else ''

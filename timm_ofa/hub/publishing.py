@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, ModelInfo, SpaceCardData
+from huggingface_hub import DatasetInfo, HfApi, ModelInfo, SpaceCardData, SpaceInfo
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from ..errors import InputError, listed
@@ -54,9 +54,9 @@ def publish(folder: str | Path, repo_id: str | None = None, *, private: bool = F
     with tempfile.TemporaryDirectory() as stage:
         record, render = _stage(Path(folder), Path(stage))
         check_repo_id(repo_id or f'{OWNER}/{record.name}')
-        files = sorted({str(path.relative_to(stage)) for path in Path(stage).rglob('*') if path.is_file()} | {CARD})
-        found: dict[str, Any] = {'tags': tags(record), 'files': files}
         write_text(Path(stage) / CARD, render(repo_id))
+        files = sorted(str(path.relative_to(stage)) for path in Path(stage).rglob('*') if path.is_file())
+        found: dict[str, Any] = {'tags': tags(record), 'files': files}
         if dry_run:
             return {'repo_id': repo_id or f'{OWNER}/{record.name}', **found, 'dry_run': True}
         with hub_errors(repo_id or record.name):
@@ -66,16 +66,11 @@ def publish(folder: str | Path, repo_id: str | None = None, *, private: bool = F
             api.create_repo(repo_id, private=private, exist_ok=True)
             before = api.model_info(repo_id)
             _check_ours(api, before, record, private, force)
-            commit = before.sha
-            if not _equals_remote(api, 'model', repo_id, stage):
-                if not force:
-                    _refuse_changed(api, repo_id)
-                message = f'{record.name} (timm_ofa {record.code_version})'
-                commit = _upload(api, 'model', repo_id, stage, before.sha, message)
+            commit = _bring(api, 'model', before, stage, f'{record.name} (timm_ofa {record.code_version})', force)
             _check_tags(api, repo_id, found['tags'])
             version = _tag_version(api, repo_id, commit)
-    done: dict[str, Any] = {'repo_id': repo_id, **found, 'url': f'{hub_address()}/{repo_id}', 'commit': commit,
-            'version': version, 'changed': commit != before.sha}
+    done = dict(repo_id=repo_id, **found, url=f'{hub_address()}/{repo_id}', commit=commit, version=version,
+                changed=commit != before.sha)
     if collection and isinstance(record, Record):
         done['collections'] = collect(api, repo_id, record, private)
     return done
@@ -175,18 +170,12 @@ def publish_texts(kind: str, repo_id: str, files: Mapping[str, str], tag: str, *
         is_new = not api.repo_exists(repo_id, repo_type=kind)
         api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, **options)
         before = api.space_info(repo_id) if kind == 'space' else api.dataset_info(repo_id)
-        if private and not before.private:
-            raise InputError(f'{repo_id} is public already; make it private in its settings, or leave out private')
+        _refuse_public(before, private)
         if not (is_new or force or tag in (before.tags or []) or _is_unfinished(api, kind, repo_id)):
             raise InputError(f'{repo_id} exists and was not written by timm_ofa; choose another name, or force it')
         for name, text in files.items():
             write_text(Path(stage) / name, text)
-        commit = before.sha
-        if not _equals_remote(api, kind, repo_id, stage):
-            if not force:
-                _refuse_changed(api, repo_id, kind)
-            message = f'{repo_id.split("/")[1]} (timm_ofa {__version__})'
-            commit = _upload(api, kind, repo_id, stage, before.sha, message)
+        commit = _bring(api, kind, before, stage, f'{repo_id.split("/")[1]} (timm_ofa {__version__})', force)
     return dict(repo_id=repo_id, url=f'{hub_address()}/{kind}s/{repo_id}', commit=commit, changed=commit != before.sha)
 
 
@@ -196,10 +185,14 @@ def _is_unfinished(api: HfApi, kind: str, repo_id: str) -> bool:
     return len(commits) == 1 and commits[0].title == 'initial commit'
 
 
-def _check_ours(api: HfApi, info: ModelInfo, record: Record | SupernetRecord, private: bool, force: bool) -> None:
-    """Raise unless the repository may be written to: it is empty, unfinished, or ours and of the same kind and name."""
+def _refuse_public(info: ModelInfo | SpaceInfo | DatasetInfo, private: bool) -> None:
     if private and not info.private:
         raise InputError(f'{info.id} is public already; make it private in its settings, or leave out private')
+
+
+def _check_ours(api: HfApi, info: ModelInfo, record: Record | SupernetRecord, private: bool, force: bool) -> None:
+    """Raise unless the repository may be written to: it is empty, unfinished, or ours and of the same kind and name."""
+    _refuse_public(info, private)
     files = {s.rfilename for s in info.siblings or []} - {'.gitattributes', CARD}
     if not files or force:
         return
@@ -228,6 +221,16 @@ def _refuse_changed(api: HfApi, repo_id: str, kind: str = 'model') -> None:
     if len(commits) > 1 and not re.search(ours, last.title):
         raise InputError(f'{repo_id} was changed on the Hub since ({last.commit_id[:8]}, {last.title!r:.60}); '
                          'bring the change here, or force it')
+
+
+def _bring(api: HfApi, kind: str, before: ModelInfo | SpaceInfo | DatasetInfo, stage: str, message: str,
+           force: bool) -> str | None:
+    """Make the repository equal to the folder, with one commit or none, and give its last commit (sha)."""
+    if _equals_remote(api, kind, before.id, stage):
+        return before.sha
+    if not force:
+        _refuse_changed(api, before.id, kind)
+    return _upload(api, kind, before.id, stage, before.sha, message)
 
 
 def _upload(api: HfApi, kind: str, repo_id: str, stage: str, parent: str | None, message: str) -> str | None:

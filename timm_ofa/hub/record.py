@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from typing import ClassVar
 
 from ..devices import Conditions
 from ..errors import InputError, listed
@@ -150,6 +151,7 @@ class Training:
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """A finished network. `space` may also be a name."""
+    kind: ClassVar = 'subnet'
     name: str = text(NAME, 90)
     space: SearchSpace = field(metadata={'reader': shelf_space})
     arch: Arch = field(metadata={'reader': lambda value, _: Arch.from_dict(value)})
@@ -222,10 +224,6 @@ class Record:
             raise InputError(f'record: top1_pct {record.top1_pct} has no accuracy block; say how it was found')
         return record
 
-    @property
-    def kind(self) -> str:
-        return 'subnet'
-
     def check(self) -> Record:
         """The same record, written and strictly read again."""
         return Record.from_dict(self.to_dict())
@@ -245,6 +243,7 @@ class Judged:
 @dataclass(frozen=True, kw_only=True)
 class SupernetRecord:
     """A trained supernet."""
+    kind: ClassVar = 'supernet'
     name: str = text(NAME, 90)
     space: SearchSpace = field(metadata={'reader': shelf_space})
     num_classes: int = number(1, MAX_ITEMS)
@@ -260,8 +259,9 @@ class SupernetRecord:
     code_version: str
 
     @property
-    def kind(self) -> str:
-        return 'supernet'
+    def largest(self) -> Judged | None:
+        """The accuracy of its largest subnet, if that was judged."""
+        return next((judged for judged in self.judged if judged.subnet == 'largest'), None)
 
     @classmethod
     def from_dict(cls, data: Mapping) -> SupernetRecord:

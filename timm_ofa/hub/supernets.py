@@ -20,7 +20,7 @@ from ..files import sha256_of, write_text
 from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, Supernet, check_shapes, read_json, without_weights
 from ..training import LOG, RUN_FILES, TIMES, TrainConfig, differing, run_events, supernet_config, supernet_folder
 from .configs import hub_configs
-from .cost import training_cost
+from .cost import EMISSIONS, training_cost
 from .folder import is_supernet, our_block, subset
 from .outgoing import (
     SUPERNET_KEYS,
@@ -37,7 +37,7 @@ from .plots import is_report, plot_training
 from .record import NAME, SupernetRecord
 
 COMMIT = re.compile('[0-9a-f]{40}')  # hash
-SPACE, TRAINING, CURVES, EMISSIONS = 'space.json', 'train.yaml', 'training.svg', RUN_FILES[-1]
+SPACE, TRAINING, CURVES = 'space.json', 'train.yaml', 'training.svg'
 FILES = (CONFIG, WEIGHTS, 'README.md', SPACE, TRAINING, CURVES, *RUN_FILES, 'LICENSE')  # that are published and fetched
 
 

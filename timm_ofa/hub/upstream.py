@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import difflib
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..files import fetch, replacing_folder
 from ..networks import Supernet as ElasticNetwork
 from ..spaces import space_names
 from ..training import save_supernet
-from .checkpoints import read_upstream, weights_cure
+from .checkpoints import as_file, read_upstream, weights_cure
 from .configs import IMAGENET, HubConfig, NamedSubnet, hub_configs
 from .finishing import as_named
 from .record import Accuracy, Record, Supernet
@@ -95,7 +95,7 @@ def save_released(out: str | Path, supernet: nn.Module, about: dict[str, Any]) -
 def _import_predictor(space: str, source: str | Path | None, out: str | Path) -> Path:
     written = Path(f'{str(out).removesuffix(".safetensors")}.safetensors')
     _refuse_foreign(written, load_predictor)
-    with _as_file(source) as path:
+    with nullcontext() if source is None else as_file(source) as path:
         load_upstream_predictor(path, space).save(out)
     return written
 
@@ -119,16 +119,6 @@ def _refuse_foreign(path: Path, load: Callable[[Path], object]) -> None:
             load(path)
     except InputError:
         raise InputError(f'file {str(path)!r:.200} holds something else; choose another, or remove it') from None
-
-
-@contextmanager
-def _as_file(source: str | Path | None) -> Iterator[Path | None]:
-    """A source as a file. What is behind an address is downloaded, and removed after it was read."""
-    if source is None or '://' not in str(source):
-        yield None if source is None else Path(source)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield fetch(str(source), Path(folder) / 'download.pth')
 
 
 def subnet_record(name: str, subnet: NamedSubnet) -> Record:
