@@ -198,6 +198,15 @@ def test_brightness_scales_towards_black_and_saturation_towards_gray(space):
     assert 0.5 <= spread.min() < 0.55 and 1.45 < spread.max() <= 1.5
 
 
+def test_no_color_is_scaled_by_less_than_nothing(space):
+    """As torchvision draws it: from 0 where 1 - b is below."""
+    drawn = Augment(brightness=2.0, saturation=3.0)._draw(10_000, 8, np.random.default_rng(0))
+    for name, most in (('brightness', 2), ('saturation', 3)):
+        factors = 1 + drawn[name]
+        assert 0 <= factors.min() < 0.01 and most + 0.99 < factors.max() <= most + 1
+        assert factors.mean() == pytest.approx((most + 1) / 2, abs=0.05)  # even
+
+
 def test_erasing_fills_a_rectangle_of_some_images_with_the_mean_color(space):
     pixels = torch.full((200, 3, 32, 32), 255, dtype=torch.uint8)
     x = replace(PLAIN, erase=0.5)(pixels, space, 32, np.random.default_rng(0))

@@ -73,7 +73,7 @@ class Augment:
     shift: float = number(0, 1, default=0.125)  # at most, share of the side
     scale: tuple[float, float] = number(1e-6, 1, default=(0.08, 1.0))  # 'area': share of the image that is seen
     flip: bool = True
-    brightness: float = number(default=0.0)  # the factor is drawn from 1 - b to 1 + b; the original: 32 / 255
+    brightness: float = number(default=0.0)  # the factor is drawn from 1 - b, or 0, to 1 + b; the original: 32 / 255
     saturation: float = number(default=0.0)  # likewise; the original: 0.5
     erase: float = number(0, 1, default=0.0)  # probability that a rectangle is erased
 
@@ -142,8 +142,8 @@ class Augment:
         """Everything random about n images: name -> (n,). Lengths are relative to an image that is 2 wide."""
         drawn: dict[str, np.ndarray] = {}
         if self.brightness or self.saturation:
-            drawn['brightness'] = self.brightness * rng.uniform(-1, 1, n)
-            drawn['saturation'] = self.saturation * rng.uniform(-1, 1, n)
+            for name, most in (('brightness', self.brightness), ('saturation', self.saturation)):
+                drawn[name] = most * rng.uniform(-1 / max(1, most), 1, n)  # no factor is below 0
         width = height = np.ones(n)
         if self.crop == 'area':
             area, ratio = rng.uniform(*self.scale, n), np.exp(rng.uniform(*RATIOS, n))
