@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ def _first_images(stream: Stream, side: int, n: int) -> tuple[ImageSet, float]:
 
 def files_stamp(source: str) -> str:
     """What changes where a file of a folder changes: a hash of all names, sizes and times. '' for all other sources."""
-    root = Path(source.partition('?')[0].removeprefix('stream:'))
+    root = Path(re.sub('^(stream|timm):', '', source.partition('?')[0]))
     if not root.is_dir():
         return ''
     found = []
