@@ -209,6 +209,13 @@ def test_classes_and_duplicates_are_told_before_training(tmp_path):
     assert remarks[3].startswith(f'1 of the 40 images of {tmp_path.name} validation are in {tmp_path.name} train too;')
 
 
+def test_duplicates_are_told_of_parts_that_are_called_the_same(tmp_path):
+    ours, theirs = (write_folder(tmp_path / name / 'photos', splits=['train', 'test']) for name in 'ab')
+    remarks = check_data(load_data(str(ours), 16, test=f'{theirs}?train=test&test=train'))
+    assert remarks[-2].startswith('11 of the 12 images of photos train are in photos train too;')
+    assert remarks[-1].startswith('1 of the 12 images of photos train are in photos holdout too;')
+
+
 def test_many_classes_are_told_by_their_ends(digits):
     assert check_data(digits)[0].startswith('1,293 training images of 10 classes: ')
     stream_free = check_data(load_data('fashion-mnist-12k', 16, limit=200))

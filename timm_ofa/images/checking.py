@@ -1,7 +1,9 @@
 """What is said of a data set before a training: its classes, images that are in two parts, broken images."""
 from __future__ import annotations
 
+import itertools
 from collections import Counter
+from collections.abc import Sequence
 
 from ..errors import listed
 from .data import Data
@@ -16,9 +18,9 @@ def check_data(data: Data) -> list[str]:
 
     Nothing is known ahead of the training images of a stream.
     """
-    parts = {images.title: images for images in (data.train, data.holdout, data.test) if isinstance(images, ImageSet)}
-    found = {title: images.inspect() for title, images in parts.items()}
-    refuse_broken(error for inspection in found.values() for error in inspection.broken.values())
+    parts = [images for images in (data.train, data.holdout, data.test) if isinstance(images, ImageSet)]
+    found = [(images.title, images.inspect()) for images in parts]
+    refuse_broken(error for _, inspection in found for error in inspection.broken.values())
     remarks = [f'{data.skipped:,} broken images are left out'] if data.skipped else []
     if isinstance(data.train, ImageSet):
         remarks += _class_remarks(data, data.train)
@@ -42,13 +44,12 @@ def _class_remarks(data: Data, train: ImageSet) -> list[str]:
     return remarks
 
 
-def _duplicate_remarks(found: dict[str, Inspection]) -> list[str]:
-    """Which parts hold images of an earlier part."""
-    remarks, titles = list[str](), list(found)
-    for i, title in enumerate(titles):
-        for earlier in titles[:i]:
-            known = set(found[earlier].digests)
-            if n := sum(digest in known for digest in found[title].digests):
-                remarks.append(f'{n:,} of the {len(found[title].digests):,} images of {title} are in {earlier} too; '
-                               'the accuracy on them says little')
+def _duplicate_remarks(found: Sequence[tuple[str, Inspection]]) -> list[str]:
+    """Which parts, by their titles, hold images of an earlier part."""
+    remarks = []
+    for (earlier, first), (title, second) in itertools.combinations(found, 2):
+        known = set(first.digests)
+        if n := sum(digest in known for digest in second.digests):
+            remarks.append(f'{n:,} of the {len(second.digests):,} images of {title} are in {earlier} too; the accuracy '
+                           'on them says little')
     return remarks
