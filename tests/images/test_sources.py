@@ -38,6 +38,14 @@ def test_splits_of_a_folder_may_be_named_to_timm(tmp_path):
             open_source(f'timm:{folder}?{query}')
 
 
+@pytest.mark.parametrize('query, naming', [
+    ('label=fine', "'label=fine' is not understood; write .* with train, test, root"),
+    ('root=/else/where', 'root is for hfds/NAME and torch/NAME; leave it out')])
+def test_what_timms_reader_of_folders_does_not_read_is_refused(tmp_path, query, naming):
+    with pytest.raises(InputError, match=naming):
+        open_source(f'timm:{write_folder(tmp_path)}?{query}')
+
+
 def test_a_tar_file_is_read_through_timm(tmp_path):
     folder = write_folder(tmp_path / 'folder', splits=['all'])
     with tarfile.open(tmp_path / 'all.tar', 'w') as tar:
@@ -95,7 +103,9 @@ def test_splits_and_the_label_may_be_named(tmp_path):
 @pytest.mark.parametrize('query, naming', [
     ('?train=extra', "has the splits train; one must be called 'train', or be named"), ('?test=extra', 'the splits'),
     ('?label=depth', 'the columns image, label'), ('?split=train', "'split=train' is not understood; write"),
-    ('?', 'is not understood'), ('?train', 'is not understood')])
+    ('?', 'is not understood'), ('?train', 'is not understood'),
+    ('?train=train&test', 'is not understood'), ('?train=train&test=', 'is not understood'),
+    ('?train=test&train=train', 'is not understood'), ('?root=x', 'with train, test, label')])
 @pytest.mark.parametrize('prefix', ['', 'stream:'])
 def test_what_is_asked_for_and_not_there_is_one_line(prefix, query, naming, tmp_path):
     with pytest.raises(InputError, match=naming.replace('?', r'\?')) as error:

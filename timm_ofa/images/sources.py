@@ -16,8 +16,6 @@ from .huggingface import open_hugging_face
 from .splits import UNLABELED, InMemory, Opened, Part, Stream, is_labeled, unlabeled_test
 from .timm_readers import open_timm
 
-OPTIONS = ('train', 'test', 'label', 'root')
-
 
 def open_source(source: str) -> Opened:
     """The splits of a source, as `load_data` describes it; raises `InputError`."""
@@ -46,11 +44,13 @@ def _opened(source: str, alone: bool = False) -> Opened:
     if source == 'digits':
         return _digits()
     place, mark, query = source.partition('?')
-    options = dict(parse_qsl(query))
-    if bool(mark) != bool(options) or not set(options) <= set(OPTIONS):
-        raise InputError(f'data {source!r:.120}: {query!r:.60} is not understood; write ?train=NAME&test=NAME, '
-                         f'with {listed(OPTIONS)}')
     kind, _, rest = place.partition(':')
+    known = 'train', 'test', 'root' if kind == 'timm' else 'label'
+    given = parse_qsl(query, keep_blank_values=True)
+    options = {name: value for name, value in given if name in known and value}
+    if bool(mark) != bool(options) or len(options) < len(given):
+        raise InputError(f'data {source!r:.120}: {query!r:.60} is not understood; write ?train=NAME&test=NAME, '
+                         f'with {listed(known)}, each once')
     if kind == 'stream':
         atexit.register(gc.collect)  # Python hangs or crashes at its end if Arrow is still reading then
     if kind == 'timm':

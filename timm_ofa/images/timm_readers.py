@@ -69,6 +69,8 @@ def open_timm(source: str, place: str, options: Mapping[str, str]) -> Opened:
             'a folder, or timm: with a folder, a tar file, hfds/NAME or torch/NAME')
     named = kind in ('hfds', 'torch')
     name, root = (place, options.get('root')) if named else ('', place)
+    if not named and 'root' in options:
+        raise InputError(f'data {source!r:.120}: root is for hfds/NAME and torch/NAME; leave it out')
     if not named and not (root and Path(root).exists()):
         raise InputError(f'data {source!r:.120}: {root!r:.120} does not exist; give a folder or a tar file')
     wanted = options.get('test')
