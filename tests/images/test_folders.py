@@ -73,6 +73,14 @@ def test_the_classes_may_lie_in_a_folder_of_their_own_and_what_is_no_image_is_no
     assert colors(opened.train) != colors(opened.test)
 
 
+@pytest.mark.parametrize('splits, several', [
+    (['train', 'Training', 'val'], 'Training, train'),
+    (['train', 'test', 'eval', 'val', 'dev'], 'dev, eval, test, val')])
+def test_several_folders_of_one_split_are_refused(tmp_path, splits, several):
+    """All but one would be left out."""
+    assert f'has several folders of one split: {several}; put' in refused(write_folder(tmp_path, splits=splits))
+
+
 @pytest.mark.parametrize('prefix', ['', 'stream:', 'timm:'])
 def test_classes_that_only_one_part_has_are_named(tmp_path, prefix):
     folder = write_folder(tmp_path, classes=['daisy', 'rose'])

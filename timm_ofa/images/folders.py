@@ -39,6 +39,10 @@ def image_folders(source: str, root: Path) -> dict[str, Path] | None:
     if not splits and below and base not in images and all(map(_is_split, below)):
         splits = {name: split_of[name.lower()] for name in below}
     found = {split: (*base, name) for name, split in splits.items()} or {'train': base}
+    if len(found) < len(splits):
+        several = [name for name, split in splits.items() if list(splits.values()).count(split) > 1]
+        raise InputError(f'data {source!r:.120} has several folders of one split: {listed(several)}; put their images '
+                         'together, or rename one')
     for place in found.values():
         _check_classes(source, place, images)
     return {split: root.joinpath(*place) for split, place in found.items()}
