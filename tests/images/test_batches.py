@@ -193,6 +193,31 @@ def test_streams_of_unknown_or_wrong_length_are_refused(kwargs, naming, parquet,
         load_data(f'stream:{tmp_path / "copy"}', 32, **kwargs)
 
 
+def test_a_stream_that_is_held_out_as_a_whole_is_refused(parquet, tmp_path):
+    (Path(shutil.copytree(parquet, tmp_path / 'copy')) / 'test-0.parquet').unlink()
+    load_data(str(tmp_path / 'copy'), 32)  # from now on the length is known
+    with pytest.raises(InputError, match='has only 90 images; lower holdout'):
+        load_data(f'stream:{tmp_path / "copy"}', 32, holdout=0.5)
+
+
+def test_test_images_of_a_stream_without_any_are_refused(parquet, tmp_path):
+    folder = Path(shutil.copytree(parquet, tmp_path / 'empty'))
+    datasets.Dataset.from_parquet(str(folder / 'test-0.parquet')).select([]).to_parquet(folder / 'test-0.parquet')
+    for source, test in ((f'stream:{folder}', None), (parquet, f'stream:{folder}')):
+        with pytest.raises(InputError, match="'empty test' has no images; give test images of another source"):
+            load_data(source, 32, images_per_epoch=80 if test is None else None, test=test)
+
+
+def test_images_to_calibrate_on_do_not_depend_on_those_that_were_asked_for_before(parquet):
+    def calibrating(n, *before):
+        train = load_data(f'stream:{parquet}', 32, images_per_epoch=60).train
+        for earlier in before:
+            calibration_set(train, earlier)
+        return calibration_set(train, n).digest()
+    assert calibrating(20) == calibrating(20, 50) == calibrating(20, 10, 2000)
+    assert calibrating(2000) == calibrating(60, 2000)
+
+
 def test_a_length_for_what_is_no_stream_is_refused(parquet):
     with pytest.raises(InputError, match='images_per_epoch 80 is for streams'):
         load_data(parquet, 32, images_per_epoch=80)

@@ -145,7 +145,8 @@ def test_a_name_is_asked_of_a_hub_that_answers_or_read_from_the_cache(tmp_path, 
 
 
 def test_too_few_images_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r'has only 1 training'):
-        load_data('digits', 24, limit=1)
+    for limit in (0, 1):
+        with pytest.raises(InputError, match=rf'has only {limit} training images; .*, or raise limit {limit}'):
+            load_data('digits', 24, limit=limit)
     with pytest.raises(InputError, match=r"the splits test; one must be called 'train'"):
         load_data(folder_of_images(tmp_path / 'colors', splits=['test']), 24)

@@ -97,6 +97,8 @@ def _test_of(opened: Opened, source: str, test: str | None, side: int, seed: int
         images = ImageSet(found.test.rows, found.test.labels, side, title, decode)
     else:
         images = encoded_set(list(itertools.islice(found.test.items(seed), _most(side))), side, title)
+        if not len(images):
+            raise InputError(f'{title!r:.120} has no images; give test images of another source')
     if test is None:
         return _Judged(images, split)
     if test == source and found.test.split == 'all':
@@ -127,7 +129,7 @@ def _indexed_data(opened: Opened, train: Part, judged: _Judged | None, source: s
                   limit: int | None, seed: int, decode: str) -> Data:
     name = opened.name
     everything = ImageSet(train.rows, train.labels, side, f'{name} train', decode)
-    if limit:
+    if limit is not None:
         everything = everything.part(limit, seed)
     n = len(everything)
     order = np.random.default_rng([seed, n]).permutation(n).tolist()
@@ -136,7 +138,8 @@ def _indexed_data(opened: Opened, train: Part, judged: _Judged | None, source: s
         judged, order = _Judged(everything.subset(order[:cut], f'{name} test'), 'test'), order[cut:]
     cut = max(1, round(len(order) * holdout))
     if len(order) <= cut:
-        raise InputError(f'data {source!r:.120} has only {n} training images; give at least 10')
+        more = '' if limit is None else f', or raise limit {limit}'
+        raise InputError(f'data {source!r:.120} has only {n} training images; give at least 10{more}')
     return Data(
         name, opened.class_names, everything.subset(sorted(order[cut:]), f'{name} train'),
         everything.subset(sorted(order[:cut]), f'{name} holdout'), judged.images, judged.split, judged.name)
@@ -152,10 +155,12 @@ def _stream_data(opened: Opened, stream: Stream, judged: _Judged | None, side: i
     n = min(_most(side), max(1, round(length * holdout)))
     parts = 1 if judged else 2  # without a test split as many training images again are for the test
     held = list(itertools.islice(stream.items(seed), parts * n))
-    if len(held) < parts * n:
-        raise InputError(f'the stream {stream.title!r:.120} has only {len(held)} images; lower images_per_epoch')
+    per_epoch = images_per_epoch or length - len(held)
+    if len(held) < parts * n or per_epoch < 1:
+        cure = 'holdout' if images_per_epoch is None else 'images_per_epoch'
+        raise InputError(f'the stream {stream.title!r:.120} has only {len(held)} images; lower {cure}')
     judged = judged or _Judged(encoded_set(held[n:], side, f'{name} test'), 'test')
     train = StreamSet(
-        stream, images_per_epoch or length - len(held), side, frozenset(image_digest(image) for image, _ in held))
+        stream, per_epoch, side, frozenset(image_digest(image) for image, _ in held))
     return Data(name, opened.class_names, train, encoded_set(held[:n], side, f'{name} holdout'),
                 judged.images, judged.split, judged.name)

@@ -214,10 +214,11 @@ class StreamSet:
 
     def sample(self, n: int) -> ImageSet:
         """The first `n` images of one fixed order, in memory."""
+        n = min(n, len(self))
         if self._sample is None or len(self._sample) < n:
-            items = [item[1:] for item in itertools.islice(self.order(0, 0), min(n, len(self)))]
+            items = [item[1:] for item in itertools.islice(self.order(0, 0), n)]
             self._sample = encoded_set(items, self.side, f'{self.title} sample')
-        return self._sample
+        return self._sample.subset(range(n), self._sample.title)
 
 
 def stratified(labels: np.ndarray, n: int, seed: int) -> list[int]:
