@@ -79,19 +79,30 @@ def test_a_small_space_is_collected_to_its_last_network(space, seed):
     assert Active(small, seed=seed)(collected(small, 64, seed), 5) == []
 
 
+class Profile:
+    """Of a device that prices some resolutions."""
+    name, num_classes, batch_size = 'toy', None, 1
+
+    def __init__(self, priced):
+        self.priced = priced
+
+    def resolutions(self, space):
+        return tuple(r for r in space.resolutions if r in self.priced)
+
+    def cost_table(self, space):
+        return space.cost_table(lambda row: row.kernel_size)
+
+
+def test_where_a_device_prices_no_further_network_none_is_proposed(space):
+    small = space.restrict(depths=[1], kernel_sizes=[3], expand_ratios=[2, 3])
+    propose, records = Active(small, Profile([24])), []
+    while archs := propose(records, 3):
+        records += [(arch, told(space, arch)) for arch in archs]
+        assert len(records) <= 8
+    assert {arch.resolution for arch, _ in records} == {24} and len(set(records)) == small.size() == 8
+
+
 def test_the_second_axis_may_be_the_latency_of_a_device(space):
-    class Profile:
-        name, num_classes, batch_size = 'toy', None, 1
-
-        def __init__(self, priced):
-            self.priced = priced
-
-        def resolutions(self, space):
-            return tuple(r for r in space.resolutions if r in self.priced)
-
-        def cost_table(self, space):
-            return space.cost_table(lambda row: row.kernel_size)
-
     records = [(arch, told(space, arch)) for arch, _ in zip(subnets_to_judge(space, 0), range(FIRST))]
     archs = [Active(space, profile)(records, BATCH) for profile in (None, Profile(space.resolutions))]
     assert archs[0] != archs[1] and all(len(set(a) | {b for b, _ in records}) == FIRST + BATCH for a in archs)

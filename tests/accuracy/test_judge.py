@@ -9,6 +9,7 @@ from accuracy_makers import AUGMENT
 from fresh import python
 from torch import nn
 
+from timm_ofa import InputError
 from timm_ofa.accuracy import SubnetJudge, evaluate, recalibrate_bn
 from timm_ofa.accuracy.judge import _eval_batch_size
 from timm_ofa.images import Augment, calibration_batches, calibration_set, eval_batch, load_data
@@ -52,6 +53,14 @@ def test_recalibration_forgets_earlier_statistics_and_leaves_weights_alone(super
     recalibrate_bn(two, [(x, torch.zeros(8)) for x in loader])  # with labels, as loaders give them
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
     assert all(torch.equal(p, weights[n]) for n, p in one.named_parameters())
+
+
+@pytest.mark.parametrize('loader', [[], iter(()), (x for x in ())])
+def test_recalibrating_with_nothing_is_refused(supernet, space, loader):
+    subnet = supernet.extract(space.min_arch())
+    with pytest.raises(InputError, match='loader gives no batches, or was read before; give'):
+        recalibrate_bn(subnet, loader)
+    assert not subnet.training
 
 
 def test_recalibrated_subnets_of_a_trained_supernet_are_far_better_than_chance(trained, digits):

@@ -39,12 +39,17 @@ def test_two_versions_in_the_names_are_two_predictors(predictor, space, archs, t
         'acc_v1.5.json', 'acc_v1.5.safetensors', 'acc_v1.7.json', 'acc_v1.7.safetensors']
     for name, written in (('acc_v1.5', predictor), ('acc_v1.5.safetensors', predictor), ('acc_v1.7', additive)):
         np.testing.assert_array_equal(load_predictor(tmp_path / name, space).predict(archs), written.predict(archs))
+    before = (tmp_path / 'acc_v1.7.json').read_bytes()
+    load_predictor(tmp_path / 'acc_v1.7').save(tmp_path / 'acc_v1.7')
+    assert (tmp_path / 'acc_v1.7.json').read_bytes() == before
 
 
 @pytest.mark.parametrize('field, value', [
     ('format', 99), ('space', {}), ('space', 'ofa_mbv3_w10'), ('check', 3), ('mean_pct', 'x'),
     ('mean_pct', float('nan')), ('strengths', {}), ('strengths', []),
-    ('strengths', {'length': 0, 'smooth': 1, 'ridge': 1}), ('mean_pct', 10**400), ('check', {'kendall_tau': None}),
+    ('strengths', {'length': 0, 'smooth': 1, 'ridge': 1}), ('strengths', {'length': 1, 'smooth': 1, 'ridge': -1}),
+    ('strengths', {'length': 1, 'smooth': 1, 'ridge': 0}), ('strengths', {'length': 1, 'smooth': -1, 'ridge': 1}),
+    ('mean_pct', 10**400), ('check', {'kendall_tau': None}),
     ('check', {'rmse_pct': []}),
 ])
 def test_a_predictor_file_with_a_wrong_field_is_refused(predictor, tmp_path, field, value):

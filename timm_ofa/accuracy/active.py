@@ -8,6 +8,7 @@ Legend: N candidates, E judged networks.
 """
 from __future__ import annotations
 
+from collections.abc import Set
 from itertools import islice
 
 import numpy as np
@@ -96,6 +97,9 @@ class Active:
     def __call__(self, records: Records, n: int) -> list[Arch]:
         """Up to n networks to judge after these records, whose order matters."""
         known = {arch for arch, _ in records}
+        n = min(n, self._unseen(known))
+        if n < 1:
+            return []
         if len(records) < FIRST:
             batch = (arch for arch in subnets_to_judge(self.space, self.seed) if arch not in known)
             return [next(batch) for _ in range(min(n, FIRST - len(records)))]
@@ -114,7 +118,7 @@ class Active:
             found += [candidate.arch for candidate in front]
         known = set(archs)
         candidates = [arch for arch in dict.fromkeys(found) if arch not in known]
-        unseen = self.space.size() * len(self.space.resolutions) - len(known)
+        unseen = self._unseen(known)
         if len(candidates) < min(BATCH, unseen):  # near the end of a small space
             known.update(candidates)
             further = (arch for arch in subnets_to_judge(self.space, seed) if arch not in known)
@@ -125,6 +129,10 @@ class Active:
             cost(self.space.encode(archs)), top1, BATCH).tolist()
         others = [i for i in range(len(candidates)) if i not in chosen]
         return [candidates[i] for i in [*chosen, *others][:BATCH]]
+
+    def _unseen(self, known: Set[Arch]) -> int:
+        """How many networks of the space are left."""
+        return self.space.size() * len(self.space.resolutions) - len(known)
 
     def _cost(self) -> CostTable:
         return self.profile.cost_table(self.space) if self.profile else MaxMacs(1).tabulate(self.space)

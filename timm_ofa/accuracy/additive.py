@@ -96,7 +96,8 @@ class AdditivePredictor(Predictor):
         with reading(name):
             space = SearchSpace.from_dict(about['space'], f'predictor {name}: space')
             frames, blocks, seen = arrays['frames'], arrays['blocks'], tuple(about['seen'])
-            check = {key: float(about['check'][key]) for key in ('kendall_tau', 'rmse_pct', 'n', 'folds')}
+            kinds = {'kendall_tau': float, 'rmse_pct': float, 'n': int, 'folds': int}
+            check = {key: kind(about['check'][key]) for key, kind in kinds.items()}
             shape = len(space.positions), 1 + max(len(space.choices(p)) for p in range(len(space.positions)))
             legal = frames.shape == (len(space.frames),) and blocks.shape == shape and set(seen) <= set(
                 space.resolutions) and np.isfinite([*frames, *blocks.ravel(), *check.values()]).all()

@@ -159,7 +159,8 @@ class AccuracyPredictor(Predictor):
         if codes.dtype != np.int64 or not legal:
             raise InputError(f'predictor {name!r:.120} does not fit its space {space.name!r}; fit it again')
         numbers = [mean_pct, *vars(strengths).values(), *errors]
-        if alpha.shape != (len(codes),) or not np.isfinite([*alpha, *numbers]).all() or strengths.length <= 0:
+        if alpha.shape != (len(codes),) or not np.isfinite([*alpha, *numbers]).all() or min(
+                strengths.length, strengths.ridge) <= 0 or strengths.smooth < 0:
             raise InputError(f'predictor {name!r:.120} holds values out of range; fit it again')
         return cls(space, codes, alpha.astype(float), mean_pct, strengths, check)
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..errors import InputError
 from ..images import (
     CALIBRATION_BATCH,
     Augment,
@@ -42,6 +43,9 @@ def recalibrate_bn(subnet: nn.Module, loader: Iterable) -> nn.Module:
     Args:
         subnet: What `supernet.extract(arch)` gave; changed in place and returned.
         loader: Batches of *training* images (B, 3, R, R), normalized, or (images, labels) pairs.
+
+    Raises:
+        InputError: `loader` gives no batches.
     """
     device, was_training, images = next(subnet.parameters()).device, subnet.training, 0
     norms = {module: module.momentum for module in subnet.modules() if isinstance(module, _BatchNorm)}
@@ -56,7 +60,10 @@ def recalibrate_bn(subnet: nn.Module, loader: Iterable) -> nn.Module:
         subnet(x.to(device))
     for norm, momentum in norms.items():
         norm.momentum = momentum
-    return subnet.train(was_training)
+    subnet.train(was_training)
+    if not images:
+        raise InputError('loader gives no batches, or was read before; give batches of training images')
+    return subnet
 
 
 @torch.inference_mode()
