@@ -106,6 +106,8 @@ def test_scaling_changes_epochs_alone_and_leaves_one_at_least(tmp_path):
     assert [(p.epochs, p.warmup_epochs) for p in scaled(config, 0.1).phases] == [(1, 0), (2, 0)]
     assert [(p.epochs, p.warmup_epochs) for p in scaled(config, 2).phases] == [(2, 0), (40, 2)]
     assert scaled(config, 1) == config
+    trained = replace(config, phases=(replace(config.phases[0], epochs=0), config.phases[1]))
+    assert [p.epochs for p in scaled(trained, 3).phases] == [0, 60]  # what is trained already stays so
 
 
 # ---- refusing --------------------------------------------------------------------------------------------------------

@@ -285,6 +285,22 @@ def test_the_bar_and_the_log_tell_the_mean_loss_over_subnets_and_steps():
         (0, 2, pytest.approx(loss, abs=1e-5)), (1, 4, pytest.approx(loss, abs=1e-5))]
 
 
+def test_the_mean_loss_is_right_where_a_run_that_is_resumed_has_other_parts():
+    model, kept, log = Scaled(), [], []
+    loop, _, (x, labels) = small_loop(model)
+    loop.log, phase = log.append, Phase('only', 1, 1e-12, kd_weight=0)
+
+    def stop(progress, why):
+        kept.append(progress)
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_phase(phase, lambda rng, done: ARCHS, None, Progress(), lambda: 2, stop)
+    loop.accumulate = 2
+    loop.run_phase(phase, lambda rng, done: ARCHS, None, *kept)
+    loss = np.mean([torch.nn.functional.cross_entropy(a.factor * model(x, ARCHS[0]), labels).item() for a in ARCHS])
+    assert [e['loss'] for e in log] == [pytest.approx(loss, abs=1e-5)]
+
+
 def numbers_drawn(rank, monkeypatch):
     """What subnets, augmentation and dropout draw in each step of a process, and the epochs that it asks for."""
     drawn, augmented, dropout = [], [], []

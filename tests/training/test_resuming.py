@@ -62,6 +62,26 @@ def test_resuming_a_run_that_has_ended_gives_its_weights(run, digits, tmp_path):
     assert same_weights(train_supernet(CONFIG, digits, folder, resume=True), run[1])
 
 
+def test_a_run_that_begins_with_what_is_trained_and_is_killed_at_once_writes_the_same_log(
+        digits, monkeypatch, tmp_path):
+    config = replace(CONFIG, phases=(Phase('trained', 0, 0.05, kd_weight=0), Phase('all', 1, 0.03)))
+    whole = train_supernet(config, digits, tmp_path / 'whole')
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match='power cut'):
+        patch.setattr(Loop, '_step', lambda *args: (_ for _ in ()).throw(RuntimeError('power cut')))
+        train_supernet(config, digits, tmp_path / 'parts')
+    assert same_weights(train_supernet(config, digits, tmp_path / 'parts', resume=True), whole)
+    assert (tmp_path / 'parts/log.jsonl').read_bytes() == (tmp_path / 'whole/log.jsonl').read_bytes()
+
+
+def test_settings_of_a_run_that_somebody_broke_are_one_line(run, digits, tmp_path):
+    folder = shutil.copytree(run[0], tmp_path / 'run')
+    for text, naming in ('name: [', r'train\.yaml.* is not YAML'), ('[]', r'train\.yaml: \[\] is not an object'):
+        (folder / 'train.yaml').write_text(text)
+        with pytest.raises(InputError, match=naming) as error:
+            train_supernet(CONFIG, digits, folder, resume=True)
+        assert '\n' not in str(error.value)
+
+
 @pytest.mark.parametrize('change, naming', [
     ({'batch_size': 32}, "batch_size is '32'.*'16'"), ({'seed': 3}, "seed is '3'"), ({'space': 'ofa_mbv3_32px'},
     'space is'),
@@ -190,6 +210,8 @@ def test_what_was_logged_after_the_checkpoint_is_cut_off(tmp_path):
     log({'event': 'done again'})
     again = RunLog(tmp_path, Accelerator(cpu=True), size)
     assert [e['event'] for e in events(tmp_path)] == ['kept'] and again.size() == size
+    (tmp_path / 'log.jsonl').unlink()
+    assert RunLog(tmp_path, Accelerator(cpu=True), size).size() == 0  # no zeros in place of what somebody removed
 
 
 def test_only_the_main_process_writes_a_log(tmp_path):

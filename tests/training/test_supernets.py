@@ -120,6 +120,13 @@ def test_more_images_a_batch_than_there_are_is_refused(digits, tmp_path):
         train_supernet(replace(CONFIG, batch_size=5000), digits, tmp_path / 'run')
 
 
+@pytest.mark.parametrize('batch_size, accumulate, cure', [(16, 3, '3, 6 or more'), (16, 16, '16, 32 or more')])
+def test_a_batch_that_does_not_divide_is_refused_with_sizes_that_do(batch_size, accumulate, cure, digits, tmp_path):
+    config = replace(CONFIG, batch_size=batch_size, accumulate=accumulate)
+    with pytest.raises(InputError, match=f'batch_size {batch_size} does not .*; make it a multiple of {cure}'):
+        train_supernet(config, digits, tmp_path / 'run')
+
+
 def test_the_table_of_subnets_is_shown_and_logged(run, digits, tmp_path):
     judge = SubnetJudge(run[1], digits.train, digits.test, calibration_images=32)
     rows = subnet_table(judge, tmp_path / 'log.jsonl', n=2)

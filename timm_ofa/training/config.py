@@ -160,7 +160,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), **replacements)
         overrides: `key=value` texts; the value is YAML, the key may reach inside: `phases.0.epochs=2`.
         replacements: Fields to replace where the value is not None.
     """
-    path, data = _read_yaml(path, 'supernet', 'a training configuration')
+    path, data = Path(path), _fields(path, 'supernet', 'a training configuration')
     data.pop('weights', None)  # where released weights are; the package hub reads it
     for override in overrides:
         _override(data, override)
@@ -176,7 +176,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), **replacements)
 
 def load_finetune(path: str | Path) -> FinetuneConfig:
     """How to fine-tune, from a YAML file; raises `InputError` naming file and field."""
-    path, data = _read_yaml(path, 'finetune', 'how to fine-tune')
+    path, data = Path(path), _fields(path, 'finetune', 'how to fine-tune')
     config = read(FinetuneConfig, data, path.name)
     if config.teacher and not config.kd_weight:
         raise InputError(f'{path.name}: teacher does nothing with kd_weight 0; leave it out')
@@ -185,19 +185,23 @@ def load_finetune(path: str | Path) -> FinetuneConfig:
     return config
 
 
-def _read_yaml(path: str | Path, kind: str, what: str) -> tuple[Path, dict]:
+def _fields(path: str | Path, kind: str, what: str) -> dict:
     """The fields of a file of that kind, without the kind."""
-    path = Path(path)
+    data = read_config(path)
+    if not isinstance(data, dict) or data.pop('kind', None) != kind:
+        raise InputError(f"config {Path(path).name!r:.120} is not {what}; give one with 'kind: {kind}'")
+    return data
+
+
+def read_config(path: str | Path) -> Any:
+    """What a YAML file says, not checked; raises `InputError` if it is no YAML."""
     try:
-        data = read_yaml(path.read_text(encoding='utf-8'))
+        return read_yaml(Path(path).read_text(encoding='utf-8'))
     except OSError as error:
         raise InputError(
             f'config {str(path)!r:.120} cannot be read ({error.strerror}); give a hub_configs/*.yaml') from None
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f'config {str(path)!r:.120} is not YAML ({str(error).splitlines()[0]}); mend it') from None
-    if not isinstance(data, dict) or data.pop('kind', None) != kind:
-        raise InputError(f"config {path.name!r:.120} is not {what}; give one with 'kind: {kind}'")
-    return path, data
 
 
 def _override(data: dict, text: str) -> None:
@@ -292,8 +296,8 @@ def trained_before(space: SearchSpace, phases: Sequence[Phase], i: int) -> list[
 
 
 def scaled(config: TrainConfig, factor: float) -> TrainConfig:
-    """The same run with the epochs of every phase multiplied by `factor`; each phase keeps at least one."""
+    """The same run with all epochs multiplied by `factor`; a phase that has epochs keeps at least one."""
     return replace(config, phases=tuple(
         replace(
-            p, epochs=max(1, round(p.epochs * factor)),
-            warmup_epochs=min(p.warmup_epochs, max(0, round(p.warmup_epochs * factor)))) for p in config.phases))
+            p, epochs=max(min(1, p.epochs), round(p.epochs * factor)),
+            warmup_epochs=min(p.warmup_epochs, round(p.warmup_epochs * factor))) for p in config.phases))

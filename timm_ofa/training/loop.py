@@ -162,8 +162,8 @@ class Loop:
             apart = nullcontext() if exchange else self.accelerator.no_sync(self.model)
             with apart, _memory_for(f'subnet {arch}', phase, progress, x):
                 logits = self.model(x) if arch is None else self.model(x, arch)
-                loss = recipe.loss(logits, targets) / self.accumulate
-                self.accelerator.backward(loss)
+                loss = recipe.loss(logits, targets)
+                self.accelerator.backward(loss / self.accumulate)
             if targets.largest is None:
                 targets = replace(targets, largest=logits.detach().float())
             self.unseen.append((progress.total_steps, arch, loss.detach()))
@@ -184,7 +184,7 @@ class Loop:
 
     def _report(self, phase: Phase, progress: Progress) -> Progress:
         """Log the mean loss since the last report."""
-        mean = sum(progress.losses) * self.accumulate / len(progress.losses)
+        mean = sum(progress.losses) / len(progress.losses)
         self.bar.set_postfix_str(f'{phase.name}, loss {mean:.3f}', refresh=False)
         self.log(dict(
             event='train', phase=phase.name, epoch=progress.epoch, step=progress.total_steps, loss=round(mean, 5),

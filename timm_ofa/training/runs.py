@@ -19,10 +19,10 @@ import torch
 import yaml
 
 from ..errors import InputError, Interrupted, listed, one_line
-from ..files import drop_torn_line, read_yaml, replacing, save_tensors, sha256_of, write_text
+from ..files import drop_torn_line, replacing, save_tensors, sha256_of, write_text
 from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, Supernet, read_json, write_config
 from .checkpoints import flush, progress_of
-from .config import TrainConfig
+from .config import TrainConfig, read_config
 
 SETTINGS, LOG, TIMES = 'train.yaml', 'log.jsonl', 'times.jsonl'
 CHECKPOINTS = 'checkpoints'  # folder in that of a run
@@ -46,8 +46,9 @@ def check_run(config: TrainConfig, output: Path, resume: bool) -> dict[str, Any]
         return {}
     if not file.exists():
         raise InputError(f'output {str(output)!r:.120} holds no run to resume; leave out --resume')
-    settings = read_yaml(file.read_text())
-    settings.pop('kind', None)  # older files do not have it
+    settings = read_config(file)
+    if isinstance(settings, dict):
+        settings.pop('kind', None)  # older files do not have it
     before = TrainConfig.from_dict(settings, file.name)
     phases_over = progress_of(output / CHECKPOINTS).phase
     rates = tuple(
@@ -83,7 +84,7 @@ class RunLog:
         self.accelerator, self.began = accelerator, time.perf_counter()
         if accelerator.is_main_process:
             self.path.touch()
-            os.truncate(self.path, size)
+            os.truncate(self.path, min(size, self.path.stat().st_size))
             drop_torn_line(self.times)
 
     def seconds(self) -> float:

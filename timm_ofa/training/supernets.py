@@ -119,7 +119,7 @@ class _Run:
             lambda pixels, rng, resolution, part: augment(pixels, supernet.space, resolution, rng, part),
             config.seed, config.label_smoothing, config.clip_grad, config.accumulate, log, bar, self.average)
         with log.session(self._opening(start, changed)), bar:
-            if not start.total_steps:
+            if not start.log_bytes:
                 log(dict(
                     event='start', config=config.to_dict(), processes=accelerator.num_processes, data=self.data.name,
                     images=len(self.data.train), steps=self.total))
@@ -182,7 +182,8 @@ def _check_batch(config: TrainConfig, accelerator: Accelerator) -> None:
             divided = f' x {shares} subnets' if shares > 1 else ''
             raise InputError(
                 f'batch_size {config.batch_size} does not divide into {accelerator.num_processes} processes x '
-                f'accumulate {config.accumulate}{divided} of at least 2 images; make it a multiple of {parts}')
+                f'accumulate {config.accumulate}{divided} of at least 2 images; make it a multiple of {parts}, '
+                f'{2 * parts} or more')
 
 
 def _beginning(config: TrainConfig, num_classes: int, begun: bool) -> Supernet:
