@@ -45,6 +45,11 @@ def test_the_conditions_that_somebody_tells_are_kept_and_others_stay_unknown(tmp
         imported(path, space, num_classes=100, resolutions=[20, 24])
     with pytest.raises(InputError, match="precision: 'banana' is unknown; choose from fp32"):
         imported(path, space, num_classes=100, precision='banana')
+    named = import_csv(path, space, device='my-phone', runtime='TF Lite', num_classes=100)
+    assert (named.name, named.runtime) == ('my-phone-tf-lite-ofa-mbv3-tiny-c100', 'TF Lite')
+    for name in ('My Phone', 'x' * 199):
+        with pytest.raises(InputError, match=r"table table\.csv: (device|name): '.* is not a slug"):
+            import_csv(path, space, device=name, runtime='tflite', num_classes=100)
     with pytest.raises(InputError, match='is no row of ofa_mbv3_tiny'):
         imported(path, space)
 

@@ -35,6 +35,7 @@ def test_measured_networks_are_read_from_csv_and_json_lines(tmp_path, name, kind
     path = tmp_path / ('nets.csv' if kind == 'csv' else 'nets.jsonl')
     path.write_text('\n'.join(lines_of(archs, kind)) + '\n')
     assert read_networks(path, space) == (archs, [i + 1.5 for i in range(12)])
+    assert read_networks(path.rename(tmp_path / path.name.upper()), space)[0] == archs
 
 
 @pytest.mark.parametrize('line, message', [

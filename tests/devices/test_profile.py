@@ -10,7 +10,7 @@ import pytest
 import yaml
 from scipy.stats import kendalltau
 
-from timm_ofa.devices.note10 import import_note10_tables
+from timm_ofa.devices.note10 import _upstream_keys, import_note10_tables
 from timm_ofa.devices.profile import DeviceProfile, RowCost, kendall_tau, latency_error, load_profile, profile_names
 from timm_ofa.errors import InputError
 from timm_ofa.spaces.shelf import load_space, space_names
@@ -233,6 +233,17 @@ def test_importing_tables_refuses_what_is_not_there(tmp_path):
         import_note10_tables(tmp_path)
     table.rename(tmp_path / '161_lookup_table.yaml').write_text('{}')
     with pytest.raises(InputError, match='resolution 161'):
+        import_note10_tables(tmp_path)
+
+
+@pytest.mark.parametrize('cost, message', [
+    (dict(mean=math.nan, count=3), 'ms: nan is not a number'), (dict(mean=-1.0, count=3), 'ms: -'),
+    (dict(mean=1.0, count=0), 'n: 0 is not a whole number')])
+def test_importing_tables_refuses_prices_that_no_profile_can_have(tmp_path, cost, message):
+    space = load_space('ofa_mbv3_w12')
+    entries = dict.fromkeys((key for row in space.all_rows(160) for key in _upstream_keys(row)), cost)
+    (tmp_path / '160_lookup_table.yaml').write_text(yaml.safe_dump(entries))
+    with pytest.raises(InputError, match=f'tables {tmp_path.name}: table: row .* {message}'):
         import_note10_tables(tmp_path)
 
 

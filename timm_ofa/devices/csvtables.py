@@ -2,14 +2,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError, listed
 from ..spaces import SearchSpace
 from .conditions import UNKNOWN
 from .netfiles import csv_entries
-from .profile import DeviceProfile
+from .profile import DeviceProfile, RowCost
 
 COLUMNS, OPTIONAL = ('row', 'ms'), ('p50_ms', 'n')
 
@@ -33,7 +32,7 @@ def import_csv(path: str | Path, space: SearchSpace, *, device: str, runtime: st
     keys = {px: [row.key for row in space.all_rows(px, num_classes)]
             for px in (*space.resolutions, *space.extra_resolutions)}
     known = {key for px, rows in keys.items() for row in rows for key in (row, f'{row}@{px}')}
-    table: dict[str, tuple] = {}
+    table: dict[str, RowCost] = {}
     try:
         with open(path, encoding='utf-8-sig', newline='') as file:
             for number, entry in csv_entries(file, where, COLUMNS, OPTIONAL):
@@ -45,26 +44,26 @@ def import_csv(path: str | Path, space: SearchSpace, *, device: str, runtime: st
                 table[key] = _cost(entry, f'{where} line {number}')
     except (OSError, UnicodeDecodeError):
         raise InputError(f'{where} cannot be read; give a .csv with the columns {listed(COLUMNS)}') from None
-    profile = DeviceProfile.from_dict({
-        'format': 1, 'unit': 'ms', 'name': f'{device}-{runtime}', 'space': space.name,
-        'device': device, 'device_name': device_name or device, 'runtime': runtime, 'runtime_version': runtime_version,
-        'precision': precision, 'threads': threads, 'batch_size': batch_size, 'measured_on': measured_on,
-        'num_classes': num_classes or space.num_classes, 'overhead_ms': overhead_ms, 'scale': 1.0, 'table': table,
-        'protocol': {'statistic': statistic, 'method': 'row by row, imported',
-                     **({'processor': processor} if processor else {})},
-        'check': None, 'source': source}, where)
+    profile = DeviceProfile(
+        name=device, space=space.name, device=device, device_name=device_name or device, runtime=runtime,
+        runtime_version=runtime_version, precision=precision, threads=threads, batch_size=batch_size,
+        measured_on=measured_on, num_classes=num_classes or space.num_classes, overhead_ms=overhead_ms, scale=1.0,
+        table=table, protocol={'statistic': statistic, 'method': 'row by row, imported',
+                               **({'processor': processor} if processor else {})},
+        check=None, source=source)
+    profile = profile.named(space, where=where)
     missing = {px: [row for row in keys[px] if not {row, f'{row}@{px}'} & set(table)] for px in wanted}
     incomplete = {px: rows for px, rows in missing.items() if rows}
     if len(incomplete) == len(wanted) or (resolutions and incomplete):
         px, rows = min(incomplete.items(), key=lambda item: len(item[1]))
         raise InputError(f'{where}: at {px} px {len(rows)} rows are missing, the first is {rows[0]}; add them')
-    return replace(profile, name=profile.conditions.profile_name(space))
+    return profile
 
 
-def _cost(entry: dict[str, str], where: str) -> tuple[float, float | None, int]:
-    """(ms, p50_ms, n) of a line; `DeviceProfile.from_dict` checks their bounds."""
+def _cost(entry: dict[str, str], where: str) -> RowCost:
+    """The price in a line; `DeviceProfile.named` checks its bounds."""
     median, n = entry.get('p50_ms', ''), entry.get('n', '')
     try:
-        return float(entry['ms']), float(median) if median else None, int(n) if n else 1
+        return RowCost(float(entry['ms']), float(median) if median else None, int(n) if n else 1)
     except ValueError:
         raise InputError(f'{where}: {", ".join(entry.values())!r:.120} is not a row and numbers; mend it') from None

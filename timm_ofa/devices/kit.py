@@ -35,6 +35,7 @@ PRECISIONS = {  # of a kit's runtimes
 WEIGHTS = 'weights.bin'  # the numbers that all large weights of all ONNX files share
 WEIGHT_STD = 0.03  # with biases of 0.1, activations stay far from overflow and from zero, which change the speed
 NETWORK = 'network'  # the only group in the kit of one network
+MAX_NETS = 1000  # of each kind that a kit runs whole
 SMALL = 256  # numbers; a weight of up to this size stays in the ONNX file
 
 
@@ -53,6 +54,9 @@ def export_kit(folder: str | Path, space: str | SearchSpace, *, android: bool = 
     _check_kind(android, precision)
     positive(batch_size=batch_size, check_nets=check_nets, num_classes=num_classes)
     positive(MIN_NETWORKS, fitted_nets=fitted_nets)
+    for name, value in (('check_nets', check_nets), ('fitted_nets', fitted_nets or 0)):
+        if value > MAX_NETS:
+            raise InputError(f'{name} {value} is more than a kit runs; give {MAX_NETS} or less')
     plan = _plan(space, resolutions, num_classes, check_nets, fitted_nets, seed)
     return _write_kit(folder, plan.groups, _as_run(plan.task(precision, batch_size), android), {}, android)
 
@@ -196,8 +200,8 @@ class SpaceTask(Task):
     space: str
     num_classes: int = number(1, MAX_COUNT)
     resolutions: tuple[int, ...] = number(1, MAX_COUNT)
-    check_nets: int = number(1, 1000)
-    fitted_nets: int | None = number(MIN_NETWORKS, 1000, default=None)  # None: every row was measured
+    check_nets: int = number(1, MAX_NETS)
+    fitted_nets: int | None = number(MIN_NETWORKS, MAX_NETS, default=None)  # None: every row was measured
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ def read_networks(path: str | Path, space: SearchSpace) -> tuple[list[Arch], lis
     where = f'networks {Path(path).name}'
     try:
         with open(path, encoding='utf-8-sig', newline='') as file:
-            is_csv = Path(path).suffix == '.csv'
+            is_csv = Path(path).suffix.lower() == '.csv'
             entries = csv_entries(file, where, COLUMNS) if is_csv else _json_entries(file, where)
             found = [_network(entry, f'{where} line {number}', space) for number, entry in entries]
     except (OSError, UnicodeDecodeError):

@@ -34,7 +34,7 @@ def import_note10_tables(folder: str | Path, space: str | SearchSpace = 'ofa_mbv
         raise InputError(f'folder {str(folder)!r:.120} holds no *{SUFFIX}; give the folder of the note10 tables')
     costs = [(resolution, row, cost) for path in paths for resolution, row, cost in _read(path, space)]
     times_measured = Counter(row.key for _, row, _ in costs)
-    return DeviceProfile(
+    profile = DeviceProfile(
         name='note10', space=space.name, device='samsung-note10', device_name='Samsung Galaxy Note10',
         runtime='tflite', runtime_version=UNKNOWN, precision=UNKNOWN, threads=None, batch_size=1, measured_on=UNKNOWN,
         num_classes=space.num_classes, overhead_ms=0.0, scale=1.0,
@@ -43,6 +43,7 @@ def import_note10_tables(folder: str | Path, space: str | SearchSpace = 'ofa_mbv
             for resolution, row, cost in costs},
         protocol={'statistic': 'mean', 'method': 'per-block table as published; the head is pool + conv + classifier'},
         check=None, source=SOURCE)
+    return DeviceProfile.from_dict(profile.to_dict(), f'tables {Path(folder).name}')
 
 
 def _read(path: Path, space: SearchSpace) -> list[tuple[int, Row, RowCost]]:

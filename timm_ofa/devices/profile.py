@@ -170,10 +170,10 @@ class DeviceProfile:
             row for resolution in (*priced.resolutions, *(() if resolutions else space.extra_resolutions))
             for row in space.all_rows(resolution, num_classes)]
         profile = cls(
-            name=f'{device}-{runtime}', space=space.name, device=device,
-            device_name=device_name or device, runtime=runtime, runtime_version=runtime_version, precision=precision,
-            threads=threads, batch_size=batch_size, measured_on=measured_on,
-            num_classes=num_classes or space.num_classes, overhead_ms=_rounded(prices.overhead_ms), scale=1.0,
+            name=device, space=space.name, device=device, device_name=device_name or device, runtime=runtime,
+            runtime_version=runtime_version, precision=precision, threads=threads, batch_size=batch_size,
+            measured_on=measured_on, num_classes=num_classes or space.num_classes,
+            overhead_ms=_rounded(prices.overhead_ms), scale=1.0,
             table={row.key: RowCost(_rounded(prices.row_ms(row)), None, len(amounts)) for row in dict.fromkeys(rows)},
             protocol={
                 'statistic': statistic, 'method': 'prices of units of work, fitted on whole networks',
@@ -181,8 +181,12 @@ class DeviceProfile:
                 'noise_pct': round(100 * prices.noise, 2), **({'processor': processor} if processor else {}),
                 **{f'ms per {unit}': _rounded(ms) for unit, ms in zip(UNITS, prices.ms.tolist())}},
             check=latency_error(measured_ms, predict_held_out(amounts, measured_ms, seed)), source=source)
-        profile = replace(profile, name=profile.conditions.profile_name(space, 'fitted'))
-        return cls.from_dict(profile.to_dict(), 'profile')
+        return profile.named(space, 'fitted')
+
+    def named(self, space: SearchSpace, *ends: str, where: str = 'profile') -> DeviceProfile:
+        """The same under the name that its conditions give it, checked as `from_dict` does."""
+        named = replace(self, name=self.conditions.profile_name(space, *ends))
+        return self.from_dict(named.to_dict(), where)
 
     def latency_ms(self, space: SearchSpace, archs: Iterable[Arch]) -> np.ndarray:
         """Archs -> latencies (N,) in ms. Raises `InputError` naming the arch and the row that was never measured."""

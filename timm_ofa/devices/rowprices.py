@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..errors import InputError
 from ..spaces import Arch, Row, SearchSpace
 from .heldout import FITTED
 from .measuring import LOW_PERCENT
@@ -57,7 +58,6 @@ def make_profile(plan: Plan, results: Mapping, *, device: str, device_name: str,
             'calibration_nets': len(plan.nets[FITTED]), 'processor': task['processor'],
             'host': task['host'], **steadiness(results['groups'])},
         check=None, source=source)
-    profile = replace(profile, name=profile.conditions.profile_name(space))
     profile = _scaled(_corrected(profile, origins, *fitted), *fitted)
     return checked(profile, space, plan.nets, nets_ms)
 
@@ -73,10 +73,9 @@ def _fitted_profile(plan: Plan, results: Mapping, *, device: str, device_name: s
         threads=task['threads'], batch_size=task['batch_size'], processor=task['processor'],
         measured_on=results['measured_on'], num_classes=plan.num_classes, statistic=statistic(task), source=source,
         seed=plan.seed)
-    profile = replace(
-        profile, name=profile.conditions.profile_name(space), protocol={
-            **profile.protocol, 'sweeps': group['n'], 'order': 'random over all networks', 'host': task['host'],
-            **steadiness(results['groups'])})
+    profile = replace(profile, protocol={
+        **profile.protocol, 'sweeps': group['n'], 'order': 'random over all networks', 'host': task['host'],
+        **steadiness(results['groups'])})
     return checked(profile, space, plan.nets, nets_ms)
 
 
@@ -102,7 +101,7 @@ def checked(profile: DeviceProfile, space: SearchSpace, nets: Mapping[str, Seque
     check = latency_error(
         np.array([nets_ms[net] for net in held_out]), profile.latency_ms(space, held_out)) if held_out else None
     networks = {name: {str(net): nets_ms[net] for net in group} for name, group in nets.items()}
-    return DeviceProfile.from_dict(replace(profile, check=check, networks=networks).to_dict(), 'profile')
+    return replace(profile, check=check, networks=networks).named(space)
 
 
 def _by_graph(graphs: Sequence[Graph], times_ms: np.ndarray) -> dict[Graph, float]:
@@ -138,7 +137,11 @@ def _corrected(profile: DeviceProfile, origins: Mapping[str, int], space: Search
             params[n] += row.params
             parts_ms[n, origins[row.key]] += profile.table[row.key].ms
     rows_ms = parts_ms.sum(1)
-    slower = (measured_ms - profile.overhead_ms) / rows_ms
+    slower = (measured_ms - profile.overhead_ms) / np.maximum(rows_ms, 1e-9)
+    if not (rows_ms.min() > 0 and np.median(slower) > 0):
+        raise InputError(
+            f'the times of {profile.device} do not tell what rows cost: with a row a run takes no longer than without; '
+            'measure again while the device does nothing else, or whole networks, with --few-shot')
     slower = np.clip(slower / np.median(slower) - 1, -MAX_SLOWER, MAX_SLOWER)
     usual = float(np.mean(params / rows_ms))  # parameters fetched in a ms
     features = np.column_stack([parts_ms / rows_ms[:, None], params / rows_ms / usual - 1])
