@@ -194,7 +194,7 @@ def test_a_run_that_broke_off_goes_on(phone, networks_kit, results, tmp_path):
     assert message == "the connection broke off (adb: device 'A1' not found); plug the device in, and run the same " \
                       'command again to go on'
     before = phone.graphs()
-    assert len(before) == 19 and not out.exists()
+    assert len(before) == 19 and not out.exists() and not [*(phone.home / 'device').iterdir()]
     phone.set()
     assert 'results of another task (threads differs)' in phone.run(networks_kit, *options, 1)
     phone.set()
@@ -258,6 +258,8 @@ def test_half_precision_is_asked_for_and_recorded(phone, tmp_path):
     ({'devices': ''}, [], 'no device is connected; plug one in, and allow USB debugging'),
     ({'devices': 'A1\tunauthorized'}, [], 'device A1 is unauthorized; unlock it, and allow this computer'),
     ({'devices': 'A1\toffline'}, [], 'device A1 is offline; plug it in again'),
+    ({'devices': 'A1\tno permissions (user in plugdev group; are your udev rules wrong?)'}, [],
+     'device A1 is not open to this user; allow it, on Linux with the udev rules for Android devices'),
     ({'devices': 'A1\tdevice\nB2\tdevice'}, [], '2 devices are connected; give --serial with one of A1, B2'),
     ({}, ['--serial', 'B2'], 'device B2 is not connected; plug it in again'),
     ({'full': True}, [], 'No space left on device); free storage on it, and run the same command again to go on'),
@@ -270,7 +272,8 @@ def test_half_precision_is_asked_for_and_recorded(phone, tmp_path):
     ({}, ['--benchmark', __file__], 'is for no machine, the device runs arm64-v8a, armeabi-v7a; download that one'),
     ({}, ['--benchmark', sys.executable], ', the device runs arm64-v8a, armeabi-v7a; download that one'),
     ({}, ['--cores', '0x3'], "--cores '0x3' is not a hexadecimal mask; write it like f0"),
-    ({}, ['--rounds', '0'], '--rounds must be 1 or more, --rest and --max-drift 0 or more'),
+    *(({}, words, '--rounds must be 1 or more, --rest and --max-drift 0 or more')
+      for words in (['--rounds', '0'], ['--rest', 'nan'], ['--rest', 'inf'], ['--max-drift', 'nan'])),
     ({}, ['--threads', '0'], '--threads 0 is too small; give 1 or more'),
     ({}, ['--out', 'missing/results.json'], "--out 'missing/results.json' cannot be written")])
 def test_the_script_says_in_one_line_what_is_wrong(phone, network_kit, tmp_path, setup, options, message):
@@ -278,8 +281,7 @@ def test_the_script_says_in_one_line_what_is_wrong(phone, network_kit, tmp_path,
     out = tmp_path / 'results.json'
     said = phone.run(network_kit, '--out', out, *options)
     assert message in said and '\n' not in said and not out.exists()
-    if 'full' in setup:
-        assert not [*(phone.home / 'device').iterdir()]
+    assert not [*(phone.home / 'device').iterdir()]
 
 
 def test_ctrl_c_is_one_line(phone, network_kit, tmp_path):
@@ -353,6 +355,18 @@ def test_networks_too_large_for_caches_are_timed_warm_on_a_phone(tmp_path):
     kit = export_network_kit(tmp_path / 'kit', rows, android=True, warm=False)
     (tmp_path / 'results.json').write_text(json.dumps(made_up(kit)))
     assert 'warm' in import_network_kit(tmp_path / 'results.json', rows)['statistic']
+
+
+def test_times_that_do_not_tell_what_rows_cost_are_refused(tmp_path_factory, tmp_path, recwarn):
+    kit = exported(tmp_path_factory)
+    for time_ms in (lambda ms: 0.5, lambda ms: 99 - ms):
+        results = made_up(kit)
+        for group in results['groups'].values():
+            group['low_ms'] = group['p50_ms'] = [time_ms(ms) for ms in group['low_ms']]
+        (tmp_path / 'results.json').write_text(json.dumps(results))
+        with pytest.raises(InputError, match=r'the times of my-phone do not tell what rows cost: .* measure again'):
+            import_kit(tmp_path / 'results.json', device='my-phone')
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize('change, message', [

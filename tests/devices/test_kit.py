@@ -103,6 +103,8 @@ def test_an_interrupted_run_goes_on_and_an_incomplete_file_is_refused(folder, re
     (['--provider', 'Abacus'], "provider 'Abacus' is not in this onnxruntime"),
     (['--provider', 'AzureExecutionProvider'], "provider 'AzureExecutionProvider' runs no node of the network"),
     (['--out', 'missing/results.json'], "--out 'missing/results.json' cannot be written"),
+    (['--seconds', 'nan'], '--seconds nan is not a number above 0'), (['--seconds', 'inf'], '--seconds inf is not'),
+    (['--seconds', '0'], '--seconds 0.0 is not a number above 0'),
     (['--out', 'networks'], "--out 'networks' cannot be written"),
     (['--runtime', 'openvino'], "runtime 'openvino' is not installed; run: pip install openvino")])
 def test_the_script_says_in_one_line_what_is_wrong(folder, results, options, message):
@@ -254,6 +256,9 @@ def test_a_kit_is_not_written_over_anything(tmp_path):
         export_kit(tmp_path, SPACE)
     with pytest.raises(InputError, match='batch_size 0'):
         export_kit(tmp_path / 'new', SPACE, batch_size=0)
+    for name in ('check_nets', 'fitted_nets'):  # its results would be refused
+        with pytest.raises(InputError, match=f'{name} 1001 is more than a kit runs; give 1000 or less'):
+            export_kit(tmp_path / 'new', SPACE, **{name: 1001})
     with pytest.raises(InputError, match="precision 'bf16' is not one of onnxruntime"):
         export_kit(tmp_path / 'new', SPACE, precision='bf16')
     assert not (tmp_path / 'new').exists()

@@ -38,6 +38,10 @@ FLAGS = {  # processor -> precision -> flags of benchmark_model, which passes ov
     'gpu': {'fp32': '--use_gpu=true --gpu_precision_loss_allowed=false --allow_fp16=false', 'fp16': '--use_gpu=true'},
     'nnapi': {'fp32': '--use_nnapi=true', 'fp16': '--use_nnapi=true --nnapi_allow_fp16=true'}}
 MOST_S = 300  # for one command on the device; copying may take longer
+CLEAR_S = 60  # to remove what was copied
+STATES = {  # of a device that adb cannot use; the others: it is plugged in again
+    'unauthorized': 'unauthorized; unlock it, and allow this computer to debug it',
+    'no permissions': 'not open to this user; allow it, on Linux with the udev rules for Android devices'}
 BLOCK = 10  # networks from one run of the reference to the next
 TRIES = 5  # for a block of networks, with a longer rest before each
 GO_ON = 'run the same command again to go on'
@@ -53,7 +57,7 @@ class Device:
         status, output = self._adb('devices')
         if status != 0:
             sys.exit(f'adb does not answer ({last_line(output)}); run `adb kill-server`, and this command again')
-        states = dict(re.findall(r'^(\S+)\t(\w+)', output, re.MULTILINE))
+        states = dict(re.findall(r'^(\S+)\t(no permissions|\w+)', output, re.MULTILINE))
         if not states:
             sys.exit('no device is connected; plug one in, and allow USB debugging in its developer options')
         if serial is None and len(states) > 1:
@@ -61,8 +65,7 @@ class Device:
         serial = serial or next(iter(states))
         state = states.get(serial, 'not connected')
         if state != 'device':
-            cure = 'unlock it, and allow this computer to debug it' if state == 'unauthorized' else 'plug it in again'
-            sys.exit(f'device {serial} is {state}; {cure}')
+            sys.exit(f'device {serial} is {STATES.get(state, f"{state}; plug it in again")}')
         self._command += ['-s', serial]
 
     def _adb(self, *words, most_s=MOST_S):
@@ -96,14 +99,13 @@ class Device:
         for path, name in paths:
             status, output = self._adb('push', str(path), f'{PLACE}/{name}', most_s=None)
             if status:
-                self.clear()
                 cure = 'free storage on it' if 'No space left' in output else 'plug it in again'
                 sys.exit(f'{path.name} cannot be copied to the device ({last_line(output)}); {cure}, and {GO_ON}')
         self.shell(f'chmod +x {PLACE}/benchmark_model', 'chmod')
 
     def clear(self):
-        """Remove what was copied."""
-        self.shell(f'rm -rf {PLACE}', 'rm')
+        """Remove what was copied, if the device is still there."""
+        self._adb('shell', f'rm -rf {PLACE}', most_s=CLEAR_S)
 
 
 def last_line(output):
@@ -237,7 +239,7 @@ def main():
     parser.add_argument('--max-drift', type=float, default=10, help='how much slower the reference network may become, '
                                                                     'in percent (default 10)')
     args, listing = kit_arguments(parser, KIT)
-    if args.rounds < 1 or args.rest < 0 or args.max_drift < 0:
+    if args.rounds < 1 or not 0 <= args.rest < float('inf') or not args.max_drift >= 0:
         sys.exit('--rounds must be 1 or more, --rest and --max-drift 0 or more; change them')
     if args.cores and not re.fullmatch('0*[1-9a-f][0-9a-f]*', args.cores):
         sys.exit(f'--cores {args.cores!r} is not a hexadecimal mask; write it like f0')
@@ -249,14 +251,16 @@ def measure_kit(args, listing):
     device = Device(args.adb, args.serial)
     *about, abis = device.properties()
     program = find_benchmark(args.benchmark, abis.split(','))
-    device.copy([(program, 'benchmark_model'), (KIT / 'networks', '')])
     benchmark, groups = Benchmark(device, args, listing['task']['precision']), listing['groups']
-    benchmark.measure(groups, {
-        **listing['task'], 'runtime': 'litert', 'processor': benchmark.processor(next(iter(groups.values()))[-1]),
-        'runtime_version': 'sha256.' + hashlib.sha256(program.read_bytes()).hexdigest()[:12],
-        'threads': args.threads, 'wall': True, 'rounds': args.rounds,
-        'host': '{} {}, {}, Android {}, '.format(*about) + abis.split(',')[0]})
-    device.clear()
+    try:
+        device.copy([(program, 'benchmark_model'), (KIT / 'networks', '')])
+        benchmark.measure(groups, {
+            **listing['task'], 'runtime': 'litert', 'processor': benchmark.processor(next(iter(groups.values()))[-1]),
+            'runtime_version': 'sha256.' + hashlib.sha256(program.read_bytes()).hexdigest()[:12],
+            'threads': args.threads, 'wall': True, 'rounds': args.rounds,
+            'host': '{} {}, {}, Android {}, '.format(*about) + abis.split(',')[0]})
+    finally:
+        device.clear()
 
 
 if __name__ == '__main__':

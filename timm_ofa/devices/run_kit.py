@@ -87,6 +87,8 @@ def main():
                                            "(default: the CPU's)")
     parser.add_argument('--seconds', type=float, default=60, help='about how long, without loading (default 60)')
     args, listing = kit_arguments(parser, KIT)
+    if not 0 < args.seconds < float('inf'):
+        sys.exit(f'--seconds {args.seconds} is not a number above 0; give one')
     network = next(iter(listing['groups'].values()))[-1]
     try:
         load, version, provider = LOADERS[args.runtime](
