@@ -4,6 +4,7 @@ import shlex
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from timm_ofa.hub import NotWithin, finishing, training_cost
 from timm_ofa.hub.folder import check_folder
 from timm_ofa.images import load_data
 from timm_ofa.networks import space_of
+from timm_ofa.spaces import load_space
 
 
 @pytest.fixture(scope='module')
@@ -63,7 +65,8 @@ def test_one_command_goes_from_images_to_networks_and_repeats_nothing(origin, qu
     monkeypatch.setattr(stages, 'train_supernet', lambda *_, **__: pytest.fail('trained again'))
     monkeypatch.setattr(stages, 'profile_into', lambda *_, **__: pytest.fail('measured again'))
     monkeypatch.setattr(stages, 'finish', lambda *_, **__: pytest.fail('finished again'))
-    assert run(capsys, *words)[0] == 0
+    status, _, err = run(capsys, *words, '--minutes', '9')
+    assert status == 0 and '    plan as before: 1 epochs' in err and 'for 9 minutes' not in err
     status, _, err = run(capsys, *words[:-1], tmp_path / 'out', '--seed', '1')
     assert status == 2 and '--seed is 1, the steps' in remarks(err)[-1]
 
@@ -89,6 +92,37 @@ def test_a_finished_network_is_made_again_only_if_its_folder_is_gone(tmp_path):
     assert stages.Finished(tmp_path / 'rows.json')('within 3 ms', lambda: pytest.fail('made again')) == row
     (tmp_path / 'net').rmdir()
     assert stages.Finished(tmp_path / 'rows.json')('within 3 ms', lambda: {**row, 'arch': 'b'})['arch'] == 'b'
+
+
+def test_that_limits_share_a_network_is_not_remembered_for_a_run_with_other_limits(tmp_path):
+    (tmp_path / 'net').mkdir()
+    row = {'folder': str(tmp_path / 'net'), 'arch': 'a'}
+    first = stages.Finished(tmp_path / 'rows.json')
+    assert first('within 2 ms', lambda: row) == row and first('within 3 ms', lambda: None) is None
+    assert stages.Finished(tmp_path / 'rows.json')('within 3 ms', lambda: row) == row
+
+
+@pytest.mark.parametrize('least_ms, whole_ms, limit_ms', [
+    (0.1, 0.4, 0.24), (0.7, 1.0, 0.85), (1.02, 1.04, 1.03), (99.0, 99.4, 99.0), (1.2341, 1.2345, 1.235)])
+def test_a_limit_that_nobody_gave_can_be_met(least_ms, whole_ms, limit_ms):
+    profile = SimpleNamespace(latency_ms=lambda space, archs: np.array([whole_ms, least_ms]))
+    assert stages.usual_limit_ms(load_space('ofa_mbv3_tiny'), profile) == limit_ms >= least_ms
+
+
+def test_a_profile_that_was_not_checked_says_no_error(tmp_path, capsys):
+    space = load_space('ofa_mbv3_tiny')
+    profile = DeviceProfile.fit(
+        space, space.sample(np.random.default_rng(0), 10), [1.0] * 10, device='toy', runtime='toy')
+    replace(profile, check=None).save(tmp_path / 'profile.json')
+    assert stages.profiled(tmp_path / 'profile.json', space, 10, 1.0, 0).check is None
+    assert capsys.readouterr().err == f'    {len(profile.table)} blocks\n'
+
+
+def test_fewer_images_than_a_step_takes_are_refused(origin, capsys, tmp_path):
+    _some_digits(tmp_path / 'few', load_data('digits', 8).train, 30, classes='01')
+    status, _, err = run(capsys, 'run', '--data', tmp_path / 'few', '--from', origin, '--resolutions', '32',
+                         '--profile', _profile(tmp_path), '--out', tmp_path / 'out')
+    assert status == 2 and 'training images; give at least 8' in remarks(err)[-1] and not (tmp_path / 'out').exists()
 
 
 def test_a_network_that_knows_the_classes_is_not_trained(quick, capsys, tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ from .shared import check_folder_place
 from .verbs import Answer
 
 SETTINGS, PLAN, NETWORKS = 'run.json', 'plan.json', 'networks.json'
-LIMIT_SHARE, PROFILE_SECONDS = 0.6, 20.0
+PROFILE_SECONDS = 20.0
 BATCH_SIZE, LR, FINETUNE_LR, WEIGHT_DECAY = 64, 0.01, 0.004, 1e-4
 SMALL_PX = 64  # smaller images are shifted, larger ones cropped
 SHOWN = 8  # networks of a front
@@ -83,7 +83,6 @@ class Job:
         refuse_infeasible(self.space, None, self._further)
         check_room(self.out, 4e-6 * 9 * self.space.params(self.space.max_arch()))
         plan = self._plan()
-        say(f'    plan for {self.minutes:g} minutes: {plan}')
         say(f'3/7 latency of {self.profile or "this machine"}')
         profile, limits_ms = self._device()
         say(f'4/7 the whole network: {f"{plan.epochs} epochs" if plan.epochs else "trained already"}')
@@ -180,13 +179,16 @@ class Job:
         """The plan of the folder; a new one where there is none yet."""
         file = self.out / PLAN
         if file.exists():
-            return read(Plan, read_json(file), f'plan {str(file)!r:.120}')
+            plan = read(Plan, read_json(file), f'plan {str(file)!r:.120}')
+            say(f'    plan as before: {plan}')
+            return plan
         plan = make_plan(
             supernet_of(self.model, resolutions=self.space.resolutions), self.data, self.minutes,
             max(1, len(self.limits_ms)), self._batch_size, self._trained)
         write_text(self.out / SETTINGS, json.dumps(self._settings, indent=1))
         write_text(self.out / by_hand.SPACE, json.dumps(self.space.to_dict(), indent=1))
         write_text(file, json.dumps(asdict(plan), indent=1))
+        say(f'    plan for {self.minutes:g} minutes: {plan}')
         return plan
 
     @property
@@ -200,9 +202,7 @@ class Job:
         """The profile, and the limits (ms), lowest first."""
         profile = self._given or stages.profiled(
             self.out / 'profile.json', self.space, self.data.num_classes, PROFILE_SECONDS, self.seed, **self.conditions)
-        whole_ms, least_ms = profile.latency_ms(self.space, [self.space.max_arch(), self.space.min_arch()])
-        usual_ms = max(LIMIT_SHARE * whole_ms, (least_ms + whole_ms) / 2 if least_ms > LIMIT_SHARE * whole_ms else 0)
-        limits_ms = sorted(set(self.limits_ms)) or [float(f'{usual_ms:.2g}')]
+        limits_ms = sorted(set(self.limits_ms)) or [stages.usual_limit_ms(self.space, profile)]
         refuse_infeasible(self.space, profile, [Limit(profile, limits_ms[0]), *self._further])
         return profile, limits_ms
 

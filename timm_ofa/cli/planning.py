@@ -68,6 +68,8 @@ def make_plan(supernet: Supernet, data: Data, minutes: float, networks: int, bat
         networks: How many are fine-tuned at the end.
         trained: The whole network needs no training.
     """
+    if len(data.train) < batch_size:
+        raise InputError(f'data {data.name!r:.60} has {len(data.train)} training images; give at least {batch_size}')
     space, total_s = supernet.space, 60 * minutes
     largest = space.max_arch()
     area = sum(r**2 for r in space.resolutions) / len(space.resolutions) / largest.resolution**2  # of a mean image

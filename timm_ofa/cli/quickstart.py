@@ -20,7 +20,6 @@ from . import stages
 
 CONFIG = 'ofa_mbv3_fashion_supernet.yaml'
 SUBNETS = 60  # judged for the predictor
-LIMIT_SHARE = 0.6  # of the largest subnet's latency, where no limit is given
 PROFILE_SECONDS = 10.0
 SETTINGS = 'quickstart.json'  # in the folder of all results
 
@@ -56,7 +55,7 @@ def quickstart(out: str | Path, *, data_source: str | None = None, test: str | N
     say(f'2/6 latency of this machine ({runtime}, 1 thread)')
     profile = stages.profiled(
         out / 'profile.json', space, data.num_classes, PROFILE_SECONDS, seed, runtime=runtime)
-    limit_ms = max_latency_ms or float(f'{LIMIT_SHARE * profile.latency_ms(space, [space.max_arch()])[0]:.2g}')
+    limit_ms = max_latency_ms or stages.usual_limit_ms(space, profile)
     refuse_infeasible(space, profile, [Limit(profile, limit_ms)])
     say(f'3/6 supernet: {space.size():,} networks in one')
     supernet, training = stages.trained(config, data, out / 'supernet')

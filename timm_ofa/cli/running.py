@@ -23,7 +23,7 @@ RUN = Verb(
                               positive),
         limits_ms=Option('several such limits; a network is made for each', 'MS', positive, many=True),
         profile=Option('device profile; by default this machine is measured', 'PROFILE'),
-        minutes=Option('about how long all of it may take', 'M', positive),
+        minutes=Option('about how long all of it may take; a run that goes on keeps its plan', 'M', positive),
         publish=Option('at the end publish the networks on the Hub', 'ORG'),
         out=Option('folder of all results; given again, finished steps are not repeated', 'DIR')))
 

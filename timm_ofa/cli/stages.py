@@ -30,6 +30,7 @@ from .shared import best_within
 
 Timer = Callable[[Arch], dict[str, Any]]  # what `measure_network` gives for an arch
 SUMMARY = 'summary.json'
+LIMIT_SHARE = 0.6  # of the latency of the largest network, where no limit is given
 
 
 def check_settings(file: Path, settings: dict[str, Any]) -> None:
@@ -62,9 +63,18 @@ def profiled(path: Path, space: SearchSpace, num_classes: int, seconds: float, s
     if not path.exists():
         profile_into(path, space, num_classes=num_classes, seconds=seconds, seed=seed, **conditions)
     profile = load_profile(path)
-    error_pct = (profile.check or {})['mape_pct']
-    say(f'    {len(profile.table)} blocks; {error_pct:.1f} % mean error on networks it has not seen')
+    error = f'; {profile.check["mape_pct"]:.1f} % mean error on networks it has not seen' if profile.check else ''
+    say(f'    {len(profile.table)} blocks{error}')
     return profile
+
+
+def usual_limit_ms(space: SearchSpace, profile: DeviceProfile) -> float:
+    """The limit where none is given: 60 % of the latency of the largest network, or, where the smallest one takes more,
+    halfway between them."""
+    whole_ms, least_ms = profile.latency_ms(space, [space.max_arch(), space.min_arch()]).tolist()
+    usual_ms = (least_ms + whole_ms) / 2 if least_ms > LIMIT_SHARE * whole_ms else LIMIT_SHARE * whole_ms
+    limit_ms = float(f'{usual_ms:.2g}')
+    return limit_ms if limit_ms >= least_ms else float(rounded_up(usual_ms))
 
 
 def predicted(out: Path, source: Source, profile: DeviceProfile, num: int, seed: int) -> AccuracyPredictor:
@@ -130,7 +140,8 @@ class Finished:
         self._file = file
         known = read_json(file) if file.exists() else {}
         self._known: dict[str, Any] = {
-            key: kept for key, kept in known.items() if not isinstance(kept, dict) or Path(kept['folder']).is_dir()}
+            key: kept for key, kept in known.items()
+            if isinstance(kept, list) or (kept and Path(kept['folder']).is_dir())}
 
     def __call__(self, key: str, make: Callable[[], Any]) -> Any:
         """What is kept under a key; if there is nothing yet, what `make` gives, which is then kept."""
