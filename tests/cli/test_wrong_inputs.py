@@ -67,6 +67,9 @@ WRONG = [
     ('specialize --supernet supernet --data digits --arch r20:k3/3/3:e2/2/2 --out nowhere/x/y', 'nowhere'),
     ('profile --space ofa_mbv3_tiny --out OUT', 'must end in .json'),
     ('profile --space ofa_mbv3_tiny --few-shot 9 --out OUT.json', "--few-shot: '9' is not a whole number from 10"),
+    ('search --space ofa_mbv3_w12 --predictor p --max-macs-m 300 --seed 9999999999', 'number from 0 to 2147483648'),
+    ('measure nowhere --save', "'nowhere' has no config.json"),
+    ('models --device nokia', 'no model for device .nokia.; choose from'),
     ('profile --space ofa_mbv3_tiny --few-shot 20 --fit none.csv --out OUT.json', '--few-shot is not read with --fit'),
     ('profile --fit none.csv --space ofa_mbv3_tiny --device my-phone --runtime tflite --out OUT.json', 'none.csv'),
     ('profile --fit none.csv --space ofa_mbv3_tiny --out OUT.json', '--device, --runtime is missing with --fit'),
@@ -113,3 +116,14 @@ def test_a_wrong_input_is_one_line_and_leaves_nothing(capsys, files, monkeypatch
     assert len(remarks(err)) == 1 and err.startswith('timm-ofa: ') and re.search(naming, err), err
     assert 'Traceback' not in err and '_positive' not in err and len(err) < 500
     assert list(tmp_path.iterdir()) == [] and sorted(files.rglob('*')) == before
+
+
+@pytest.mark.parametrize('words, flag', [
+    (['publish', '', '--dry-run'], 'folder'), (['models', '--device', ''], '--device'),
+    (['run', '--data', 'digits', '--from', 'x', '--profile', '', '--out', 'OUT'], '--profile'),
+    (['train', '--config', 'x', '--set', 'seed=1', ''], '--set'),
+    (['catalog', '--source', '', '--out', 'x'], '--source')])
+def test_an_empty_value_is_not_taken_for_none(capsys, words, flag):
+    """As a script gives it, in which a variable is not set."""
+    status, out, err = run(capsys, *words)
+    assert (status, out) == (2, '') and err == f"timm-ofa: {flag} '' is empty; give a value, or leave it out\n"

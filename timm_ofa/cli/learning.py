@@ -49,7 +49,7 @@ COLLECT = Verb(
     options(
         'supernet data test seed num_calibration skip_broken',
         num=Option('number of records that the file holds at the end; behind torchrun, which has a --num of its own, '
-                   'write --num-subnets', 'N', int, flags=('--num', '--num-subnets')),
+                   'write --num-subnets', 'N', whole(1), flags=('--num', '--num-subnets')),
         num_images=Option('number of held-out images to evaluate on, random ones of each class; by default all', 'N',
                           whole(1)),
         active=Option('after 20 random subnets, choose those that may enlarge the front of accuracy and cost most'),

@@ -202,7 +202,8 @@ def import_network(*, folder: str, import_kit: str, device: str | None = None, s
     slug = device or record.device
     if slug is None:
         raise InputError('--device is missing; give the slug of the device on which the kit ran, like my-phone')
-    return _told(path, record, measured, (slug, device or record.device_name or slug), save)
+    name = record.device_name if slug == record.device else None
+    return _told(path, record, measured, (slug, name or slug), save)
 
 
 def _open_network(folder: str, save: bool = False) -> tuple[Path, Record]:
@@ -212,7 +213,7 @@ def _open_network(folder: str, save: bool = False) -> tuple[Path, Record]:
     is_remote = folder.startswith('hf-hub:')
     if is_remote and save:
         raise InputError(f'--save writes into a folder, not to {folder!r:.120}; fetch it with timm_ofa.pull first')
-    if save:
+    if save and Path(folder).is_dir():
         check_writable(folder)
     path = pull(*folder.removeprefix('hf-hub:').split('@', 1)) if is_remote else Path(folder)
     return path, check_folder(path)

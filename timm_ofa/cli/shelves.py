@@ -97,7 +97,8 @@ def list_models(*, device: str | None = None, max_latency_ms: float | None = Non
         devices = sorted({s.device for s in named_subnets().values() if s.device})
         asked = [f'device {device!r:.60}'] if device else []
         asked += [f'at most {max_latency_ms:g} ms'] if max_latency_ms else []
-        raise InputError(f'no model for {" and ".join(asked)}; raise the limit, or choose from {", ".join(devices)}')
+        cure = 'raise the limit, or choose from' if max_latency_ms else 'choose from'
+        raise InputError(f'no model for {" and ".join(asked)}; {cure} {", ".join(devices)}')
     rows = [_model_row(name, s) for name, s in subnets.items()]
     rows.sort(key=lambda r: (r['family'], r['device'] or '', r['latency_ms'] or 0, r['macs_m']))
     if device is None and max_latency_ms is None:

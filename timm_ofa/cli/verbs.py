@@ -20,6 +20,7 @@ from ..errors import InputError
 DESCRIPTION = (
     'Once-for-All as a timm plug-in: train one elastic network, then pick the best sub-network for each device.')
 EXAMPLE = 'timm-ofa quickstart --out out/quickstart'
+MOST = 2**31  # of a whole number
 
 
 # ---- how values are read -------------------------------------------------------------------------------------------
@@ -43,8 +44,8 @@ def whole(least: int) -> Callable[[str], int]:
             value = int(text)
         except ValueError:
             value = least - 1
-        if not least <= value <= 2**31:
-            raise argparse.ArgumentTypeError(f'{text!r:.40} is not a whole number from {least} on; write one')
+        if not least <= value <= MOST:
+            raise argparse.ArgumentTypeError(f'{text!r:.40} is not a whole number from {least} to {MOST}; write one')
         return value
     return read
 
@@ -146,6 +147,9 @@ class Verb:
 
     def chosen(self, given: Mapping[str, Any]) -> Mode:
         """The mode for the options that were given; raises `InputError` for an option that it does not read."""
+        for name, value in given.items():
+            if value == '' or (isinstance(value, list) and '' in value):
+                raise InputError(f"{self.flag(name)} '' is empty; give a value, or leave it out")
         fitting = [mode for mode in self.modes if given.keys() >= set(mode.selectors)]
         if not fitting:
             flags = ', '.join(sorted({self.flag(mode.selectors[0]) for mode in self.modes}))
