@@ -59,10 +59,11 @@ def test_a_disk_without_room_is_refused(words, no_image, capsys, monkeypatch, tm
 
 @pytest.mark.parametrize('words', [
     [*BY_ARCH, 'OUT'], ['train', '--config', 'config.yaml', '--output', 'OUT'], ['quickstart', '--out', 'OUT'],
-    ['profile', '--space', 'ofa_mbv3_tiny', '--out', 'OUT.json'], ['measure', 'OUT', '--save']])
+    ['profile', '--space', 'ofa_mbv3_tiny', '--out', 'OUT.json'], ['measure', 'HERE', '--save']])
 def test_a_read_only_folder_is_refused(words, no_image, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(os, 'access', lambda path, mode: not str(path).startswith(str(tmp_path)))
-    said = refused(capsys, *(word.replace('OUT', str(tmp_path / 'out')) for word in words))
+    places = {'OUT': str(tmp_path / 'out'), 'OUT.json': str(tmp_path / 'out.json'), 'HERE': str(tmp_path)}
+    said = refused(capsys, *(places.get(word, word) for word in words))
     assert str(tmp_path) in said and 'cannot be written to; choose another, or change its rights' in said
 
 
