@@ -104,7 +104,7 @@ def test_a_value_that_python_cannot_show_is_one_line_too():
         deep = [deep]
     for value in (read_yaml('0x' + 'f' * 5000), deep):
         for change in ({'ratio': value}, {'name': value}, {'on': value}, {'inner': value}, {'mean': [value]}):
-            with pytest.raises(InputError, match='x: .* too large to be shown|x: mean: .* needs 2') as error:
+            with pytest.raises(InputError, match=r'x: .* too large to be shown|x: mean: .* needs 2') as error:
                 read(Outer, {**GOOD, **change}, 'x')
             assert len(str(error.value)) < 300
 

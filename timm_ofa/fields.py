@@ -205,8 +205,8 @@ def slug(words: str, otherwise: str = 'unknown') -> str:
 def check_slug(value: Any, where: str) -> str:
     """Return the value if it is a slug; else raise `InputError`."""
     if not isinstance(value, str) or len(value) > MAX_TEXT or not SLUG.fullmatch(value):
-        raise InputError(
-            f"{where}: {shown(value)} is not a slug; use lower case letters, digits, '-' and '.', like 'samsung-note10'")
+        raise InputError(f"{where}: {shown(value)} is not a slug; use lower case letters, digits, '-' and '.', "
+                         "like 'samsung-note10'")
     return value
 
 

@@ -108,6 +108,12 @@ def test_a_space_is_a_file_like_any_other(supernet, tmp_path):
     assert space.decode(space.encode(archs)) == archs and [space.parse(str(a)) for a in archs] == archs
 
 
+def test_an_arch_of_ratios_with_many_decimals_is_its_text(supernet):
+    space = SearchSpace.from_dict(json.loads(json.dumps(supernet.space.to_dict()).replace('0.3333', '0.33333333')))
+    arch = space.min_arch()
+    assert 0.33333333 in arch.expand_ratio[2] and space.parse(str(arch)) == arch
+
+
 def changed(data, *path, to):
     data = json.loads(json.dumps(data))
     inside = data
@@ -121,6 +127,11 @@ def changed(data, *path, to):
     (('network',), None, 'only the family timm has one'),
     (('stages', 1, 'stride'), 1, 'stage 2 has not as many blocks'),
     (('stages', 1, 'blocks', 0, 'expand_ratios'), [0.3], 'has choices that its stage has not'),
+    (('stages', 1, 'blocks', 0, 'layers'), [], 'stage 2 has no blocks, or a block without layers'),
+    (('stages', 1, 'blocks'), [], 'stage 2 has no blocks'), (('stages', 1, 'depths'), [], 'stage 2 has not as many'),
+    (('stages', 1, 'blocks', 0, 'layers', 0), {'kind': 'se'}, 'a layer has no channels'),
+    (('stages', 1, 'blocks', 0, 'mid_chs'), 0, 'conv_pw has no channels'), (('stem_widths',), [[]], 'one width'),
+    (('network', 'stem', 0, 'width'), 0, 'conv_stem has no channels'),
     (('stages', 1, 'blocks', 0, 'layers', 0, 'act'), 'xx', "act: 'xx' is unknown"),
     (('network', 'name'), '../x', 'does not match'), (('stem_stride',), 1, 'shrinks the image by 2')])
 def test_a_stranger_space_is_checked(supernet, path, to, naming):
@@ -132,6 +143,13 @@ def test_a_space_that_is_not_of_its_network_makes_no_supernet(supernet):
     wrong = changed(supernet.space.to_dict(), 'stages', 1, 'blocks', 0, 'mid_chs', to=64)
     with pytest.raises(InputError, match=r'blocks.1.0 of the space .* is not that of'):
         new_supernet(SearchSpace.from_dict(wrong), num_classes=7)
+    data = supernet.space.to_dict()
+    block = data['stages'][1]['blocks'][-1]
+    more = changed(data, 'stages', 1, to={
+        **data['stages'][1], 'depths': [3], 'blocks': [*data['stages'][1]['blocks'], {**block, 'place': 'blocks.1.2'}]})
+    for wrong in (more, changed(data, 'stages', to=data['stages'][:-1])):
+        with pytest.raises(InputError, match='the number of stages or blocks of the space .* is not that of'):
+            new_supernet(SearchSpace.from_dict(wrong), num_classes=7)
 
 
 def test_a_space_with_fewer_choices_has_a_supernet_too():
@@ -193,6 +211,9 @@ def test_tables_searches_and_plans_take_the_space(supernet):
         fitted = predictor.fit(space, archs, top1)
         found = search(space, fitted, limits=[limit], steps=20).best
         assert space.macs(found.arch) <= limit.maximum
+    for nothing in ({'kernel_sizes': []}, {'expand_ratios': []}):
+        with pytest.raises(InputError, match=f'{next(iter(nothing))} .. leave nothing of tf_mobilenetv3'):
+            space.restrict(**nothing)
     few = space.restrict(expand_ratios=[0.5], kernel_sizes=[3], deepest=1, resolutions=[64])
     assert few.size() == 1 and fitted.predict([space.check(few.max_arch())]).shape == (1,)
     assert space.check(coupled(space, archs[0])).depth == archs[0].depth

@@ -60,6 +60,11 @@ def test_every_field_of_a_space_file_is_checked(path, value):
     (('resolutions',), [32, 24], 'resolutions'), (('resolutions',), [32, 10**6], 'resolutions: 1000000'),
     (('mean',), [0.5], 'mean'), (('mean',), ['a', 'b', 'c'], "mean.*'a'"), (('std',), [0.2, 0.2, 10**400], 'std'),
     (('crop_pct',), 0, 'crop_pct: 0'), (('crop_pct',), 1.5, 'crop_pct: 1.5'), (('colour',), 'red', "'colour'"),
+    (('act',), 'sw', "act 'sw' does not fit the family mobilenetv3"), (('first', 'act'), 'sw', "act 'sw'"),
+    (('stages', 0, 'act'), 'sw', "act 'sw'"), (('stages', 0, 'kernel_sizes'), [3, 11], 'odd, up to 9'),
+    (('stages', 0, 'expand_ratios'), [2, 3.33333], 'expand_ratios 3.33333 of stage 1 has more than 4 decimals'),
+    (('stages', 1, 'se_ratio'), 1, 'se_ratio 1.0 of stage 2 .* not below 1'),
+    (('stages', 1, 'se_ratio'), 0.33333, 'se_ratio 0.33333 of stage 2 has more than 4 decimals'),
     (('std',), [0.2, 0, 0.2], 'std'), (('bn_eps',), -1, 'bn_eps'), (('num_classes',), 0, 'num_classes')])
 def test_a_space_with_a_wrong_value_is_refused_naming_it(path, value, naming):
     refused(load_space('ofa_mbv3_tiny').to_dict(), path, value, naming)
@@ -71,6 +76,8 @@ def test_a_space_with_a_wrong_value_is_refused_naming_it(path, value, naming):
     (('first',), {'width': 16, 'stride': 1, 'act': 're'}, 'first'), (('stages', 0, 'widths'), [24, 48], 'widths'),
     (('stages', 0, 'block'), 'ir', "block 'ir'"), (('stages', 0, 'kernel_sizes'), [3, 5], 'stage 1'),
     (('stages', 0, 'widths'), [48, 40], 'widths'), (('stages', 2, 'widths'), list(range(136, 8000, 8)), 'combinations'),
+    (('stages', 0, 'kernel_sizes'), [5], r'kernel_sizes \[3\]'), (('stages', 0, 'act'), 'hs', 'act re of the stem'),
+    (('stages',), load_space('ofa_resnet_tiny').to_dict()['stages'][:1], 'give 2 or more'),
     (('stem_stride',), 3, 'stride: 3')])
 def test_a_resnet_space_that_cannot_be_built_is_refused_naming_the_field(path, value, naming):
     refused(load_space('ofa_resnet_tiny').to_dict(), path, value, naming)
@@ -80,7 +87,7 @@ def test_a_resnet_space_that_cannot_be_built_is_refused_naming_the_field(path, v
     (lambda d: d.update(stages=d['stages'][:1] * 305), 'stages are 305, a network of mobilenetv3 has at most 10'),
     (lambda d: d['stages'][2].update(widths=[8192], depths=[16], expand_ratios=[16]), 'largest network .* parameters'),
     (lambda d: d.update(resolutions=list(range(8, 1025)), stages=[
-        {**s, 'depths': [16], 'kernel_sizes': list(range(1, 17, 2)), 'expand_ratios': [i / 10 for i in range(10, 160)]}
+        {**s, 'depths': [16], 'kernel_sizes': [1, 3, 5, 7, 9], 'expand_ratios': [i / 20 for i in range(20, 320)]}
         for s in d['stages']]), 'a table of .* prices, more than 5e')])
 def test_products_of_choices_that_cannot_be_held_are_refused(change, naming):
     data = load_space('ofa_mbv3_tiny').to_dict()

@@ -77,7 +77,8 @@ def test_choices_that_some_stages_lack_are_dropped_there_alone(tiny):
 
 
 @pytest.mark.parametrize('wanted', [
-    {'depths': [9]}, {'kernel_sizes': [7]}, {'expand_ratios': [6]}, {'resolutions': [224]}, {'resolutions': []}])
+    {'depths': [9]}, {'kernel_sizes': [7]}, {'expand_ratios': [6]}, {'resolutions': [224]}, {'resolutions': []},
+    {'kernel_sizes': []}])
 def test_restricting_to_nothing_names_the_dimension(tiny, wanted):
     with pytest.raises(InputError, match=f'{next(iter(wanted))}.*ofa_mbv3_tiny'):
         tiny.restrict(**wanted)

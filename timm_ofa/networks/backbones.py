@@ -87,7 +87,10 @@ def supernet_from(network: nn.Module, space: SearchSpace) -> Backbone:
     assert space.network
     found, eps = read_frame(network)
     wrong = None if (found, eps) == (space.network, space.bn_eps) else 'stem or head'
-    for stage, options in zip(frame_of(network).stages, space.stages):
+    stages = frame_of(network).stages
+    if len(stages) != len(space.stages) or any(len(own) < len(s.blocks) for own, s in zip(stages, space.stages)):
+        wrong = wrong or 'the number of stages or blocks'
+    for stage, options in zip(stages, space.stages):
         del stage[len(options.blocks):]
         for own, given in zip(read_blocks(network, stage), options.blocks):
             if own != replace(given, kernel_sizes=own.kernel_sizes, expand_ratios=(1,)) or not _cut_from(given, own):

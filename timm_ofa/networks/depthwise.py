@@ -18,8 +18,8 @@ def depthwise_conv(x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int])
     """Depthwise convolution of x (N, C, H, W) with weight (C, 1, K, K), padded by half a kernel."""
     if x.device.type == 'cpu' and torch.is_grad_enabled():
         dtype = torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else x.dtype
-        wide, strided = weight.shape[-1] > 3, max(stride) > 1
-        if (dtype is torch.float32 and wide) or (dtype is torch.bfloat16 and (wide or strided)):
+        side, strided = weight.shape[-1], max(stride) > 1
+        if (dtype is torch.float32 and side > 3) or (dtype is torch.bfloat16 and side > (1 if strided else 3)):
             return _DepthwiseConv.apply(x.to(dtype), weight.to(dtype), stride)
     return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2, groups=len(weight))
 

@@ -53,7 +53,7 @@ def space_of(model: str | nn.Module, *, ratios: Sequence[float] = RATIOS, kernel
     read_value(float, least_depth, 'least_depth', low=0, high=1)
     network = stock_network(model)
     cfg, (frame, bn_eps) = vars(network)['pretrained_cfg'], read_frame(network)
-    reduction = math.prod(layer.stride * (2 if layer.kind == 'max' else 1) for layer in frame.stem)
+    reduction = frame.stem_reduction
     width = [layer.width for layer in frame.stem if layer.width][-1]
     stages = [_stage([_with_choices(block, ratios, kernel_sizes) for block in read_blocks(network, stage)], least_depth)
               for stage in frame_of(network).stages]

@@ -36,7 +36,7 @@ class Arch:
 
     def __str__(self) -> str:
         def join(stages: tuple[tuple[float, ...], ...]) -> str:
-            return '/'.join(','.join(f'{v:g}' for v in stage) for stage in stages)
+            return '/'.join(','.join(repr(float(v)).removesuffix('.0') for v in stage) for stage in stages)
         widths = f":s{join((self.stem_width,))}:w{join((self.width,))}" if self.width else ''
         return f'r{self.resolution}{widths}:k{join(self.kernel_size)}:e{join(self.expand_ratio)}'
 

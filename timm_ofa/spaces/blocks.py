@@ -5,6 +5,7 @@ without a rule of its own.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -111,6 +112,11 @@ class Network:
     last: Layer | None = None  # between the last stage and the pool
     features: Layer | None = None  # between the pool and the classifier
     classifier: str = text(NAME)
+
+    @property
+    def stem_reduction(self) -> int:
+        """The factor by which the stem shrinks the side of an image."""
+        return math.prod(layer.stride * (2 if layer.kind == 'max' else 1) for layer in self.stem)
 
     def rows_before(self, resolution: int) -> list[Row]:
         """The rows of the stem."""

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, listed
@@ -10,11 +12,12 @@ from . import walk
 from .arch import MAX_WIDTH
 
 if TYPE_CHECKING:
-    from .blocks import Network
+    from .blocks import Layer, Network
     from .space import SearchSpace, Stage
 
 BLOCKS = {  # the elastic block of each family
     'mobilenetv3': 'ir', 'efficientnet': 'ir', 'byobnet': 'bottle', 'timm': 'timm'}
+MAX_KERNEL = 9  # px, of a space that was not read off; timm's block strings hold one digit
 MAX_FRAMES = 100_000
 MAX_DEPTH = 64  # of a stage of a network that a space was read off
 MAX_STAGES = 12  # of a network, with the first block and the last convolution
@@ -59,9 +62,16 @@ def _check_stage(stage: Stage, number: int, block: str, where: str) -> None:
             raise InputError(f'{where}: {name} {list(values)} of stage {number} must ascend within 1 to {limit}')
     if stage.block != block:
         raise InputError(f'{where}: block {stage.block!r:.40} of stage {number} is unknown; use {block!r}')
-    if any(k % 2 == 0 for k in stage.kernel_sizes):
-        raise InputError(
-            f'{where}: kernel_sizes {list(stage.kernel_sizes)} of stage {number} must be odd; change them')
+    if any(k % 2 == 0 for k in stage.kernel_sizes) or (not stage.blocks and stage.kernel_sizes[-1] > MAX_KERNEL):
+        raise InputError(f'{where}: kernel_sizes {list(stage.kernel_sizes)} of stage {number} must be odd, up to '
+                         f'{MAX_KERNEL}; change them')
+    if stage.blocks:
+        return
+    for name, values, form in (('expand_ratios', stage.expand_ratios, r'\d+(\.\d{1,4})?'),
+                               ('se_ratio', (stage.se_ratio,), r'0(\.\d{1,4})?')):
+        if wrong := [value for value in values if not re.fullmatch(form, f'{value:g}')]:
+            raise InputError(f'{where}: {name} {wrong[0]!r:.40} of stage {number} has more than 4 decimals'
+                             f'{" or is not below 1" * (name == "se_ratio")}; change it')
 
 
 def _check_family(space: SearchSpace, where: str) -> None:
@@ -76,6 +86,9 @@ def _check_family(space: SearchSpace, where: str) -> None:
         return _check_read_off(space, space.network, where)
     if any(s.blocks for s in space.stages):
         refuse('blocks', '[..]', 'only the family timm has them')
+    acts = [space.act, *(s.act for s in (*([space.first] if space.first else []), *space.stages))]
+    if 'sw' in acts:
+        refuse('act', 'sw', 'give re, r6 or hs')
     if space.family == 'byobnet':
         if not stems or len(set(stems)) < len(stems) or any(
                 len(s) not in (2, 3) or (len(s) == 3 and s[0] != s[1]) for s in stems):
@@ -83,12 +96,14 @@ def _check_family(space: SearchSpace, where: str) -> None:
         combinations = math.prod(space.frame_sizes)
         if combinations > MAX_FRAMES:
             refuse('combinations of resolutions and widths', combinations, f'give at most {MAX_FRAMES}')
+        if len(space.stages) < 2 or set(acts) != {space.act}:
+            refuse('stages', [s.act for s in space.stages], f'give 2 or more, with the act {space.act} of the stem')
         for field in ('first', 'last_width', 'num_features'):
             if getattr(space, field):
                 refuse(field, getattr(space, field), 'give null or 0')
         for i, s in enumerate(space.stages):
-            if s.se_ratio or len(s.kernel_sizes) > 1:
-                refuse(f'stage {i + 1}', (s.se_ratio, s.kernel_sizes), 'give se_ratio 0 and one kernel size')
+            if s.se_ratio or s.kernel_sizes != (3,):
+                refuse(f'stage {i + 1}', (s.se_ratio, s.kernel_sizes), 'give se_ratio 0 and kernel_sizes [3]')
             if s.stride == 1 and set(walk.inputs(space, i)) & set(s.widths):
                 refuse('widths', s.widths, f'of stage {i + 1} some equal its input; its first block changes width')
         return
@@ -109,19 +124,29 @@ def _check_read_off(space: SearchSpace, network: Network, where: str) -> None:
     def refuse(part: str, why: str) -> None:
         raise InputError(f'{where}: {part:.80} {why}; read the space off {network.name} again')
 
-    if space.first or space.last_width or space.num_features or len(space.stem_widths) != 1:
-        refuse('first, last_width, num_features, stem_widths', 'are not null, 0, 0 and one choice')
-    strides = math.prod(layer.stride * (2 if layer.kind == 'max' else 1) for layer in network.stem)
-    if not network.stem or strides != space.stem_stride * (1 + space.stem_pool):
-        refuse('stem', f'shrinks the image by {strides}')
+    def refuse_empty(layers: Iterable[Layer], mid_chs: int = 0) -> None:
+        for layer in layers:
+            dense = layer.kind == 'conv' and not layer.depthwise
+            if (layer.kind == 'se' and not layer.hidden) or (dense and not (layer.width or mid_chs)):
+                refuse(layer.name or 'a layer', 'has no channels')
+
+    refuse_empty([*network.stem, *filter(None, (network.last, network.features))])
+    if space.first or space.last_width or space.num_features or [len(s) for s in space.stem_widths] != [1]:
+        refuse('first, last_width, num_features, stem_widths', 'are not null, 0, 0 and one choice of one width')
+    if not network.stem or network.stem_reduction != space.stem_stride * (1 + space.stem_pool):
+        refuse('stem', f'shrinks the image by {network.stem_reduction}')
     for i, stage in enumerate(space.stages, 1):
-        if len(stage.blocks) != stage.depths[-1] or stage.blocks[0].stride != stage.stride:
+        if not stage.blocks or not all(block.layers for block in stage.blocks):
+            refuse(f'stage {i}', 'has no blocks, or a block without layers')
+        if stage.depths[-1:] != (len(stage.blocks),) or stage.blocks[0].stride != stage.stride:
             refuse(f'stage {i}', 'has not as many blocks as its depth, or another stride')
         if {b.width for b in stage.blocks[stage.depths[0] - 1:]} != set(stage.widths):
             refuse(f'stage {i}', 'changes its width where it may end')
         for block in stage.blocks:
+            refuse_empty(block.layers, block.mid_chs)
+            refuse_empty(block.shortcut)
             own = (block.kernel_sizes, stage.kernel_sizes), (block.expand_ratios, stage.expand_ratios)
             if any(not values or list(values) != sorted(set(values) & set(known)) for values, known in own):
                 refuse(block.place, 'has choices that its stage has not, or in another order')
-            if not block.layers or (stage.blocks.index(block) and block.stride > 1):
-                refuse(block.place, 'has no layers, or a stride inside its stage')
+            if stage.blocks.index(block) and block.stride > 1:
+                refuse(block.place, 'has a stride inside its stage')

@@ -284,6 +284,8 @@ class SearchSpace:
             return
         if isinstance(wanted, str) or not isinstance(wanted, Iterable):
             raise InputError(f'{name} {wanted!r:.40} is not a list; write it like {known[:2]}')
+        if not len(list(wanted)):
+            raise InputError(f'{name} [] leave nothing of {self.name}; choose from {listed(known)}')
         for value in wanted:
             if value not in known:
                 near = f'the nearest is {min(known, key=lambda v: abs(v - value))}, ' if is_number(value) else ''
