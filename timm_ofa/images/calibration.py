@@ -50,6 +50,7 @@ def open_calibration(source: str, side: int, n: int, *, holdout: float = 0.1, se
     Args:
         source: As `load_data` takes it. A data set of the Hub is read as a stream, also without 'stream:'.
         side: Side of the stored squares, px.
+        skip_broken: Leave out images that cannot be decoded. All that are read are decoded to find them.
     """
     if not is_streamed(source):
         data = load_data(source, side, holdout=holdout, seed=seed, skip_broken=skip_broken)
@@ -59,19 +60,22 @@ def open_calibration(source: str, side: int, n: int, *, holdout: float = 0.1, se
     opened = open_source(source if source.startswith('stream:') else f'stream:{source}')
     assert isinstance(opened.train, Stream)
     stream = opened.train
-    return CalibrationImages(opened.name, lambda: _first_images(stream, side, n))
+    return CalibrationImages(opened.name, lambda: _first_images(stream, side, n, skip_broken))
 
 
-def _first_images(stream: Stream, side: int, n: int) -> tuple[ImageSet, float]:
+def _first_images(stream: Stream, side: int, n: int, skip_broken: bool) -> tuple[ImageSet, float]:
     try:
         items = list(counted(itertools.islice(stream.spread(), n), n, f'fetch {stream.title}', 'img'))
     except InputError:
         raise
     except Exception as error:  # the readers and the network raise nearly anything
         raise InputError(f'images of {stream.title!r:.120} cannot be fetched ({reason(error)}); try again') from None
-    if len(items) < 2:
-        raise InputError(f'{stream.title!r:.120} has {len(items)} images; give a source of two or more')
-    return encoded_set(items, side, stream.title), sum(len(image['bytes'] or b'') for image, _ in items) / 1e6
+    images = encoded_set(items, side, stream.title)
+    if skip_broken:
+        images = images.without_broken()
+    if len(images) < 2:
+        raise InputError(f'{stream.title!r:.120} has {len(images)} images; give a source of two or more')
+    return images, sum(len(image['bytes'] or b'') for image, _ in items) / 1e6
 
 
 def files_stamp(source: str) -> str:
