@@ -167,9 +167,9 @@ def test_an_epoch_goes_on_where_the_one_before_ended(parquet, known):
 def test_a_stream_is_calibrated_on_images_that_it_trains_on(parquet):
     data, space = data_of('stream', parquet), replace(load_space('ofa_mbv3_tiny'), resolutions=(20,))
     one, two = (
-        list(calibration_batches(calibration_set(data.train, 40), space, 20, augment=Augment(), batch_size=20))
+        list(calibration_batches(calibration_set(data.train, 40), space, 20, augment=Augment()))
         for _ in range(2))
-    assert [b.shape for b in one] == [(20, 3, 20, 20)] * 2 and all(map(torch.equal, one, two))
+    assert [b.shape for b in one] == [(40, 3, 20, 20)] and all(map(torch.equal, one, two))
     sample = data.train.sample(40)
     held = {image.numpy().tobytes() for image in data.holdout.fetch(range(8))}
     assert len(sample) == 40 and not held & {image.numpy().tobytes() for image in sample.fetch(range(40))}

@@ -27,7 +27,7 @@ def test_broken_images_are_left_out_where_that_is_wished(tmp_path, prefix, n):
     (write_folder(tmp_path) / 'train/red/2.png').write_bytes(b'broken')
     images, _ = open_calibration(f'{prefix}{tmp_path}', 16, 100, skip_broken=True).fetch()
     assert images.decode().fetch(range(n)).shape == (n, 3, 16, 16) and len(images) == n
-    with pytest.raises(InputError, match='2.png. cannot be decoded'):
+    with pytest.raises(InputError, match=r'2.png\) cannot be decoded'):
         open_calibration(f'{prefix}{tmp_path}', 16, 100).fetch()[0].decode()
 
 

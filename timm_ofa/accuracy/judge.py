@@ -67,31 +67,26 @@ def recalibrate_bn(subnet: nn.Module, loader: Iterable) -> nn.Module:
 
 
 @torch.inference_mode()
-def answers(model: nn.Module, images: ImageSet, space: SearchSpace, resolution: int, batch_size: int | None = None, *,
-            top: int = 1) -> torch.Tensor:
-    """The first `top` answers (N, top) of a model to images at a resolution (px): numbers of classes, likeliest first.
-
-    By default a batch has fewer images where they are large.
-    """
+def answers(model: nn.Module, images: ImageSet, space: SearchSpace, resolution: int, *, top: int = 1) -> torch.Tensor:
+    """The first `top` answers (N, top) of a model to images at a resolution (px): classes, likeliest first."""
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
-    given, batch_size = [], batch_size or _eval_batch_size(resolution)
-    for start in range(0, len(images), batch_size):
-        indices = torch.arange(start, min(start + batch_size, len(images)))
+    given = []
+    for indices in torch.arange(len(images)).split(_eval_batch_size(resolution)):
         x = eval_batch(images.fetch(indices).to(device), space, resolution)
         given.append(model(x).topk(top).indices.cpu())
     model.train(was_training)
     return torch.cat(given)
 
 
-def evaluate(model: nn.Module, images: ImageSet, space: SearchSpace, resolution: int, batch_size: int | None = None, *,
-             top: int = 1) -> float:
+def evaluate(model: nn.Module, images: ImageSet, space: SearchSpace, resolution: int, *, top: int = 1) -> float:
     """Accuracy of a model at a resolution (px), percent: how often the label is among its first `top` answers."""
-    given = answers(model, images, space, resolution, batch_size, top=top)
+    given = answers(model, images, space, resolution, top=top)
     return 100 * int((given == images.labels[:, None]).sum()) / len(images)
 
 
 def _eval_batch_size(resolution: int) -> int:
+    """A batch has fewer images where they are large."""
     return max(1, min(EVAL_BATCH, EVAL_PIXELS // resolution**2))
 
 

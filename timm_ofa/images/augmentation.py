@@ -189,9 +189,9 @@ def calibration_set(images: ImageSet | StreamSet, n: int = 2000, seed: int = 0) 
     return images.subset(np.random.default_rng(seed).permutation(len(images))[:n].tolist(), images.title)
 
 
-def calibration_batches(images: ImageSet, space: SearchSpace, resolution: int, *, augment: Augment,
-                        batch_size: int = CALIBRATION_BATCH, seed: int = 0) -> Iterator[torch.Tensor]:
+def calibration_batches(images: ImageSet, space: SearchSpace, resolution: int, *, augment: Augment, seed: int = 0,
+                        ) -> Iterator[torch.Tensor]:
     """Augmented batches (B, 3, resolution, resolution) of a calibration set; never a batch of one image."""
     rng = np.random.default_rng([seed, resolution])
-    batches = torch.arange(len(images)).split(batch_size)
+    batches = torch.arange(len(images)).split(CALIBRATION_BATCH)
     return (augment(images.fetch(batch), space, resolution, rng) for batch in batches if len(batch) > 1)

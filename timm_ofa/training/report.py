@@ -21,7 +21,7 @@ def judge_ends(phase: Phase, space: SearchSpace, judge: SubnetJudge, log: RunLog
     log(dict(event='phase', phase=phase.name, largest_top1_pct=largest_pct, smallest_top1_pct=smallest_pct))
 
 
-def subnet_table(judge: SubnetJudge, log: Path, n: int = 8, seed: int = 0) -> list[dict]:
+def subnet_table(judge: SubnetJudge, log: Path, n: int = 8) -> list[dict]:
     """Judge the largest, the smallest and `n` random subnets; returns one row each, which the log gets as well.
 
     The processes of a launch share the subnets, and the main process writes.
@@ -31,7 +31,7 @@ def subnet_table(judge: SubnetJudge, log: Path, n: int = 8, seed: int = 0) -> li
     archs = {
         'largest': largest, 'smallest': space.min_arch(largest.resolution),
         'smallest, small images': space.min_arch()}
-    archs |= {f'random {i}': arch for i, arch in enumerate(space.sample(np.random.default_rng(seed), n), 1)}
+    archs |= {f'random {i}': arch for i, arch in enumerate(space.sample(np.random.default_rng(0), n), 1)}
     rows, left, num_classes = [], iter(archs.items()), judge.supernet.num_classes
     with progress_bar(len(archs), 'evaluate', 'subnet', shown=state.is_main_process, leave=False) as bar:
         while part := dict(islice(left, state.num_processes)):
