@@ -129,6 +129,17 @@ def test_without_a_source_the_authors_are_asked(monkeypatch, tmp_path, name):
     assert asked == [hub_configs()[name].weights.url] and (out / 'model.safetensors').is_file()
 
 
+def test_a_transfer_from_the_hub_that_breaks_off_is_one_line(monkeypatch, tmp_path):
+    def break_off(*_, **__):
+        raise RuntimeError('Data processing error: CAS service error')  # as `hf_xet` does
+
+    monkeypatch.setattr(checkpoints, 'refuse_unreachable', lambda: None)
+    monkeypatch.setattr(checkpoints, 'hf_hub_download', break_off)
+    with pytest.raises(InputError, match=r'cannot be fetched from .* CAS service error') as error:
+        import_upstream('ofa_resnet50d_supernet', None, tmp_path / 'out')
+    assert '\n' not in str(error.value)
+
+
 @pytest.mark.parametrize('name, file', [
     ('ofa_mbv3_w12_predictor', 'acc_predictor.pth'), ('ofa_resnet50d_predictor', 'ofa_resnet50_acc_predictor.pth')])
 def test_a_released_predictor_is_imported(shared, tmp_path, name, file):

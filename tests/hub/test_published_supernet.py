@@ -77,6 +77,15 @@ print(model.space.name, model.space.num_features, config.name, hub.pull('acme/of
     elsewhere.close()
 
 
+@pytest.mark.parametrize('training', [None, 'flowers, second try', 'x' * 91])
+def test_a_supernet_without_a_name_for_a_repository_gets_one_of_its_space(tmp_path, training):
+    space = replace(SPACE, name='My_Space', resolutions=(20,))
+    phase = dict(name='all', epochs=1, lr=0.1)
+    about = training and dict(name=training, space=space.to_dict(), data='digits', phases=[phase])
+    save_supernet(new_supernet(space, num_classes=3), tmp_path, dict(training=about) if about else {})
+    assert check_supernet(tmp_path)[0].name == 'my_space_supernet'
+
+
 @pytest.mark.parametrize('place', ['training', 'model_args'])
 def test_a_path_that_a_stranger_gives_as_a_space_is_not_opened(supernet, tmp_path, place, monkeypatch):
     for name in ('config.json', 'model.safetensors'):

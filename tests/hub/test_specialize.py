@@ -1,4 +1,5 @@
 """From a candidate to a network: weights of its own, fine-tuning, its name, and all that is known of it."""
+import re
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from timm_ofa.hub import finishing
 from timm_ofa.hub.card import render_card
 from timm_ofa.hub.configs import named_subnets
 from timm_ofa.hub.finishing import Source, arch_name, finish, finish_named
+from timm_ofa.hub.record import MAX_NAME, NAME
 from timm_ofa.images import Augment, load_data
 from timm_ofa.networks.supernet import new_supernet
 from timm_ofa.training.config import FinetuneConfig
@@ -85,6 +87,34 @@ def test_fine_tuning_in_mixed_precision_leaves_a_plain_network(supernet, space, 
 def test_names_say_device_and_limit(space, device, limit, expected):
     assert arch_name(space, Conditions(device=device, runtime='onnxruntime', threads=1), limit) == expected
     assert arch_name(space, None, None) == 'ofa_mbv3_any_subnet'
+
+
+@pytest.mark.parametrize('name', ['My_Space', 'a b', 'x__y', 'é', 'n' * 90])
+def test_a_network_of_any_space_on_any_device_has_a_name(space, name):
+    space = replace(space, name=name)
+    under = Conditions(device=f'd{"0" * 59}', runtime='torch-inductor', threads=64)
+    names = {arch_name(space, under, limit) for limit in (0.25, 0.5, 1e-7, None)}
+    names.add(arch_name(space, replace(under, device=f'{under.device[:-1]}1'), 0.25))
+    assert len(names) == 5 and all(re.fullmatch(NAME, n) and len(n) <= MAX_NAME for n in names)
+    assert sum(n.endswith('_lat0p25ms') for n in names) == 2
+
+
+def test_what_a_record_cannot_hold_is_said_before_the_network_is_trained_on(supernet, tmp_path, monkeypatch):
+    monkeypatch.setattr(finishing, 'finetune', lambda *_, **__: pytest.fail('it was trained on'))
+    source = Source(supernet, 'test/supernet', load_data('digits', 20, limit=40), Augment(flip=False))
+    found = replace(save_made_front(tmp_path / 'front.jsonl'), seed=-1)
+    with pytest.raises(InputError, match='record: search: seed: -1'):
+        finish(source, found.best(), found=found, training=FinetuneConfig(1))
+
+
+def test_all_that_is_to_be_said_of_an_accuracy_fits_into_the_record(supernet, tmp_path, monkeypatch):
+    monkeypatch.setattr(finishing, 'finetune', lambda model, *_, **__: model)
+    data = replace(load_data('digits', 20, limit=40), name='flowers ' * 24, test_name='acme/other', skipped=1234)
+    found = save_made_front(tmp_path / 'front.jsonl', [replace(c, top1_pct=100.4) for c in make_front()])
+    source = Source(supernet, 'test/supernet', data, Augment(flip=False), repairs=True)
+    _, record = finish(source, found.best(), found=found, training=FinetuneConfig(10, batch_size=8))
+    assert record.check() == record and '1,234 broken images' in record.accuracy.protocol
+    assert record.predicted_top1_pct == record.front[0].top1_pct == 100
 
 
 def test_a_finished_network_says_all_that_is_known_of_it(supernet, space, tmp_path):

@@ -125,7 +125,7 @@ def _fetch_from_hub(repo_id: str, revision: str, name: str) -> Path:
     refuse_unreachable()
     try:
         return Path(hf_hub_download(repo_id, name, revision=revision, library_name='timm_ofa'))
-    except (errors.HTTPError, OSError, ValueError) as error:
+    except (errors.HTTPError, OSError, ValueError, RuntimeError) as error:  # the last: of a large file
         raise InputError(f'{name!r:.120} of {repo_id} cannot be fetched from {hub_address()} ({one_line(error)}); get '
                          'the file elsewhere and give its path') from None
 

@@ -21,7 +21,7 @@ from .fronts import FrontFile, predicted_ms
 from .making import calibrated
 from .measurements import measurement, prediction, published
 from .outgoing import public_name
-from .record import Accuracy, Calibration, ClassAccuracy, FrontPoint, Record, Search, Supernet, Training
+from .record import Accuracy, Calibration, ClassAccuracy, FrontPoint, Record, Search, Supernet, Training, to_name
 from .supernets import supernet_origin
 
 
@@ -31,8 +31,8 @@ def arch_name(space: SearchSpace, under: Conditions | None, limit_ms: float | No
     It says the conditions `under` which the limit holds, as far as they are not the usual ones.
     """
     family = f'ofa_{space.name}' if space.network else '_'.join(space.name.split('_')[:2])
-    limit = f'lat{limit_ms:g}ms'.replace('.', 'p') if limit_ms else 'subnet'
-    return under.network_name(family, limit) if under else f'{family}_any_{limit}'
+    limit = f'lat{limit_ms:g}ms'.replace('.', 'p').replace('-', '_') if limit_ms else 'subnet'
+    return to_name(under.network_name(family, limit) if under else f'{family}_any_{limit}', limit)
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,6 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
 
     space, arch, data = source.supernet.space, candidate.arch, source.data
     judge = source.judge(data.test)
-    model = judge.subnet(arch)
-    if training:
-        model = _finetune(source, judge, arch, model, training)
     supernet_id, revision, license = supernet_origin(source.supernet_id)
     record = Record(
         name=name or arch_name(space, found.under if found else None, found.max_latency_ms if found else None),
@@ -91,8 +88,9 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
         measurements=(
             *(measurement(m, found.device, found.device_name, arch) for m in measured if found),
             *([prediction(candidate, profile, data.num_classes)] if profile and found and not measured else [])),
-        predicted_top1_pct=round(candidate.top1_pct, 3) if found else None,
-        front=(*(_front_point(c, c == candidate) for c in (found.front if found else ())), *references),
+        predicted_top1_pct=_predicted_pct(candidate.top1_pct) if found else None,
+        front=(*(_front_point(c, c == candidate) for c in (found.front if found else ())),
+               *(replace(point, top1_pct=_predicted_pct(point.top1_pct)) for point in references)),
         supernet=Supernet(id=supernet_id, revision=revision, sha256=supernet_digest(source.supernet)), license=license,
         dataset_id=_hub_id(data),
         search=None if found is None else Search(
@@ -102,6 +100,10 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
             images=min(judge.calibration_images, len(data.train)), batch_size=CALIBRATION_BATCH,
             repaired=source.repairs),
         finetune_epochs=training.epochs if training else 0, training=source.training, code_version=__version__)
+    record.check()  # before the work
+    model = judge.subnet(arch)
+    if training:
+        model = _finetune(source, judge, arch, model, training)
     tuned = f'fine-tuned for {training.epochs} epochs' if training else 'not fine-tuned'
     weights = f'weights of the supernet, {"repaired in closed form, " if source.repairs else ""}{tuned}'
     return model, with_accuracy(model, record, data, weights)
@@ -196,7 +198,12 @@ def as_named(record: Record, subnet: NamedSubnet) -> Record:
     return replace(record, measurements=measurements, **subnet.known())
 
 
+def _predicted_pct(top1_pct: float) -> float:
+    """A prediction as a record has it: those of some predictors go beyond 100 %."""
+    return round(min(max(top1_pct, 0.0), 100.0), 3)
+
+
 def _front_point(candidate: Candidate, chosen: bool) -> FrontPoint:
     return FrontPoint(
-        arch=str(candidate.arch), top1_pct=round(candidate.top1_pct, 3), latency_ms=round(predicted_ms(candidate), 6),
-        chosen=chosen)
+        arch=str(candidate.arch), top1_pct=_predicted_pct(candidate.top1_pct),
+        latency_ms=round(predicted_ms(candidate), 6), chosen=chosen)

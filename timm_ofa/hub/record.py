@@ -5,6 +5,8 @@ files that it is read from, so `from_dict` checks all of it: fields, types, leng
 """
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -12,12 +14,23 @@ from typing import ClassVar
 
 from ..devices import Conditions
 from ..errors import InputError, listed
-from ..fields import HUB_ID, MAX_ITEMS, MAX_LONG_TEXT, MAX_NUMBER, SLUG, choice, number, plain, read, text
+from ..fields import HUB_ID, MAX_ITEMS, MAX_LONG_TEXT, MAX_NUMBER, SLUG, choice, number, plain, read, slug, text
 from ..spaces import Arch, SearchSpace, load_space, shelf_space, space_names
 
 NAME = r'[a-z0-9]+([._-][a-z0-9]+)*'
+MAX_NAME = 90  # characters
 DATASET_ID = r'[\w-][\w.-]*(/[\w-][\w.-]*)?'
 _slug, _ms, _pct = partial(text, SLUG.pattern, 60), partial(number, 0, 1e7), partial(number, 0, 100)
+
+
+def to_name(words: str, end: str = '') -> str:
+    """Words as a name: small letters and digits, joined by '_'. One that is too long is cut before its `end`, and the
+    first digits of its hash tell it from others."""
+    name = re.sub('[-.]', '_', slug(words))
+    if len(name) <= MAX_NAME:
+        return name
+    end = f'_{hashlib.sha256(name.encode()).hexdigest()[:8]}_{end}'.rstrip('_')
+    return name[:MAX_NAME - len(end)].rstrip('_') + end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +73,7 @@ class Accuracy:
     dataset: str
     split: str
     n: int = number()  # images
-    protocol: str
+    protocol: str = text('.*', MAX_LONG_TEXT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +165,7 @@ class Training:
 class Record:
     """A finished network. `space` may also be a name."""
     kind: ClassVar = 'subnet'
-    name: str = text(NAME, 90)
+    name: str = text(NAME, MAX_NAME)
     space: SearchSpace = field(metadata={'reader': shelf_space})
     arch: Arch = field(metadata={'reader': lambda value, _: Arch.from_dict(value)})
     num_classes: int = number(1, MAX_ITEMS)
@@ -244,7 +257,7 @@ class Judged:
 class SupernetRecord:
     """A trained supernet."""
     kind: ClassVar = 'supernet'
-    name: str = text(NAME, 90)
+    name: str = text(NAME, MAX_NAME)
     space: SearchSpace = field(metadata={'reader': shelf_space})
     num_classes: int = number(1, MAX_ITEMS)
     class_names: tuple[str, ...] = ()

@@ -34,7 +34,7 @@ from .outgoing import (
     write_results,
 )
 from .plots import is_report, plot_training
-from .record import NAME, SupernetRecord
+from .record import MAX_NAME, NAME, SupernetRecord, to_name
 
 COMMIT = re.compile('[0-9a-f]{40}')  # hash
 SPACE, TRAINING, CURVES = 'space.json', 'train.yaml', 'training.svg'
@@ -73,7 +73,7 @@ def read_supernet(folder: Path) -> tuple[SupernetRecord, TrainConfig | None, Sup
     training = None if training is None else TrainConfig.from_dict(training, f'{CONFIG}: training')
     data = block.get('data')
     record = SupernetRecord.from_dict(dict(
-        name=training.name if training and re.fullmatch(NAME, training.name) else f'{network.space.name}_supernet',
+        name=_name(training, network.space.name),
         space=network.space.to_dict(), num_classes=network.num_classes, class_names=block.get('class_names') or [],
         data=data, skipped_images=block.get('skipped_images'),
         dataset_id=data if is_hub_id(str(data)) and not (training and training.test) else None,
@@ -82,6 +82,12 @@ def read_supernet(folder: Path) -> tuple[SupernetRecord, TrainConfig | None, Sup
         source=public_name(source) if isinstance(source := block.get('source'), str) else source,
         license=_license(block, training), code_version=__version__))
     return replace(record, training=training_cost(folder)), training, network
+
+
+def _name(training: TrainConfig | None, space: str) -> str:
+    """The name of a training, if it is one of a repository; else one of the space."""
+    known = training.name if training else ''
+    return known if re.fullmatch(NAME, known) and len(known) <= MAX_NAME else to_name(f'{space}_supernet')
 
 
 def supernet_origin(source: str) -> tuple[str, str | None, str]:
