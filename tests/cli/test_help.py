@@ -37,6 +37,18 @@ def test_every_option_says_what_it_does_and_the_modes_that_read_it(verb):
     assert all(mode.run.__doc__ for mode in verb.modes)
 
 
+@pytest.mark.parametrize('verb, option, remarks', [
+    ('specialize', 'data', 'needed with --arch, --front'), ('specialize', 'test', 'with --config only beside --data'),
+    ('specialize', 'finetune_epochs', 'default 0; with --config only beside --data'),
+    ('specialize', 'publish', 'only with --front --limits-ms'), ('specialize', 'name', 'not with --front --limits-ms'),
+    ('profile', 'precision', 'default fp32, with --fit, --import-csv unknown; not with --import-kit'),
+    ('profile', 'threads', 'default 1, with --fit, --import-csv none; not with --export-kit, --import-kit'),
+    ('profile', 'space', 'needed, but not with --import-kit'), ('profile', 'android', 'only with --export-kit'),
+    ('search', 'out', 'only with --profile'), ('models', 'device', 'not with --source --supernets')])
+def test_help_says_in_which_modes_an_option_is_read_and_its_default_holds(verb, option, remarks):
+    assert VERBS[verb].about(option) == f'{VERBS[verb].options[option].help} ({remarks})'
+
+
 START = """
 import sys
 from timm_ofa.cli import main

@@ -176,21 +176,40 @@ class Verb:
     def about(self, name: str) -> str:
         """The help of an option: what it does, its default, and the modes that read it."""
         reading = [mode for mode in self.modes if name in mode.reads]
-        others = [mode for mode in self.modes if name not in mode.reads]
         needing = [mode for mode in reading if name in mode.needs]
-        defaults = [mode.defaults.get(name) for mode in reading if mode not in needing]
-        remarks = [f'default {value:g}' if isinstance(value, float) else f'default {value}' for value in defaults[:1]
-                   if value is not None and value is not False and value != ()]
+        remarks = self._defaults(name, [mode for mode in reading if mode not in needing])
         if not all(name in mode.selectors for mode in reading):
+            others = [mode for mode in self.modes if mode not in reading and not any(  # the option leads to another mode
+                {*mode.selectors} < {*other.selectors} <= {*mode.selectors, name} for other in reading)]
             plain = [mode for mode in self.modes if not mode.selectors]
+            free = [mode for mode in self.modes if mode not in (*needing, *others)]
             if needing:
-                free = [mode for mode in reading if mode not in needing]
+                with_it = [mode for mode in needing if name not in mode.selectors]
                 remarks.append('needed' if not free else f'needed, but not with {self._named(free)}'
-                               if plain and plain[0] in needing else f'needed with {self._named(needing)}')
-            if others:
-                remarks.append(f'not with {self._named(others)}' if not plain or plain[0] in reading
-                               else f'only with {self._named(reading)}')
+                               if plain and plain[0] in needing else f'needed with {self._named(with_it)}')
+            remarks += self._exceptions(reading, others)
         return self.options[name].help.replace('%', '%%') + (f' ({"; ".join(remarks)})' if remarks else '')
+
+    def _defaults(self, name: str, modes: Sequence[Mode]) -> list[str]:
+        """The default of an option in these modes: that of the first one, and where another one holds."""
+        values = dict.fromkeys(mode.defaults.get(name) for mode in modes)
+        first, *others = values or [None]
+        if first is None or first is False or first == ():
+            return []
+        apart = [f', with {self._named([mode for mode in modes if mode.defaults.get(name) == other])} '
+                 f'{"none" if other is None else other}' for other in others]
+        return [f'default {first:g}' if isinstance(first, float) else f'default {first}{"".join(apart)}']
+
+    def _exceptions(self, reading: Sequence[Mode], others: Sequence[Mode]) -> list[str]:
+        """The modes that do not read an option, or, where that is shorter, those that read it."""
+        narrower = {mode.selectors: [set(other.selectors) - set(mode.selectors) for other in reading
+                                     if set(other.selectors) > set(mode.selectors)] for mode in others}
+        if narrower.get(()) or (len(reading) == 1 and any(narrower.values())):
+            return [f'only with {self._named(reading)}']
+        never = [mode for mode in others if not narrower[mode.selectors]]
+        return [*([f'not with {self._named(never)}'] if never else []), *(
+            f'with {self.flags(selectors)} only beside {self.flags(sorted(further[0]))}'
+            for selectors, further in narrower.items() if further)]
 
     def _named(self, modes: Sequence[Mode]) -> str:
         """Modes by the options that choose them; one that narrows another of these goes without saying."""
