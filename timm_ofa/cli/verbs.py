@@ -179,7 +179,7 @@ class Verb:
         needing = [mode for mode in reading if name in mode.needs]
         remarks = self._defaults(name, [mode for mode in reading if mode not in needing])
         if not all(name in mode.selectors for mode in reading):
-            others = [mode for mode in self.modes if mode not in reading and not any(  # the option leads to another mode
+            others = [mode for mode in self.modes if mode not in reading and not any(  # it leads to another mode
                 {*mode.selectors} < {*other.selectors} <= {*mode.selectors, name} for other in reading)]
             plain = [mode for mode in self.modes if not mode.selectors]
             free = [mode for mode in self.modes if mode not in (*needing, *others)]
