@@ -21,6 +21,21 @@ from timm_ofa.training.loop import Loop
 from timm_ofa.training.runs import RunLog
 
 
+@pytest.fixture(scope='module')
+def half(digits, tmp_path_factory):
+    """The folder of a run that was killed after its first phase."""
+    folder, original = tmp_path_factory.mktemp('half') / 'run', Loop._step
+
+    def die(self, *args):
+        if args[-2].total_steps == 6:
+            raise RuntimeError('power cut')
+        original(self, *args)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match='power cut'):
+        patch.setattr(Loop, '_step', die)
+        train_supernet(CONFIG, digits, folder)
+    return folder
+
+
 @pytest.mark.parametrize('step', [2, 6, 8, 11])
 def test_a_run_that_is_stopped_and_resumed_equals_one_that_is_not(run, digits, monkeypatch, tmp_path, step):
     folder = tmp_path / 'run'
@@ -80,6 +95,22 @@ def test_settings_of_a_run_that_somebody_broke_are_one_line(run, digits, tmp_pat
         with pytest.raises(InputError, match=naming) as error:
             train_supernet(CONFIG, digits, folder, resume=True)
         assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('name, content', [
+    ('progress.json', None), ('progress.json', b'{}'), ('progress.json', b'{"losses": [], "color": 1}'),
+    ('model.safetensors', b'torn'), ('optimizer.bin', b'torn'),
+    ('../../teacher.safetensors', None), ('../../teacher.safetensors', b'torn')])
+def test_a_run_whose_files_are_damaged_is_refused_in_one_line(digits, half, tmp_path, name, content):
+    folder = shutil.copytree(half, tmp_path / 'run')
+    path = folder / 'checkpoints/step-00000006-phase-01' / name
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    damaged = path.resolve().name if 'teacher' in name else 'step-00000006-phase-01'
+    with pytest.raises(InputError, match=f"{damaged}' is damaged .*; copy it again, or begin anew") as error:
+        train_supernet(CONFIG, digits, folder, resume=True)
+    assert '\n' not in str(error.value)
 
 
 @pytest.mark.parametrize('change, naming', [

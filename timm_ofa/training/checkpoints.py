@@ -79,9 +79,10 @@ class Checkpoints:
         self.last = time.monotonic()
 
     def load(self) -> Progress:
-        """Go back to the newest checkpoint; the start if there is none."""
+        """Go back to the newest checkpoint; the start if there is none. Raises `InputError` if it is damaged."""
         if (newest := newest_checkpoint(self.folder)) is not None:
-            self.accelerator.load_state(str(newest))
+            with reading_back(newest):
+                self.accelerator.load_state(str(newest))
         return progress_of(self.folder)
 
 
@@ -91,10 +92,23 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def progress_of(folder: Path) -> Progress:
-    """Where the newest checkpoint of a run stands; the start if there is none."""
+    """Where the newest checkpoint of a run stands; the start if there is none. Raises `InputError` if it is damaged."""
     newest = newest_checkpoint(folder)
-    progress = json.loads((newest / 'progress.json').read_text()) if newest else {'losses': ()}
-    return Progress(**{**progress, 'losses': tuple(progress['losses'])})
+    if newest is None:
+        return Progress()
+    with reading_back(newest):
+        progress = json.loads((newest / 'progress.json').read_text())
+        return Progress(**{**progress, 'losses': tuple(progress['losses'])})
+
+
+@contextmanager
+def reading_back(path: Path) -> Iterator[None]:
+    """Turn any error of reading what a run wrote into one `InputError`."""
+    try:
+        yield
+    except Exception as error:  # unpickling what is damaged raises nearly anything
+        raise InputError(f'{str(path)!r:.160} is damaged ({one_line(error)}); copy it again, or begin anew in another '
+                         'folder') from None
 
 
 def flush(path: Path) -> None:

@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..files import save_tensors
 from ..networks import Supernet, load_trained, synchronize_batch_norm
 from ..spaces import SearchSpace
+from .checkpoints import reading_back
 from .config import TrainConfig
 from .loop import placed
 
@@ -77,7 +78,8 @@ class PhaseTeachers:
     def _own(self) -> nn.Module:
         """The largest subnet of the file. As in the original, its BatchNorm uses the batch, and it drops nothing."""
         teacher = self.supernet.extract(self.supernet.space.max_arch())
-        teacher.load_state_dict(load_file(self.file))
+        with reading_back(self.file):
+            teacher.load_state_dict(load_file(self.file))
         if self.synchronize:
             synchronize_batch_norm(teacher)
         for module in teacher.requires_grad_(False).eval().modules():
