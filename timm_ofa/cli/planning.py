@@ -16,10 +16,11 @@ from ..networks import Supernet, quick_depthwise, repair
 from ..spaces import SearchSpace
 
 TRAIN, JUDGE, FINETUNE = 0.4, 0.25, 0.25  # shares of the minutes; the rest is for measuring and for what goes wrong
+LOOKED_AT = 64  # images, for their usual side
 MOST_EPOCHS, MOST_SUBNETS, LEAST_SUBNETS, REPAIRED = 30, 80, 24, 64
 
 
-def usual_side(images: ImageSet, n: int = 64) -> int:
+def usual_side(images: ImageSet) -> int:
     """The median of the shorter sides of some images, as they are stored, px."""
     sides: list[int] = []
 
@@ -27,7 +28,7 @@ def usual_side(images: ImageSet, n: int = 64) -> int:
         sides.append(min(width, height))
         return 0.0, 0.0, float(width), float(height)
 
-    images.fetch(np.unique(np.linspace(0, len(images) - 1, n).astype(int)).tolist(), Crop(look, 1))
+    images.fetch(np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int)).tolist(), Crop(look, 1))
     return int(np.median(sides))
 
 

@@ -60,9 +60,10 @@ def publish(*, folder: Sequence[str], repo: str | None = None, owner: str | None
                                 collection=collection)
     if len(folders) == 1 and not (folders[0] / 'config.json').exists():
         folders = [path.parent for path in sorted(folders[0].glob(f'*/{PERF}'))] or folders
+    supernets = [path for path in folders if is_supernet(path)]
     for name, given in (('onnx', onnx), ('pt2', pt2), ('collection', collection)):
-        if given and any(is_supernet(path) for path in folders):
-            raise InputError(f'--{name} is for networks, {str(folders[0])!r:.120} holds a supernet; leave it out')
+        if given and supernets:
+            raise InputError(f'--{name} is for networks, {str(supernets[0])!r:.120} holds a supernet; leave it out')
     if len(folders) == 1 and owner:
         raise InputError(f'--owner {owner!r:.120} is for several folders, this is one; give --repo ORG/NAME')
     if len(folders) > 1 and repo:

@@ -17,18 +17,16 @@ from ..spaces import Row, SearchSpace, load_space
 from .conditions import UNKNOWN
 from .profile import DeviceProfile, RowCost
 
-SUFFIX = '_lookup_table.yaml'
+SPACE, SUFFIX = 'ofa_mbv3_w12', '_lookup_table.yaml'  # of the tables
 SOURCE = (
     'Latency tables published with Once-for-All (H. Cai, C. Gan, T. Wang, Z. Zhang, S. Han: Once for All: Train One '
     'Network and Specialize it for Efficient Deployment, ICLR 2020, arXiv:1908.09791), github.com/han-cai/files '
     'ofa/note10; the resolutions between them as kept in github.com/gatech-sysml/CompOFA')
 
 
-def import_note10_tables(folder: str | Path, space: str | SearchSpace = 'ofa_mbv3_w12') -> DeviceProfile:
+def import_note10_tables(folder: str | Path) -> DeviceProfile:
     """A profile from the `<px>_lookup_table.yaml` files of a folder. Raises `InputError` if a file lacks a row."""
-    space = load_space(space)
-    if space.family != 'mobilenetv3':
-        raise InputError(f'space {space.name} is of the family {space.family}, the tables are not; give ofa_mbv3_w12')
+    space = load_space(SPACE)
     paths = sorted(Path(folder).glob(f'*{SUFFIX}'))
     if not paths:
         raise InputError(f'folder {str(folder)!r:.120} holds no *{SUFFIX}; give the folder of the note10 tables')
@@ -54,19 +52,18 @@ def _read(path: Path, space: SearchSpace) -> list[tuple[int, Row, RowCost]]:
         raise InputError(f'table {path.name} cannot be read ({str(error)!r:.60}); give a published one') from None
     if resolution not in (*space.resolutions, *space.extra_resolutions):
         raise InputError(f'table {path.name}: resolution {resolution} is not in {space.name}; remove the file')
-    return [(resolution, row, _cost(row, entries, path.name, space)) for row in space.all_rows(resolution)]
+    return [(resolution, row, _cost(row, entries, path.name)) for row in space.all_rows(resolution)]
 
 
-def _cost(row: Row, entries: Any, where: str, space: SearchSpace) -> RowCost:
+def _cost(row: Row, entries: Any, where: str) -> RowCost:
     """The sum of the entries of one row; `n` is the smallest of their counts."""
     parts = []
     for key in _upstream_keys(row):
         try:
             parts.append((float(entries[key]['mean']), int(entries[key]['count'])))
         except (KeyError, TypeError, ValueError, OverflowError):
-            raise InputError(
-                f'table {where}: entry {key} is missing or has no mean and count; '
-                f'give the published table, and the space that was measured ({space.name} was asked for)') from None
+            raise InputError(f'table {where}: entry {key} is missing or has no mean and count; give the published table'
+                             ) from None
     return RowCost(round(sum(mean for mean, _ in parts), 6), None, min(count for _, count in parts))
 
 
