@@ -240,6 +240,15 @@ def test_five_hundred_networks_answer_at_once(browser, tmp_path):
     assert took < 250, f'{took} ms'  # ten times what was measured, for slow machines
 
 
+def test_of_networks_with_one_latency_the_best_alone_is_on_the_front(browser, rng, tmp_path):
+    record = make_measured(1, rng)
+    found = [Found(f'acme/{pct}', replace(record, top1_pct=pct)) for pct in (70.0, 80.0, 75.0)]
+    (tmp_path / 'index.html').write_text(render_catalog('acme', found))
+    browser.open((tmp_path / 'index.html').as_uri())
+    assert browser.run('front().map(r => r.model.top1)') == [80]
+    assert problems_of(browser) == []
+
+
 def test_a_network_without_an_accuracy_has_its_row_and_no_point(browser, rng, tmp_path):
     known = make_measured(1, rng)
     bare = Record(name='bare', space=SPACE, arch=known.arch, num_classes=10, code_version='0.1.0',

@@ -89,6 +89,9 @@ def test_a_network_does_not_replace_a_supernet_nor_a_supernet_a_network(tmp_path
     with pytest.raises(InputError, match='holds something else'):
         save_released(folder, new_supernet(SPACE), {})
     check_folder(folder)
+    with pytest.raises(InputError, match='holds the run of a training'):
+        save_released(run, new_supernet(SPACE), {})
+    assert (run / 'checkpoints').is_dir()
 
 
 def test_a_model_that_is_not_the_arch_is_refused(tmp_path):

@@ -12,11 +12,12 @@ from timm_ofa.hub.plots import (
     plot_architecture,
     plot_confusion,
     plot_fit,
+    plot_front,
     plot_search,
     plot_training,
     shows_confusion,
 )
-from timm_ofa.hub.record import ClassAccuracy
+from timm_ofa.hub.record import ClassAccuracy, FrontPoint
 from timm_ofa.spaces import shelf_space
 
 FRONT = [(1.0, 60.0), (2.0, 65.5), (3.5, 66.25)]
@@ -32,6 +33,15 @@ def test_the_picture_of_a_search_shows_front_limit_baselines_and_progress(tmp_pa
     assert text.startswith('<?xml') and path.read_bytes() == again.read_bytes()
     for words in ('latency on a phone (ms)', 'best, 66.25 %', 'limit, 4', 'evolution', 'networks judged'):
         assert f'<!-- {words} -->' in text
+
+
+def test_every_baseline_and_every_reference_is_drawn(tmp_path):
+    names = [f'method {i}' for i in range(6)]
+    text = plot_search(FRONT, HISTORY, tmp_path / 'search.svg', cost='ms',
+                       baselines={name: [(3.0, 60.0)] for name in names}).read_text()
+    points = make_record().front + tuple(FrontPoint(arch='x', top1_pct=1, latency_ms=1, label=name) for name in names)
+    text += plot_front(make_record(front=points), tmp_path / 'front.svg').read_text()
+    assert all(text.count(f'<!-- {name} -->') == 2 for name in names)
 
 
 def test_the_picture_of_a_fit_says_its_error(tmp_path, rng):

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -73,7 +74,7 @@ def plot_search(front: Sequence[tuple[float, float]], history: Sequence[tuple[in
     with picture(path, 9.6, 4.0) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         left.plot(*zip(*front), color=BLUE, marker='o', markersize=3, linewidth=1.2, label='Pareto front of the search')
-        for marker, (name, points) in zip('v^sD', (baselines or {}).items()):
+        for marker, (name, points) in zip(cycle('v^sD'), (baselines or {}).items()):
             left.plot(*zip(*points), marker, color=GRAY, markersize=6, label=_ascii(name))
         left.plot(*zip(front[-1]), '*', color=ORANGE, markersize=16, label=f'best, {front[-1][1]:.2f} %')
         if limit is not None:
@@ -217,7 +218,7 @@ def _draw(axes: Axes, record: Record) -> None:
     latencies_ms, top1_pct = [p.latency_ms for p in front], [p.top1_pct for p in front]
     axes.plot(latencies_ms, top1_pct, color=BLUE, marker='o', markersize=4, linewidth=1.2,
               label='Pareto front of the search')
-    for marker, point in zip('v^sD', (p for p in record.front if p.label)):
+    for marker, point in zip(cycle('v^sD'), (p for p in record.front if p.label)):
         axes.plot(point.latency_ms, point.top1_pct, marker, color=GRAY, markersize=7, label=_ascii(point.label))
     for point in (p for p in front if p.chosen):
         axes.plot(point.latency_ms, point.top1_pct, '*', color=ORANGE, markersize=16, label='this network')

@@ -20,7 +20,7 @@ from ..errors import InputError, listed, one_line
 from ..files import fetch, replacing_folder
 from ..networks import Supernet as ElasticNetwork
 from ..spaces import space_names
-from ..training import save_supernet
+from ..training import LOG, save_supernet
 from .checkpoints import as_file, read_upstream, weights_cure
 from .configs import IMAGENET, HubConfig, NamedSubnet, hub_configs
 from .finishing import as_named
@@ -86,6 +86,8 @@ def save_released(out: str | Path, supernet: nn.Module, about: dict[str, Any]) -
     `about` goes into its `config.json`.
     """
     out = check_target(out, 'supernet')
+    if (out / LOG).exists():
+        raise InputError(f'folder {str(out)!r:.200} holds the run of a training; choose another, or remove it')
     assert isinstance(supernet, ElasticNetwork)
     with replacing_folder(out) as new:
         save_supernet(supernet, new, about)

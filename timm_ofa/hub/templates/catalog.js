@@ -19,7 +19,7 @@ const COLUMNS = [  // key in the address, title, value of a row, its text, wheth
 ];
 const get = id => document.getElementById(id);
 const state = {device: '', runtime: '', dataset: '', max: null, sort: 'top1', down: true, model: null};
-let rows = [];     // of the chosen device, runtime and data set, by latency
+let rows = [];     // of the chosen device, runtime and data set, by latency, the best of equal ones first
 let plotted = [];  // those of them with an accuracy
 let writing = 0;   // timer of the address
 let scale = null;  // of the plot
@@ -83,7 +83,7 @@ function choose(wanted) {
     const latency = model.data === state.dataset && model.latency.find(here);
     if (latency) rows.push({model, ...latency});
   }
-  rows.sort((a, b) => a.ms - b.ms);
+  rows.sort((a, b) => a.ms - b.ms || b.model.top1 - a.model.top1);
   lines = new Map(rows.map(row => [row, newLine(row)]));
   plotted = rows.filter(r => r.model.top1 !== null);
 }
