@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -50,19 +50,26 @@ def check_run(config: TrainConfig, output: Path, resume: bool) -> dict[str, Any]
     if isinstance(settings, dict):
         settings.pop('kind', None)  # older files do not have it
     before = TrainConfig.from_dict(settings, file.name)
-    phases_over = progress_of(output / CHECKPOINTS).phase
-    rates = tuple(
-        replace(new, lr=old.lr) if i >= phases_over else new
-        for i, (new, old) in enumerate(zip(config.phases, before.phases)))
-    wanted, known = asdict(replace(config, phases=rates + config.phases[len(rates):])), asdict(before)
-    changed = {name: value for name, value in wanted.items() if value != known[name]}
-    for name in changed:
-        if name not in MAY_CHANGE or phases_over == len(before.phases):
+    phases_over, phases = progress_of(output / CHECKPOINTS).phase, len(before.phases)
+    may_change = (*MAY_CHANGE, *(f'phases.{i}.lr' for i in range(phases_over, phases))) if phases_over < phases else ()
+    changed = dict(_changes(asdict(config), asdict(before)))
+    for key, (new, old) in changed.items():
+        if key not in may_change:
             raise InputError(
-                f'{name} is {str(wanted[name])!r:.60}, the run in {output.name!r} has {str(known[name])!r:.60}; resume '
-                f'with the same settings; only {listed(MAY_CHANGE)} and lr may change, until the phase is over')
-    return changed | {
-        f'phases.{i}.lr': new.lr for i, (new, old) in enumerate(zip(config.phases, before.phases)) if new.lr != old.lr}
+                f'{key} is {str(new)!r:.60}, the run in {output.name!r} has {str(old)!r:.60}; resume with the same '
+                f'settings; only {listed(MAY_CHANGE)} and lr may change, until the phase is over')
+    return {key: new for key, (new, _) in changed.items()}
+
+
+def _changes(new: Any, old: Any, key: str = '') -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """(key as `--set` takes it, (new value, old value)) of all settings that differ."""
+    if isinstance(new, tuple) and isinstance(old, tuple) and len(new) == len(old):
+        new, old = dict(enumerate(new)), dict(enumerate(old))
+    if isinstance(new, dict) and isinstance(old, dict):
+        for name in {**new, **old}:
+            yield from _changes(new.get(name), old.get(name), f'{key}.{name}' if key else str(name))
+    elif new != old:
+        yield key, (new, old)
 
 
 def write_settings(config: TrainConfig, output: Path) -> None:
