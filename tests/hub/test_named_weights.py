@@ -163,6 +163,9 @@ def test_weights_of_the_authors_that_change_are_refused(authors, no_hub, monkeyp
     with pytest.raises(InputError, match=f'{address}/init have changed: SHA-256 .*delete that line') as error:
         load()
     assert '\n' not in str(error.value)
+    (no_hub / 'timm_ofa_pins.json').write_text('[')
+    with pytest.raises(InputError, match=r'timm_ofa_pins.json. does not hold the hashes .*; remove it'):
+        load()
     monkeypatch.setattr('timm_ofa.hub.pins.write_text', lambda *_: (_ for _ in ()).throw(PermissionError(13, 'denied')))
     (no_hub / 'timm_ofa_pins.json').unlink()
     assert load() is not None  # a cache that cannot be written is a warning

@@ -27,6 +27,8 @@ def refuse_changed(name: str, address: str, weights: Path, folder: str | Path) -
             pins = read_json(path) if path.exists() else {}
             if address not in pins:
                 write_text(path, json.dumps({**pins, address: digest}, indent=1) + '\n')
+    except InputError:
+        raise InputError(f'{str(path)!r} does not hold the hashes that timm_ofa wrote; remove it') from None
     except OSError as error:
         _logger.warning('the hash of the weights of %s cannot be kept in %s (%s)', name, folder, error.strerror)
         return
