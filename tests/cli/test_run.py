@@ -17,13 +17,14 @@ from safetensors.torch import load_file
 from timm.models._hub import save_for_hf
 
 from timm_ofa.accuracy import active, judge
-from timm_ofa.cli import pipeline, stages
+from timm_ofa.cli import pipeline, planning, stages
 from timm_ofa.cli.planning import Plan, sides_for, usual_side
 from timm_ofa.devices import DeviceProfile, measuring
+from timm_ofa.errors import InputError
 from timm_ofa.hub import NotWithin, finishing, training_cost
 from timm_ofa.hub.folder import check_folder
 from timm_ofa.images import load_data
-from timm_ofa.networks import space_of
+from timm_ofa.networks import space_of, supernet_of
 from timm_ofa.spaces import load_space
 
 
@@ -186,6 +187,17 @@ def test_the_verbs_that_a_run_prints_make_the_same_networks(origin, quick, capsy
     assert (own.accuracy.dataset, own.accuracy.split) == ('digits test', 'all')
     assert '0.034 ms on ' in own.search.limit and 'training images: digits train' in own.accuracy.protocol
     assert [c.name for c in own.per_class if not c.n] == ['7', '8', '9']
+
+
+@pytest.mark.parametrize('trained, words', [
+    (False, 'an epoch of the whole network takes .* minutes, judging 24 subnets takes 0.4 minutes; give about 9'),
+    (True, 'is too short: judging 24 subnets takes 0.4 minutes; give about 3, or smaller --resolutions')])
+def test_minutes_that_are_too_short_are_refused_with_what_suffices(trained, words, monkeypatch):
+    seconds = iter([9.0, 1.0, 1.0, 0.0])  # of a step, of a repair with few and with many images, of judging
+    monkeypatch.setattr(planning, '_seconds', lambda work: next(seconds))
+    supernet, data = supernet_of(timm.create_model('test_efficientnet'), resolutions=(32,)), load_data('digits', 32, limit=200)
+    with pytest.raises(InputError, match=words):
+        planning.make_plan(supernet, data, 0.1, 1, 8, trained)
 
 
 def test_resolutions_suit_the_images():

@@ -81,6 +81,7 @@ WRONG = [
     ('search --space ofa_mbv3_w12 --predictor p --profile note10 --max-latency-ms 5 --out empty', 'is a folder'),
     ('catalog --source files --out empty', '--out .empty. is a folder'),
     ('measure supernet', 'holds a supernet'), ('publish supernet --dry-run --onnx', '--onnx is for networks'),
+    ('publish supernet bad.json --dry-run', "'bad.json' is a file; give folders"),
     ('publish empty supernet --dry-run --pt2', "--pt2 is for networks, 'supernet' holds"),
     ('publish supernet --dry-run --collection', '--collection is for networks'),
     ('models --source empty', 'timm-ofa measure DIR --save'),

@@ -89,12 +89,12 @@ def make_plan(supernet: Supernet, data: Data, minutes: float, networks: int, bat
     epoch_s = step_s * (len(data.train) // batch_size)
     subnets = max(LEAST_SUBNETS, min(MOST_SUBNETS, int(JUDGE * total_s / subnet_s)))
     epochs = 0 if trained else min(MOST_EPOCHS, int(TRAIN * total_s / epoch_s))
-    needed_s = (0 if trained else epoch_s) + LEAST_SUBNETS * subnet_s
-    if needed_s > total_s or not (epochs or trained):
+    whole_s, judge_s = 0.0 if trained else epoch_s, LEAST_SUBNETS * subnet_s
+    if whole_s + judge_s > total_s or not (epochs or trained):
+        training = '' if trained else f'an epoch of the whole network takes {epoch_s / 60:.1f} minutes, '
         raise InputError(
-            f'--minutes {minutes:g} is too short: an epoch of the whole network takes {epoch_s / 60:.1f} minutes, '
-            f'judging {LEAST_SUBNETS} subnets {LEAST_SUBNETS * subnet_s / 60:.1f}; give about '
-            f'{max(epoch_s / TRAIN, LEAST_SUBNETS * subnet_s / JUDGE) / 60 + 1:.0f}, or smaller --resolutions')
+            f'--minutes {minutes:g} is too short: {training}judging {LEAST_SUBNETS} subnets takes {judge_s / 60:.1f} '
+            f'minutes; give about {max(whole_s / TRAIN, judge_s / JUDGE) / 60 + 1:.0f}, or smaller --resolutions')
     tuned_s = 0.8 * epoch_s * networks  # a teacher is asked, the networks are smaller
     finetune_epochs = min(epochs or MOST_EPOCHS, int(FINETUNE * total_s / tuned_s))
     return Plan(epochs, subnets, finetune_epochs, epochs * epoch_s, subnets * subnet_s, finetune_epochs * tuned_s)

@@ -58,6 +58,8 @@ def publish(*, folder: Sequence[str], repo: str | None = None, owner: str | None
     if len(folders) == 1 and folders[0].suffix == '.json':
         return _publish_profile(folder[0], repo, owner, private, dry_run, force, onnx=onnx, pt2=pt2,
                                 collection=collection)
+    for path in filter(Path.is_file, folders):
+        raise InputError(f'{str(path)!r:.120} is a file; give folders of networks, or one device profile alone')
     if len(folders) == 1 and not (folders[0] / 'config.json').exists():
         folders = [path.parent for path in sorted(folders[0].glob(f'*/{PERF}'))] or folders
     supernets = [path for path in folders if is_supernet(path)]
