@@ -195,9 +195,9 @@ def test_the_verbs_that_a_run_prints_make_the_same_networks(origin, quick, capsy
 def test_minutes_that_are_too_short_are_refused_with_what_suffices(trained, words, monkeypatch):
     seconds = iter([9.0, 1.0, 1.0, 0.0])  # of a step, of a repair with few and with many images, of judging
     monkeypatch.setattr(planning, '_seconds', lambda work: next(seconds))
-    supernet, data = supernet_of(timm.create_model('test_efficientnet'), resolutions=(32,)), load_data('digits', 32, limit=200)
+    supernet = supernet_of(timm.create_model('test_efficientnet'), resolutions=(32,))
     with pytest.raises(InputError, match=words):
-        planning.make_plan(supernet, data, 0.1, 1, 8, trained)
+        planning.make_plan(supernet, load_data('digits', 32, limit=200), 0.1, 1, 8, trained)
 
 
 def test_resolutions_suit_the_images():

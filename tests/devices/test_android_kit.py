@@ -258,8 +258,7 @@ def test_half_precision_is_asked_for_and_recorded(phone, tmp_path):
     ({'devices': ''}, [], 'no device is connected; plug one in, and allow USB debugging'),
     ({'devices': 'A1\tunauthorized'}, [], 'device A1 is unauthorized; unlock it, and allow this computer'),
     ({'devices': 'A1\toffline'}, [], 'device A1 is offline; plug it in again'),
-    ({'devices': 'A1\tno permissions (user in plugdev group; are your udev rules wrong?)'}, [],
-     'device A1 is not open to this user; allow it, on Linux with the udev rules for Android devices'),
+    ({'devices': 'A1\tno permissions (are your udev rules wrong?)'}, [], 'device A1 is not open to this user; allow it'),
     ({'devices': 'A1\tdevice\nB2\tdevice'}, [], '2 devices are connected; give --serial with one of A1, B2'),
     ({}, ['--serial', 'B2'], 'device B2 is not connected; plug it in again'),
     ({'full': True}, [], 'No space left on device); free storage on it, and run the same command again to go on'),
@@ -272,8 +271,7 @@ def test_half_precision_is_asked_for_and_recorded(phone, tmp_path):
     ({}, ['--benchmark', __file__], 'is for no machine, the device runs arm64-v8a, armeabi-v7a; download that one'),
     ({}, ['--benchmark', sys.executable], ', the device runs arm64-v8a, armeabi-v7a; download that one'),
     ({}, ['--cores', '0x3'], "--cores '0x3' is not a hexadecimal mask; write it like f0"),
-    *(({}, words, '--rounds must be 1 or more, --rest and --max-drift 0 or more')
-      for words in (['--rounds', '0'], ['--rest', 'nan'], ['--rest', 'inf'], ['--max-drift', 'nan'])),
+    *(({}, text.split(), '--rounds must be 1 or more') for text in ('--rounds 0', '--rest inf', '--max-drift nan')),
     ({}, ['--threads', '0'], '--threads 0 is too small; give 1 or more'),
     ({}, ['--out', 'missing/results.json'], "--out 'missing/results.json' cannot be written")])
 def test_the_script_says_in_one_line_what_is_wrong(phone, network_kit, tmp_path, setup, options, message):
@@ -355,18 +353,6 @@ def test_networks_too_large_for_caches_are_timed_warm_on_a_phone(tmp_path):
     kit = export_network_kit(tmp_path / 'kit', rows, android=True, warm=False)
     (tmp_path / 'results.json').write_text(json.dumps(made_up(kit)))
     assert 'warm' in import_network_kit(tmp_path / 'results.json', rows)['statistic']
-
-
-def test_times_that_do_not_tell_what_rows_cost_are_refused(tmp_path_factory, tmp_path, recwarn):
-    kit = exported(tmp_path_factory)
-    for time_ms in (lambda ms: 0.5, lambda ms: 99 - ms):
-        results = made_up(kit)
-        for group in results['groups'].values():
-            group['low_ms'] = group['p50_ms'] = [time_ms(ms) for ms in group['low_ms']]
-        (tmp_path / 'results.json').write_text(json.dumps(results))
-        with pytest.raises(InputError, match=r'the times of my-phone do not tell what rows cost: .* measure again'):
-            import_kit(tmp_path / 'results.json', device='my-phone')
-    assert not recwarn.list
 
 
 @pytest.mark.parametrize('change, message', [
