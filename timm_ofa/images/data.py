@@ -53,7 +53,8 @@ def load_data(source: str, side: int, *, holdout: float = 0.1, limit: int | None
         source: A Hub data set id, a folder of images by class, a folder of parquet files, 'digits', or the built-in
             'fashion-mnist-12k'. 'stream:' before an id or a folder reads it in order, without a copy on disk.
             'timm:' before a folder, a tar file, 'hfds/NAME' or 'torch/NAME' uses timm's readers. '?train=NAME&
-            test=NAME&label=COLUMN' behind it chooses splits and column, '&root=FOLDER' where timm's reader looks.
+            test=NAME&label=COLUMN' behind it chooses splits and column; '&root=FOLDER' behind 'timm:hfds/NAME' or
+            'timm:torch/NAME' says where the files are.
         side: Side of the stored squares, px.
         holdout: Share of the training images that is held out; of a stream at most STREAM_IMAGES images.
         limit: At most so many training images: random ones, each class with its share.
@@ -63,7 +64,7 @@ def load_data(source: str, side: int, *, holdout: float = 0.1, limit: int | None
             goes on where the one before it ended.
         skip_broken: Leave out images that cannot be decoded. All are decoded to find them; not for streams.
         test: Another source of test images, whose classes are known by their names: its test split, or its only one.
-            All training images of `source` are then for training.
+            None of the training images of `source` is then for the test.
     """
     opened = open_source(source)
     judged = _test_of(opened, source, test, side, seed, decode)
