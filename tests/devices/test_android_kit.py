@@ -258,7 +258,7 @@ def test_half_precision_is_asked_for_and_recorded(phone, tmp_path):
     ({'devices': ''}, [], 'no device is connected; plug one in, and allow USB debugging'),
     ({'devices': 'A1\tunauthorized'}, [], 'device A1 is unauthorized; unlock it, and allow this computer'),
     ({'devices': 'A1\toffline'}, [], 'device A1 is offline; plug it in again'),
-    ({'devices': 'A1\tno permissions (are your udev rules wrong?)'}, [], 'device A1 is not open to this user; allow it'),
+    ({'devices': 'A1\tno permissions (are your udev rules wrong?)'}, [], 'device A1 is not open to this user; allow'),
     ({'devices': 'A1\tdevice\nB2\tdevice'}, [], '2 devices are connected; give --serial with one of A1, B2'),
     ({}, ['--serial', 'B2'], 'device B2 is not connected; plug it in again'),
     ({'full': True}, [], 'No space left on device); free storage on it, and run the same command again to go on'),
