@@ -67,25 +67,21 @@ class AccuracyPredictor(Predictor):
         """
         codes, top1 = checked_records(space, archs, top1_pct)
         predicted = held_out(cls._learn, space, codes, top1, seed)
-        predictor = cls._solve(space, codes, top1, held_out_error(predicted, top1))
-        predictor.held_out_pct = predicted
+        predictor = cls._learn(space, codes, top1)
+        predictor.check, predictor.held_out_pct = held_out_error(predicted, top1), predicted
         return predictor
 
     @classmethod
     def _learn(cls, space: SearchSpace, codes: np.ndarray, top1: np.ndarray) -> AccuracyPredictor:
-        return cls._solve(space, codes, top1, {})
-
-    @classmethod
-    def _solve(cls, space: SearchSpace, codes: np.ndarray, top1: np.ndarray, check: dict) -> AccuracyPredictor:
         """Find the strengths of the highest marginal likelihood and their dual weights.
 
         Each kernel needs one eigendecomposition. (Choosing by leave-one-out error is as good with many clean records;
         with a few noisy ones it takes noise for signal.)
         """
         mean = float(top1.mean())
-        blank = cls(space, codes, np.zeros(len(codes)), mean, Strengths(1.0, 0.0, 1.0), check)
+        blank = cls(space, codes, np.zeros(len(codes)), mean, Strengths(1.0, 0.0, 1.0), {})
         best = min(_fits(blank._known, top1 - mean), key=lambda fit: fit.unlikely)
-        return cls(space, codes, best.vectors @ best.scaled, mean, best.strengths, check)
+        return cls(space, codes, best.vectors @ best.scaled, mean, best.strengths, {})
 
     def predict_codes(self, codes: np.ndarray, space: SearchSpace) -> np.ndarray:
         x = self._features(self.own_codes(codes, space))

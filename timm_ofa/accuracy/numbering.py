@@ -37,11 +37,6 @@ class Predictor(ABC):
         """How unsure it is, as a standard deviation (N,) in points; None: it does not know."""
         return None
 
-    @property
-    def ceiling_pct(self) -> float | None:
-        """The most that the predictor can say, if networks are better than that."""
-        return None
-
     def own_codes(self, codes: np.ndarray, space: SearchSpace) -> np.ndarray:
         """Codes (N, 1 + P) of `space`, a restriction of the own space, as codes of the own space."""
         numbering = self._numbering

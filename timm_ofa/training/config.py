@@ -290,6 +290,17 @@ def differing(value: Any) -> dict[str, Any]:
     return found
 
 
+def by_key(value: Any, at: str = '') -> dict[str, Any]:
+    """Settings by their keys, as `--set` takes them, such as 'phases.0.lr'."""
+    if isinstance(value, Mapping):
+        inside = list(value.items())
+    elif isinstance(value, (list, tuple)) and any(isinstance(v, Mapping) for v in value):
+        inside = list(enumerate(value))
+    else:
+        return {at: value}
+    return {name: v for key, part in inside for name, v in by_key(part, f'{at}.{key}' if at else str(key)).items()}
+
+
 def trained_before(space: SearchSpace, phases: Sequence[Phase], i: int) -> list[SearchSpace]:
     """The spaces of the phases before the i-th one. Sorting must not move the channels of their subnets."""
     return [phase.subspace(space) for phase in phases[:i]]

@@ -22,7 +22,7 @@ from ..errors import InputError, Interrupted, listed, one_line
 from ..files import drop_torn_line, replacing, save_tensors, sha256_of, write_text
 from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, Supernet, read_json, write_config
 from .checkpoints import flush, progress_of
-from .config import TrainConfig, read_config
+from .config import TrainConfig, by_key, read_config
 
 SETTINGS, LOG, TIMES = 'train.yaml', 'log.jsonl', 'times.jsonl'
 CHECKPOINTS = 'checkpoints'  # folder in that of a run
@@ -52,24 +52,14 @@ def check_run(config: TrainConfig, output: Path, resume: bool) -> dict[str, Any]
     before = TrainConfig.from_dict(settings, file.name)
     phases_over, phases = progress_of(output / CHECKPOINTS).phase, len(before.phases)
     may_change = (*MAY_CHANGE, *(f'phases.{i}.lr' for i in range(phases_over, phases))) if phases_over < phases else ()
-    changed = dict(_changes(asdict(config), asdict(before)))
-    for key, (new, old) in changed.items():
+    wanted, known = by_key(asdict(config)), by_key(asdict(before))
+    changed = [key for key in {**wanted, **known} if wanted.get(key) != known.get(key)]
+    for key in changed:
         if key not in may_change:
             raise InputError(
-                f'{key} is {str(new)!r:.60}, the run in {output.name!r} has {str(old)!r:.60}; resume with the same '
-                f'settings; only {listed(MAY_CHANGE)} and lr may change, until the phase is over')
-    return {key: new for key, (new, _) in changed.items()}
-
-
-def _changes(new: Any, old: Any, key: str = '') -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """(key as `--set` takes it, (new value, old value)) of all settings that differ."""
-    if isinstance(new, tuple) and isinstance(old, tuple) and len(new) == len(old):
-        new, old = dict(enumerate(new)), dict(enumerate(old))
-    if isinstance(new, dict) and isinstance(old, dict):
-        for name in {**new, **old}:
-            yield from _changes(new.get(name), old.get(name), f'{key}.{name}' if key else str(name))
-    elif new != old:
-        yield key, (new, old)
+                f'{key} is {str(wanted.get(key))!r:.60}, the run in {output.name!r} has {str(known.get(key))!r:.60}; '
+                f'resume with the same settings; only {listed(MAY_CHANGE)} and lr may change, until the phase is over')
+    return {key: wanted[key] for key in changed}
 
 
 def write_settings(config: TrainConfig, output: Path) -> None:

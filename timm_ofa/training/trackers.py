@@ -2,14 +2,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from ..errors import InputError, listed
-from .config import TrainConfig
+from .config import TrainConfig, by_key
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -23,15 +22,6 @@ def check_trackers(names: Sequence[str]) -> None:
 
 def start_trackers(accelerator: Accelerator, config: TrainConfig) -> None:
     """Begin a run in the project that has the name of the configuration; its settings are the keys of `--set`."""
-    accelerator.init_trackers(config.name, _by_key(config.to_dict()))
-
-
-def _by_key(value: Any, at: str = '') -> dict[str, bool | int | float | str]:
-    """Settings by their keys, such as 'phases.0.lr'. Lists of numbers and missing values are JSON texts."""
-    if isinstance(value, Mapping):
-        inside = list(value.items())
-    elif isinstance(value, (list, tuple)) and any(isinstance(v, Mapping) for v in value):
-        inside = list(enumerate(value))
-    else:
-        return {at: value if isinstance(value, (bool, int, float, str)) else json.dumps(value)}
-    return {name: v for key, part in inside for name, v in _by_key(part, f'{at}.{key}' if at else str(key)).items()}
+    accelerator.init_trackers(config.name, {
+        key: value if isinstance(value, (bool, int, float, str)) else json.dumps(value)  # lists, and what is missing
+        for key, value in by_key(config.to_dict()).items()})
