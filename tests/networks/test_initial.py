@@ -192,6 +192,13 @@ def test_real_weights_go_through_supernet_onnx_int8_and_card(lite0, tmp_path):
     assert evaluate(loaded, images, space, 128) == top1_pct
 
 
+@pytest.mark.parametrize('name', ['x' * 300, 'a\0b', ''])
+def test_a_name_that_can_be_no_folder_is_one_line(name):
+    with pytest.raises(InputError, match=r'network .* cannot be loaded') as error:
+        load_trained(name, 'network')
+    assert '\n' not in str(error.value)
+
+
 @pytest.mark.parametrize('name', ['resnet18', 'resnet18.tv_in1k', 'hf-hub:timm/resnet18.a1_in1k'])
 def test_a_hub_that_does_not_answer_is_not_asked_for_a_minute(name, tmp_path, monkeypatch):
     monkeypatch.setattr('huggingface_hub.constants.ENDPOINT', 'http://127.0.0.1:9')

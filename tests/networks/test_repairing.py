@@ -131,6 +131,23 @@ def test_repair_is_the_same_each_time_and_in_any_batches(monkeypatch):
     torch.testing.assert_close(out[7], out[24], rtol=1e-6, atol=1e-6)
 
 
+def test_an_empty_batch_changes_nothing():
+    supernet, x = make(), smooth(6)
+    arch = narrow(supernet.space.max_arch(SIDE), 1, 1, 2)
+    first, again = (repair(supernet, arch, batches).state_dict() for batches in ([x], [x[:0], x, x[:0]]))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_a_supernet_keeps_its_mode_where_a_repair_or_a_sorting_breaks_off(monkeypatch):
+    supernet = make().train()
+    monkeypatch.setattr(supernet, 'forward_before', lambda *_: 1 / 0)
+    for broken in (lambda: repair(supernet, supernet.space.max_arch(SIDE), smooth(2)),
+                   lambda: supernet.sort_channels(smooth(2))):
+        with pytest.raises(ZeroDivisionError):
+            broken()
+        assert supernet.training
+
+
 @torch.no_grad()
 def test_full_convolutions_are_repaired_by_patches():
     supernet, x, other = make('ofa_resnet_tiny'), smooth(64), smooth(32, seed=1)
@@ -181,10 +198,21 @@ def test_a_repaired_subnet_of_a_trained_network_is_better_than_a_cut_one(trained
 def test_squeeze_and_excite_follows_its_channels(trained, monkeypatch):
     supernet, data = trained
     x, other = (eval_batch(part.fetch(torch.arange(256)), supernet.space, SIDE) for part in (data.train, data.test))
-    arch = narrow(supernet.space.max_arch(SIDE), 1, 1, 2)
-    repaired = error(repair(supernet, arch, x), supernet, other)
+    largest, gates = supernet.space.max_arch(SIDE), []
+
+    def gate_error(model):
+        """Mean squared distance of the gates from those of the whole network, as a share of their variance."""
+        for each in (model, supernet.extract(largest).eval()):
+            layer = each.blocks[2][1].se.conv_expand
+            hook = layer.register_forward_hook(lambda _, inputs, output: gates.append(output))
+            each(other)
+            hook.remove()
+        own, whole = gates.pop(-2), gates.pop()
+        return float((own - whole[:, :own.shape[1]]).square().mean() / whole.var(0).mean())
+    arch = narrow(largest, 1, 1, 2)
+    repaired = gate_error(repair(supernet, arch, x))
     monkeypatch.setattr(repairing, '_fit_squeeze_excite', lambda *_: None)
-    assert repaired < error(repair(supernet, arch, x), supernet, other)
+    assert repaired < 0.3 * gate_error(repair(supernet, arch, x))
 
 
 @torch.no_grad()
@@ -209,7 +237,7 @@ def test_energy_puts_what_carries_most_first():
     (images(2, 1, 24, 24), r'\(2, 1, 24, 24\).*\(N, 3, 24, 24\)'), (images(3, 24, 24), r'\(3, 24, 24\)'),
     (torch.zeros(2, 3, 24, 24, dtype=torch.uint8), 'uint8.*normalized floats'), ([], 'no images'),
     (torch.zeros(0, 3, 24, 24), 'no images'), ([np.zeros((2, 3, 24, 24))], 'ndarray'),
-    (torch.tensor(3.0), 'a batch of')])
+    (torch.tensor(3.0), 'a batch of'), (torch.full((2, 3, 24, 24), float('nan')), 'a batch of 2 images holds NaN')])
 def test_wrong_images_are_one_line(given, naming):
     supernet = make()
     with pytest.raises(InputError, match=naming) as caught:

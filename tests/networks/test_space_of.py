@@ -148,7 +148,7 @@ def test_a_space_that_is_not_of_its_network_makes_no_supernet(supernet):
     more = changed(data, 'stages', 1, to={
         **data['stages'][1], 'depths': [3], 'blocks': [*data['stages'][1]['blocks'], {**block, 'place': 'blocks.1.2'}]})
     for wrong in (more, changed(data, 'stages', to=data['stages'][:-1])):
-        with pytest.raises(InputError, match='the number of stages or blocks of the space .* is not that of'):
+        with pytest.raises(InputError, match=r'the number of stages or blocks of the space .* is not that of'):
             new_supernet(SearchSpace.from_dict(wrong), num_classes=7)
 
 

@@ -42,6 +42,12 @@ def test_a_saved_supernet_is_the_same_when_it_is_loaded(space, tmp_path, rng):
     assert sorted(p.name for p in tmp_path.iterdir()) == ['config.json', 'model.safetensors']
 
 
+def test_a_folder_may_have_a_colon_in_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_supernet(new_supernet(load_space('ofa_mbv3_tiny'), num_classes=3), tmp_path / 'run-12:30', {})
+    assert load_supernet('run-12:30').num_classes == 3
+
+
 def test_supernets_of_every_space_are_registered():
     assert {f'{name}_supernet' for name in SPACES} <= set(timm.list_models('*_supernet'))
     assert timm.create_model('ofa_mbv3_w12_supernet', device='meta').space == load_space('ofa_mbv3_w12')

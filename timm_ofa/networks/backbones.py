@@ -32,9 +32,6 @@ class Backbone(Supernet):
             for block, facts in zip(stage, options.blocks):
                 make_elastic(block, facts)
 
-    def choices(self, arch: Arch) -> list[list[tuple]]:
-        return [list(zip(kernels, ratios)) for kernels, ratios in zip(arch.kernel_size, arch.expand_ratio)]
-
     def kernels(self, arch: Arch) -> dict[str, torch.Tensor]:
         found = {}
         for stage, blocks, choices in zip(self.elastic_stages(), self.space.stages, self.choices(arch)):

@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -122,6 +124,33 @@ class SmallerKernel(torch.autograd.Function):
             grad = flat.new_zeros(shape)
             _center(grad, small).copy_((flat @ matrix).view(-1, 1, small, small))
         return grad, *grads
+
+
+class ElasticKernel(nn.Module):
+    """A block with a depthwise convolution of several kernel sizes."""
+    if TYPE_CHECKING:
+        kernel_transform: nn.ParameterDict
+
+    def add_matrices(self, sizes: Iterable[int], weight: torch.Tensor) -> None:
+        """Add a square matrix for each pair of consecutive sizes (7 to 5, 5 to 3), the identity at first.
+
+        All channels of the depthwise weight share it.
+        """
+        self.kernel_pairs = list(pairwise(sorted(sizes, reverse=True)))
+        if self.kernel_pairs:
+            self.kernel_transform = nn.ParameterDict({
+                f'k{large}to{small}': nn.Parameter(torch.eye(small**2, device=weight.device, dtype=weight.dtype))
+                for large, small in self.kernel_pairs})
+
+    def smaller(self, weight: torch.Tensor, kernel_size: int | None) -> torch.Tensor:
+        """Weight (C, 1, K, K) of a kernel size, from that of the largest; None: the largest itself.
+
+        Each step to the next smaller size takes the center and multiplies it with the matrix of that step.
+        """
+        if kernel_size in (None, weight.shape[-1]):
+            return weight
+        steps = [f'k{large}to{small}' for large, small in self.kernel_pairs if small >= kernel_size]
+        return SmallerKernel.apply(weight, *(self.kernel_transform[step] for step in steps))
 
 
 def _center(weight: torch.Tensor, size: int) -> torch.Tensor:

@@ -17,7 +17,7 @@ from torch import fx, nn
 
 from ..spaces import Stage, bottleneck_mid_chs, make_divisible
 from .chain import Chain, Link
-from .depthwise import SmallerKernel, depthwise_conv
+from .depthwise import ElasticKernel, depthwise_conv
 from .layers import dense_conv, first_channels_conv_norm_act, first_channels_norm_act, squeeze_excite
 from .slices import first_channels
 
@@ -32,11 +32,10 @@ def l1_norm(conv: nn.Conv2d) -> torch.Tensor:
     return conv.weight.abs().sum((0, 2, 3))
 
 
-class ElasticInvertedResidual(nn.Module):
+class ElasticInvertedResidual(ElasticKernel):
     """timm's `InvertedResidual` at any kernel size and expand ratio up to its own.
 
-    It takes over the layers of the block that it is given. It adds one square matrix for each pair of consecutive
-    kernel sizes (7 to 5, 5 to 3), which all channels of the layer share and which is the identity at first.
+    It takes over the layers of the block that it is given.
     """
     if TYPE_CHECKING:  # TorchScript reads the annotations that are there when it runs
         conv_pw: nn.Conv2d
@@ -55,11 +54,7 @@ class ElasticInvertedResidual(nn.Module):
             self.add_module(name, layer)
         self.has_skip = block.has_skip
         self.se_ratio = se_ratio
-        self.kernel_pairs = list(pairwise(sorted(kernel_sizes, reverse=True)))
-        weight = self.conv_dw.weight
-        self.kernel_transform = nn.ParameterDict({
-            f'k{large}to{small}': nn.Parameter(torch.eye(small**2, device=weight.device, dtype=weight.dtype))
-            for large, small in self.kernel_pairs})
+        self.add_matrices(kernel_sizes, self.conv_dw.weight)
 
     @staticmethod
     def chain(block: ElasticInvertedResidual | InvertedResidual) -> Chain:
@@ -81,16 +76,6 @@ class ElasticInvertedResidual(nn.Module):
     def kernel(self, kernel_size: int | None, channels: int) -> torch.Tensor:
         """Depthwise weight (channels, 1, K, K) of a kernel size."""
         return self.smaller(self.conv_dw.weight[:channels], kernel_size)
-
-    def smaller(self, weight: torch.Tensor, kernel_size: int | None) -> torch.Tensor:
-        """Weight (C, 1, K, K) of a kernel size, from the weight of the largest size.
-
-        Each step to the next smaller size takes the center and multiplies it with the matrix of that step.
-        """
-        if kernel_size in (None, weight.shape[-1]):
-            return weight
-        steps = [f'k{large}to{small}' for large, small in self.kernel_pairs if small >= kernel_size]
-        return SmallerKernel.apply(weight, *(self.kernel_transform[step] for step in steps))
 
     def active(self, kernel_size: int | None, mid: int) -> Sequence[torch.Tensor]:
         """The active slices of the weights, in this order.

@@ -19,7 +19,7 @@ from torch import fx, nn
 
 from ..spaces import Block
 from .chain import Chain, Link
-from .depthwise import SmallerKernel, depthwise_conv
+from .depthwise import ElasticKernel, depthwise_conv
 from .elastic import ElasticBottleneck, ElasticInvertedResidual, Importance, _descending, _permute_outputs, l1_norm
 from .layers import dense_conv, first_channels_norm_act, squeeze_excite
 from .slices import first_channels
@@ -40,18 +40,17 @@ def kernel_link(chain: Chain) -> int | None:
     return max((i for i, link in enumerate(chain.links) if link.depthwise and i < dense[-1]), default=None)
 
 
-class ElasticBlock(nn.Module):
+class ElasticBlock(ElasticKernel):
     """A block of timm's that runs at any kernel size and expand ratio of `facts`.
 
     A stock block becomes elastic in place, see `make_elastic`. It keeps its layers, its attributes and the names of
-    its tensors. It gets one square matrix for each pair of consecutive kernel sizes, the identity at first.
+    its tensors.
     """
     kind: ClassVar[str]  # in the names of rows
     if TYPE_CHECKING:
         facts: Block
         own: Chain
         drop_path: Any
-        kernel_transform: nn.ParameterDict
 
     @staticmethod
     def chain(block: Any) -> Chain:
@@ -63,22 +62,11 @@ class ElasticBlock(nn.Module):
         self.middle, self.kernel_link = middle(self.own), kernel_link(self.own)
         weight = self.own.links[self.kernel_link or 0].conv.weight
         sides = {*facts.kernel_sizes, weight.shape[-1]} if self.kernel_link is not None else set()
-        self.kernel_pairs = list(pairwise(sorted(sides, reverse=True)))
-        if self.kernel_pairs:
-            self.kernel_transform = nn.ParameterDict({
-                f'k{large}to{small}': nn.Parameter(torch.eye(small**2, device=weight.device, dtype=weight.dtype))
-                for large, small in self.kernel_pairs})
+        self.add_matrices(sides, weight)
 
     def mid_chs(self, expand_ratio: float | None) -> int:
         """Active middle channels; for None, all."""
         return self.facts.mid_chs if expand_ratio is None else self.facts.active_mid_chs(expand_ratio)
-
-    def smaller(self, weight: torch.Tensor, kernel_size: int | None) -> torch.Tensor:
-        """Weight (C, 1, K, K) of a kernel size, from that of the largest: the center, times the matrix of each step."""
-        if kernel_size in (None, weight.shape[-1]):
-            return weight
-        steps = [f'k{large}to{small}' for large, small in self.kernel_pairs if small >= kernel_size]
-        return SmallerKernel.apply(weight, *(self.kernel_transform[step] for step in steps))
 
     def kernels(self, kernel_size: int, expand_ratio: float) -> dict[str, torch.Tensor]:
         """The tensors of the stock block at this choice that are not leading slices, by name."""

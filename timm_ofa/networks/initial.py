@@ -7,8 +7,8 @@ Goodfellow and Shlens, Net2Net, arXiv:1511.05641.)
 """
 from __future__ import annotations
 
+import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import timm
@@ -22,6 +22,7 @@ from .backbones import Backbone
 from .elastic import ElasticInvertedResidual
 from .narrowing import stock
 from .reading import space_of
+from .streams import evaluating
 from .supernet import EfficientNetSupernet, MobileNetV3Supernet, Supernet, new_supernet
 from .weights import known_file
 
@@ -35,7 +36,7 @@ TOLERANCE = 1e-2  # of the largest value: rounding stays below it, another layer
 
 def load_trained(source: str, what: str) -> nn.Module:
     """A network with weights, by timm's name or from a folder. Raises `InputError`; `what` names the purpose in it."""
-    name = f'local-dir:{source}' if Path(source).is_dir() else source
+    name = f'local-dir:{source}' if os.path.isdir(source) else source  # false for a text that can be no path, too
     try:
         _refuse_far_weights(name)
         return timm.create_model(name, pretrained=True)
@@ -222,15 +223,14 @@ def _first_difference(supernet: Supernet, model: nn.Module) -> str | None:
 
 def _stage_outputs(network: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     """What each stage gives for x (N, channels, H, W), and what the classifier gets, in evaluation mode."""
-    training = network.training
     outputs: dict[str, torch.Tensor] = {}
     hooks = [
         stage.register_forward_hook(lambda _, __, output, place=f'blocks.{i}': outputs.update({place: output}))
         for i, stage in enumerate(network.get_submodule('blocks').children())]
     hooks.append(network.get_submodule('classifier').register_forward_pre_hook(
         lambda _, inputs: outputs.update({'the head': inputs[0]})))
-    network.eval()(x[:, :network.state_dict()['conv_stem.weight'].shape[1]])
+    with evaluating(network):
+        network(x[:, :network.state_dict()['conv_stem.weight'].shape[1]])
     for hook in hooks:
         hook.remove()
-    network.train(training)
     return outputs

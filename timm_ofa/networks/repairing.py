@@ -27,7 +27,7 @@ from torch import nn
 from ..spaces import Arch
 from .chain import Chain, Link, chain_of
 from .least_squares import Moments, Spread, inputs_of, patches, points
-from .streams import Pair, Stream, checked_batches
+from .streams import Pair, Stream, checked_batches, evaluating
 from .supernet import Supernet
 
 KERNEL_RIDGES = (1e-3,)  # so few unknowns need no choice
@@ -55,12 +55,17 @@ def repair(supernet: Supernet, arch: Arch, images: torch.Tensor | Iterable) -> n
         InputError: The arch is not of this space, or the images do not fit.
     """
     supernet.space.check(arch)
-    largest, training = supernet.space.max_arch(arch.resolution), supernet.training
     subnet, batches = supernet.extract(arch).eval(), checked_batches(images, supernet, arch.resolution)
-    supernet.eval()
     stream = Stream([Pair(batch, batch, batch, batch) for batch in batches], MAX_BYTES)
+    with evaluating(supernet):
+        _repair(stream, supernet, subnet, arch)
+    return subnet
+
+
+def _repair(stream: Stream, supernet: Supernet, subnet: nn.Module, arch: Arch) -> None:
+    """Repair all blocks, the first one first. Both networks are in evaluation mode."""
     names = {block: name for name, block in supernet.named_modules()}
-    same = _start(stream, supernet, largest, arch)
+    same = _start(stream, supernet, arch)
     for stage, choices in zip(supernet.elastic_stages(), supernet.choices(arch)):
         blocks, active = list(stage), len(choices)
         for i, block in enumerate(blocks[:active]):
@@ -69,13 +74,11 @@ def repair(supernet: Supernet, arch: Arch, images: torch.Tensor | Iterable) -> n
             same = _repair_block(stream, own, small, skipped, same)
     if not same:
         _follow(stream, supernet, subnet)
-    supernet.train(training)
-    return subnet
 
 
-def _start(stream: Stream, supernet: Supernet, largest: Arch, arch: Arch) -> bool:
+def _start(stream: Stream, supernet: Supernet, arch: Arch) -> bool:
     """Take the layers before the first block. Returns whether both networks are still the same there."""
-    before, few = supernet.forward_before, next(iter(stream)).whole[:2]
+    before, few, largest = supernet.forward_before, next(iter(stream)).whole[:2], supernet.space.max_arch()
     same = torch.equal(before(few, largest), before(few, arch))
 
     def step(pair: Pair) -> Pair:

@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import nn
 
 from ..errors import InputError
 
@@ -14,9 +16,20 @@ if TYPE_CHECKING:
 BATCH = 64  # images, where they come as one tensor
 
 
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """A network in evaluation mode, and afterwards in the mode in which it was, whatever happens."""
+    training = network.training
+    try:
+        network.eval()
+        yield
+    finally:
+        network.train(training)
+
+
 def checked_batches(
         images: torch.Tensor | Iterable, supernet: Supernet, resolution: int | None = None) -> list[torch.Tensor]:
-    """Normalized images as batches on the supernet's device. Raises `InputError` for what is none.
+    """Normalized images as batches on the supernet's device, without empty ones. Raises `InputError` for what is none.
 
     Args:
         images: One tensor (N, channels, H, W), or batches of that, or (batch, labels) pairs.
@@ -35,8 +48,11 @@ def checked_batches(
             height, width = side if resolution else 'HW'
             raise InputError(
                 f'a batch of images is {what:.80}; give normalized floats (N, {channels}, {height}, {width})')
-        batches.append(batch.to(weight.device, weight.dtype))
-    if not sum(map(len, batches)):
+        if not batch.isfinite().all():
+            raise InputError(f'a batch of {len(batch)} images holds NaN or infinite values; give it without them')
+        if len(batch):
+            batches.append(batch.to(weight.device, weight.dtype))
+    if not batches:
         raise InputError('there are no images; give some hundred')
     return batches
 

@@ -5,6 +5,7 @@ Source: arXiv:1908.09791, section 3.3.
 """
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ from .stock import (
     model_args,
     set_stem_stride,
 )
-from .streams import checked_batches
+from .streams import checked_batches, evaluating
 from .weights import OTHER_ARGS, known_file
 
 
@@ -84,7 +85,7 @@ class Supernet(nn.Module):
 
     def choices(self, arch: Arch) -> list[list[tuple]]:
         """The arguments of each active block, without its input; one list a stage."""
-        raise NotImplementedError
+        return [list(zip(kernels, ratios)) for kernels, ratios in zip(arch.kernel_size, arch.expand_ratio)]
 
     def forward_before(self, x: torch.Tensor, arch: Arch) -> torch.Tensor:
         """The layers before the elastic stages, for x (N, channels, H, W)."""
@@ -174,9 +175,9 @@ class Supernet(nn.Module):
         """
         importance: Importance = l1_norm
         if images is not None:
-            batches, training = checked_batches(images, self), self.training
-            importance = energy(self.eval(), batches)
-            self.train(training)
+            batches = checked_batches(images, self)
+            with evaluating(self):
+                importance = energy(self, batches)
         for i, stage in enumerate(self.elastic_stages()):
             for j, block in enumerate(stage):
                 block.sort_channels(  # type: ignore[operator] # each class of elastic blocks has it
@@ -201,9 +202,6 @@ class _MobileSupernet(Supernet):
 
     def elastic_stages(self) -> list[nn.Sequential]:
         return list(self.blocks)[self.first_stage:][:len(self.space.stages)]  # type: ignore[return-value]
-
-    def choices(self, arch: Arch) -> list[list[tuple]]:
-        return [list(zip(kernels, ratios)) for kernels, ratios in zip(arch.kernel_size, arch.expand_ratio)]
 
     def forward_before(self, x: torch.Tensor, arch: Arch) -> torch.Tensor:
         return self.blocks[0](self.bn1(self.conv_stem(x)))
@@ -320,7 +318,8 @@ def load_supernet(source: str, **kwargs) -> Supernet:
 
     Raises `InputError` if it cannot be loaded or is not a supernet.
     """
-    name = source if ':' in source or timm.is_model_pretrained(source) else f'local-dir:{source}'
+    elsewhere = timm.is_model_pretrained(source) or (':' in source and not os.path.isdir(source))
+    name = source if elsewhere else f'local-dir:{source}'
     try:
         if name.startswith('hf-hub:'):
             known_file(name.removeprefix('hf-hub:'))

@@ -86,7 +86,7 @@ def _check_family(space: SearchSpace, where: str) -> None:
         return _check_read_off(space, space.network, where)
     if any(s.blocks for s in space.stages):
         refuse('blocks', '[..]', 'only the family timm has them')
-    acts = [space.act, *(s.act for s in (*([space.first] if space.first else []), *space.stages))]
+    acts = [space.act, *([space.first.act] if space.first else []), *(s.act for s in space.stages)]
     if 'sw' in acts:
         refuse('act', 'sw', 'give re, r6 or hs')
     if space.family == 'byobnet':
