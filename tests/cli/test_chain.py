@@ -40,6 +40,7 @@ def chain(tmp_path_factory):
         records, = rows_of('collect', '--supernet', 'supernet', '--data', 'digits', '--num', 14, '--out',
                            'records.jsonl')
         assert records['subnets'] == 14 and records['worst_pct'] <= records['median_pct'] <= records['best_pct']
+        rise_with_size(folder / 'records.jsonl')
 
         # the supernet was trained at one resolution of its space
         space = load_space('ofa_mbv3_tiny').restrict(resolutions=[20])
@@ -65,6 +66,15 @@ def chain(tmp_path_factory):
                         '--no-measure', '--out', 'net')
         assert done['folder'] == 'net' and done['predicted_ms'] <= limit * 1.0001 and 0 <= done['top1_pct'] <= 100
     return folder
+
+
+def rise_with_size(records):
+    """Let the accuracies of a hardly trained supernet rise with the MACs: then each limit has a best network."""
+    space, rows = load_space('ofa_mbv3_tiny'), [json.loads(line) for line in records.read_text().splitlines()]
+    for row in rows:
+        arch = Arch.from_dict({key: value for key, value in row.items() if key != 'top1_pct'})
+        row['top1_pct'] = round(20 + 60 * space.macs(arch) / space.macs(space.max_arch()), 2)
+    records.write_text(''.join(json.dumps(row) + '\n' for row in rows))
 
 
 def largest_ms(folder):
