@@ -20,7 +20,7 @@ from ..images import (
     calibration_set,
     eval_batch,
 )
-from ..networks import Supernet, repair
+from ..networks import Supernet, in_mode, repair
 from ..spaces import Arch, SearchSpace
 
 if TYPE_CHECKING:
@@ -47,20 +47,19 @@ def recalibrate_bn(subnet: nn.Module, loader: Iterable) -> nn.Module:
     Raises:
         InputError: `loader` gives no batches.
     """
-    device, was_training, images = next(subnet.parameters()).device, subnet.training, 0
+    device, images = next(subnet.parameters()).device, 0
     norms = {module: module.momentum for module in subnet.modules() if isinstance(module, _BatchNorm)}
     for norm in norms:
         norm.reset_running_stats()
-    subnet.train()
-    for batch in loader:
-        x = batch[0] if isinstance(batch, (list, tuple)) else batch
-        images += len(x)
-        for norm in norms:
-            norm.momentum = len(x) / images
-        subnet(x.to(device))
+    with in_mode(subnet, training=True):
+        for batch in loader:
+            x = batch[0] if isinstance(batch, (list, tuple)) else batch
+            images += len(x)
+            for norm in norms:
+                norm.momentum = len(x) / images
+            subnet(x.to(device))
     for norm, momentum in norms.items():
         norm.momentum = momentum
-    subnet.train(was_training)
     if not images:
         raise InputError('loader gives no batches, or was read before; give batches of training images')
     return subnet
@@ -69,13 +68,11 @@ def recalibrate_bn(subnet: nn.Module, loader: Iterable) -> nn.Module:
 @torch.inference_mode()
 def answers(model: nn.Module, images: ImageSet, space: SearchSpace, resolution: int, *, top: int = 1) -> torch.Tensor:
     """The first `top` answers (N, top) of a model to images at a resolution (px): classes, likeliest first."""
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
-    given = []
-    for indices in torch.arange(len(images)).split(_eval_batch_size(resolution)):
-        x = eval_batch(images.fetch(indices).to(device), space, resolution)
-        given.append(model(x).topk(top).indices.cpu())
-    model.train(was_training)
+    device, given = next(model.parameters()).device, []
+    with in_mode(model):
+        for indices in torch.arange(len(images)).split(_eval_batch_size(resolution)):
+            x = eval_batch(images.fetch(indices).to(device), space, resolution)
+            given.append(model(x).topk(top).indices.cpu())
     return torch.cat(given)
 
 

@@ -12,6 +12,7 @@ from .saved_config import write_config as write_config
 from .stock import PAPER as PAPER
 from .stock import data_cfg as data_cfg
 from .stock import model_args as model_args
+from .streams import in_mode as in_mode
 from .supernet import Supernet as Supernet
 from .supernet import create_supernet as create_supernet
 from .supernet import load_supernet as load_supernet

@@ -22,7 +22,7 @@ from .backbones import Backbone
 from .elastic import ElasticInvertedResidual
 from .narrowing import stock
 from .reading import space_of
-from .streams import evaluating
+from .streams import in_mode
 from .supernet import EfficientNetSupernet, MobileNetV3Supernet, Supernet, new_supernet
 from .weights import known_file
 
@@ -229,7 +229,7 @@ def _stage_outputs(network: nn.Module, x: torch.Tensor) -> dict[str, torch.Tenso
         for i, stage in enumerate(network.get_submodule('blocks').children())]
     hooks.append(network.get_submodule('classifier').register_forward_pre_hook(
         lambda _, inputs: outputs.update({'the head': inputs[0]})))
-    with evaluating(network):
+    with in_mode(network):
         network(x[:, :network.state_dict()['conv_stem.weight'].shape[1]])
     for hook in hooks:
         hook.remove()

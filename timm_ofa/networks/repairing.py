@@ -27,7 +27,7 @@ from torch import nn
 from ..spaces import Arch
 from .chain import Chain, Link, chain_of
 from .least_squares import Moments, Spread, inputs_of, patches, points
-from .streams import Pair, Stream, checked_batches, evaluating
+from .streams import Pair, Stream, checked_batches, in_mode
 from .supernet import Supernet
 
 KERNEL_RIDGES = (1e-3,)  # so few unknowns need no choice
@@ -57,7 +57,7 @@ def repair(supernet: Supernet, arch: Arch, images: torch.Tensor | Iterable) -> n
     supernet.space.check(arch)
     subnet, batches = supernet.extract(arch).eval(), checked_batches(images, supernet, arch.resolution)
     stream = Stream([Pair(batch, batch, batch, batch) for batch in batches], MAX_BYTES)
-    with evaluating(supernet):
+    with in_mode(supernet):
         _repair(stream, supernet, subnet, arch)
     return subnet
 

@@ -17,14 +17,14 @@ BATCH = 64  # images, where they come as one tensor
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """A network in evaluation mode, and afterwards in the mode in which it was, whatever happens."""
-    training = network.training
+def in_mode(network: nn.Module, *, training: bool = False) -> Iterator[None]:
+    """A network in evaluation or in training mode, and afterwards in the mode in which it was, whatever happens."""
+    before = network.training
     try:
-        network.eval()
+        network.train(training)
         yield
     finally:
-        network.train(training)
+        network.train(before)
 
 
 def checked_batches(

@@ -38,7 +38,7 @@ from .stock import (
     model_args,
     set_stem_stride,
 )
-from .streams import checked_batches, evaluating
+from .streams import checked_batches, in_mode
 from .weights import OTHER_ARGS, known_file
 
 
@@ -176,7 +176,7 @@ class Supernet(nn.Module):
         importance: Importance = l1_norm
         if images is not None:
             batches = checked_batches(images, self)
-            with evaluating(self):
+            with in_mode(self):
                 importance = energy(self, batches)
         for i, stage in enumerate(self.elastic_stages()):
             for j, block in enumerate(stage):
