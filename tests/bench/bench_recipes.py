@@ -51,8 +51,6 @@ def phases_of(recipe: str, space: SearchSpace, lr: float, length: float) -> tupl
         'delayed': (phase('delayed', 11, lr, warmup_epochs=1, recipe='delayed', subnets_per_step=3),),  # 6 + 18
         **{name: (phase(name, 7, lr, warmup_epochs=1, recipe=name, subnets_per_step=3),)  # 24
            for name in ('plain', 'sandwich', 'alpha')},
-        'mean_teacher': (  # 7 * (3 + 1/3)
-            phase('mean_teacher', 6, lr, warmup_epochs=1, recipe='mean_teacher', subnets_per_step=3),),
         'largest': (phase('largest', 23, lr, warmup_epochs=1, recipe='largest'),),  # 24
     }
     return phases[recipe]
@@ -64,7 +62,6 @@ def run(recipe: str, seed: int, args: argparse.Namespace, data: Data) -> dict:
     config = TrainConfig(
         f'{recipe}-{seed}', args.space, args.data, resolutions=(args.resolution,), batch_size=args.batch_size,
         seed=seed, weight_decay=WEIGHT_DECAY, limit=args.images, precision=args.precision, augment=AUGMENT,
-        model_ema_decay=0.99 if recipe == 'mean_teacher' else None,
         phases=phases_of(recipe, load_space(args.space), rate(args), args.length))
     began = time.perf_counter()
     if not (folder / 'model.safetensors').exists():

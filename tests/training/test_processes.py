@@ -60,9 +60,10 @@ def test_two_processes_learn_what_one_does(tmp_path, ranks):
 
     In double precision: in single, rounding alone moves some of these gradients by a percent.
     """
-    config = replace(SMALL, drop_rate=0, clip_grad=None, accumulate=2, phases=(
-        Phase('largest', 1, 0.03, kd_weight=0), Phase('taught', 1, 0.03, subnets_per_step=2, divide_batch=True),
-        Phase('sandwich', 1, 0.03, recipe='sandwich', subnets_per_step=3)))
+    config = replace(SMALL, batch_size=32, limit=80, drop_rate=0, clip_grad=None, accumulate=2, phases=(
+        Phase('largest', 1, 0.03, kd_weight=0), Phase('taught', 1, 0.03, subnets_per_step=2),
+        Phase('sandwich', 1, 0.03, recipe='sandwich', subnets_per_step=3),
+        Phase('divided', 1, 0.03, recipe='divided', subnets_per_step=4)))
     first, second = launch(ranks, tmp_path / 'two', config, 0, 'double')
     assert first == second  # parameters and running statistics of both processes
     launch(ranks, tmp_path / 'one', config, 0, 'double', processes=1)

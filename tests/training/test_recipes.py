@@ -32,7 +32,7 @@ def test_a_step_draws_archs_of_the_space_at_one_resolution(recipe, name, rng):
     assert same[0] == same[1] != drawn.draw(space, 3, np.random.default_rng(6), 0.9)
 
 
-@pytest.mark.parametrize('recipe', ['sandwich', 'mean_teacher', 'alpha', 'delayed'])
+@pytest.mark.parametrize('recipe', ['sandwich', 'divided', 'alpha', 'delayed'])
 def test_a_sandwich_has_the_largest_first_and_the_smallest_last(recipe, rng):
     space = load_space('ofa_mbv3_tiny')
     for n in (3, 4):
@@ -98,15 +98,10 @@ def test_the_largest_net_of_a_sandwich_learns_from_labels_and_the_others_from_it
     assert at_the_goal.abs().max() < 1e-6 < gradient.abs().max()
 
 
-def test_a_mean_teacher_teaches_all_but_the_largest_subnet_beside_the_labels(batch):
+def test_subnets_that_divide_the_batch_learn_from_labels_alone(batch):
     logits, labels, teacher, largest = batch
-    loss = RECIPES['mean_teacher'].loss
-    truth, soft = F.cross_entropy(logits, labels, label_smoothing=0.1), F.cross_entropy(logits, teacher.softmax(1))
-    torch.testing.assert_close(loss(logits, Targets(labels, 0.1, teacher.softmax(1))), truth)
-    for weight in (1.0, 3.0):
-        targets = Targets(labels, 0.1, teacher.softmax(1), weight, largest)
-        torch.testing.assert_close(loss(logits, targets), (truth + weight * soft) / (1 + weight))
-    torch.testing.assert_close(loss(logits, Targets(labels, 0.1, None, 0.0, largest)), truth)  # nobody was asked
+    loss = RECIPES['divided'].loss(logits, Targets(labels, 0.1, teacher.softmax(1), largest=largest))
+    torch.testing.assert_close(loss, F.cross_entropy(logits, labels, label_smoothing=0.1))
 
 
 def test_the_gradient_of_a_sandwich_is_that_of_soft_labels(batch):

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from timm.utils import ModelEmaV3
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..networks import Supernet
 
@@ -14,9 +13,7 @@ class MovingAverage:
         self._followed = supernet
         self._average = ModelEmaV3(
             supernet, decay, use_warmup=True, warmup_gamma=10, warmup_power=1, exclude_buffers=True)
-        self.network: Supernet = self._average.module.requires_grad_(False)  # it teaches with statistics of the batch
-        for module in self.network.modules():
-            module.training = isinstance(module, _BatchNorm)
+        self.network: Supernet = self._average.module.requires_grad_(False)
 
     def follow(self, steps: int) -> None:
         """Move towards the weights, after so many steps of the run."""

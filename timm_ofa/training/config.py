@@ -32,7 +32,6 @@ class Phase:
     expand_ratios: tuple[float, ...] | None = None
     widths: int | None = number(1, default=None)  # so many of the largest widths of each stage
     subnets_per_step: int = number(1, 64, default=1)
-    divide_batch: bool = False  # each subnet of a step learns from an equal share of the batch, not from the whole one
     kd_weight: float = number(default=1.0)  # weight of the teacher's soft targets; 0: no teacher
     sort_channels: bool = False  # order channels by importance before the phase
     recipe: str = choice(*RECIPES, default='progressive')  # which subnets a step runs and what they learn from
@@ -40,17 +39,12 @@ class Phase:
     @property
     def learns_from_teacher(self) -> bool:
         """Whether a fixed teacher is asked."""
-        return bool(self.kd_weight) and RECIPES[self.recipe].teacher == 'fixed'
-
-    @property
-    def learns_from_average(self) -> bool:
-        """Whether the moving average of the weights is asked."""
-        return bool(self.kd_weight) and RECIPES[self.recipe].teacher == 'average'
+        return bool(self.kd_weight) and RECIPES[self.recipe].teaches
 
     @property
     def shares(self) -> int:
         """In how many equal shares the subnets of a step divide a batch."""
-        return self.subnets_per_step if self.divide_batch else 1
+        return self.subnets_per_step if RECIPES[self.recipe].divides else 1
 
     def subspace(self, space: SearchSpace) -> SearchSpace:
         """The space that this phase draws from."""
@@ -242,14 +236,6 @@ def refuse_idle(config: TrainConfig, given: Mapping, where: str) -> None:
             raise InputError(
                 f'{where}: phases.{i}.subnets_per_step {phase.subnets_per_step} is too few for the recipe '
                 f'{phase.recipe!r}; give {least} or more')
-        if phase.divide_batch and RECIPES[phase.recipe].compares:
-            raise InputError(
-                f'{where}: phases.{i}.divide_batch does not go with the recipe {phase.recipe!r}, whose smaller subnets '
-                'learn what the first one says of the same images; leave it out')
-        if phase.learns_from_average and config.model_ema_decay is None:
-            raise InputError(
-                f'{where}: model_ema_decay is missing, and phases.{i}.recipe {phase.recipe!r} learns from the moving '
-                'average; give one, such as 0.999')
 
 
 def _uses(config: TrainConfig, given: Mapping) -> Iterator[tuple[tuple[str, ...], str, bool, str]]:
@@ -265,7 +251,6 @@ def _uses(config: TrainConfig, given: Mapping) -> Iterator[tuple[tuple[str, ...]
         yield at, 'deepest', written(keys, 'deepest') and written(keys, 'depths'), 'beside depths'
         fixed = not config.space.elastic_widths
         yield at, 'widths', written(keys, 'widths') and fixed, f'in {config.space.name}: its widths are fixed'
-        yield at, 'divide_batch', phase.divide_batch and phase.subnets_per_step == 1, 'with one subnet a step'
         early = i == 0 and config.teacher is None and phase.learns_from_teacher
         yield at, 'kd_weight', written(keys, 'kd_weight') and early, 'in the first phase, which has no teacher yet'
     nobody = not any(phase.learns_from_teacher for phase in config.phases)

@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -116,9 +115,9 @@ class Loop:
         x = self.prepare(pixels, self._rng(progress, 2), resolution, (rank, world, self._pieces(phase)))
         parts = list(zip(x.chunk(self.accumulate), labels.chunk(self.accumulate)))
         for i, (images, truth) in enumerate(parts):
-            ask = partial(self._ask, self._teacher(phase, archs[0], teacher), phase, progress)
-            targets = Targets(truth, self.label_smoothing, kd_weight=phase.kd_weight, done=done)
-            self._subnets(phase, archs, images, targets, ask, progress, last=i == len(parts) - 1)
+            soft_targets = self._ask(teacher, phase, progress, images) if phase.learns_from_teacher else None
+            targets = Targets(truth, self.label_smoothing, soft_targets, phase.kd_weight, done=done)
+            self._subnets(phase, archs, images, targets, progress, last=i == len(parts) - 1)
         if self.clip_grad:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_grad)
         self.optimizer.step()
@@ -134,13 +133,7 @@ class Loop:
         """A generator for this step and purpose. Purposes start at 1, because a seed ignores zeros at its end."""
         return np.random.default_rng([self.seed, progress.total_steps, purpose])
 
-    def _teacher(self, phase: Phase, largest: Arch | None, fixed: nn.Module | None) -> Callable | None:
-        """Who teaches in this phase; `largest`: the first subnet of the step."""
-        if phase.learns_from_average and self.average is not None:
-            return partial(self.average.network, arch=largest)
-        return fixed if phase.learns_from_teacher else None
-
-    def _ask(self, teacher: Callable | None, phase: Phase, progress: Progress,
+    def _ask(self, teacher: nn.Module | None, phase: Phase, progress: Progress,
              images: torch.Tensor) -> torch.Tensor | None:
         """The teacher's probabilities (B, K)."""
         if teacher is None:
@@ -150,19 +143,17 @@ class Loop:
         return soft_targets.clone()  # the backward pass may keep it, an inference tensor it may not
 
     def _subnets(self, phase: Phase, archs: Sequence[Arch | None], images: torch.Tensor, targets: Targets,
-                 ask: Callable[[torch.Tensor], torch.Tensor | None], progress: Progress, last: bool) -> None:
+                 progress: Progress, last: bool) -> None:
         """Forward and backward pass of each subnet; processes exchange gradients only after the last one."""
         recipe = RECIPES[phase.recipe]
         seen = list(zip(images.chunk(phase.shares), targets.labels.chunk(phase.shares)))
         for i, arch in enumerate(archs):
             x, labels = seen[i % len(seen)]
-            asks = (i or not recipe.labels_first) if phase.divide_batch else not i
-            targets = replace(targets, labels=labels, teacher=ask(x) if asks else targets.teacher)
             exchange = last and i == len(archs) - 1
             apart = nullcontext() if exchange else self.accelerator.no_sync(self.model)
             with apart, _memory_for(f'subnet {arch}', phase, progress, x):
                 logits = self.model(x) if arch is None else self.model(x, arch)
-                loss = recipe.loss(logits, targets)
+                loss = recipe.loss(logits, replace(targets, labels=labels))
                 self.accelerator.backward(loss / self.accumulate)
             if targets.largest is None:
                 targets = replace(targets, largest=logits.detach().float())
