@@ -51,6 +51,7 @@ def phases_of(recipe: str, space: SearchSpace, lr: float, length: float) -> tupl
         'delayed': (phase('delayed', 11, lr, warmup_epochs=1, recipe='delayed', subnets_per_step=3),),  # 6 + 18
         **{name: (phase(name, 7, lr, warmup_epochs=1, recipe=name, subnets_per_step=3),)  # 24
            for name in ('plain', 'sandwich', 'alpha')},
+        'divided': (phase('divided', 23, lr, warmup_epochs=1, recipe='divided', subnets_per_step=4),),  # 24
         'largest': (phase('largest', 23, lr, warmup_epochs=1, recipe='largest'),),  # 24
     }
     return phases[recipe]
