@@ -72,7 +72,7 @@ def test_a_token_that_may_not_write_is_refused(no_image, capsys, monkeypatch, tm
         raise InputError(f'namespace {owner!r} is not open to this token')
     front = tmp_path / 'front.jsonl'
     monkeypatch.setattr('timm_ofa.hub.check_token', refuse)
-    monkeypatch.setattr('timm_ofa.hub.load_front', lambda path, space: MagicMock(device='my-phone'))
+    monkeypatch.setattr('timm_ofa.hub.load_front', lambda path, space: MagicMock(device='my-phone', under=None))
     said = refused(capsys, 'specialize', '--supernet', 'supernet', '--data', 'digits', '--front', front, '--no-measure',
                    '--limits-ms', 5, '--publish', 'google', '--out', tmp_path / 'family')
     assert "'google' is not open" in said and list(tmp_path.iterdir()) == []

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import stopped
-from ..files import check_room, locked
+from ..files import locked
 from .shared import (
     COMMON,
     GO_ON,
     check_files,
+    check_room_for,
     config_path,
     open_supernet,
     options,
@@ -95,7 +96,7 @@ def train(*, config: str, data: str | None = None, test: str | None = None, outp
     folder = Path(output or f'out/{settings.name}')
     check_run(settings, folder, resume)
     space = settings.load_space()
-    check_room(folder, 4e-6 * 6 * space.params(space.max_arch()))  # weights, momentum, two checkpoints
+    check_room_for(6, folder, space)  # weights, momentum, two checkpoints
     images = load_data(
         settings.data, stored_side(space), holdout=settings.holdout, limit=settings.limit, seed=settings.seed,
         decode=settings.decode, images_per_epoch=settings.images_per_epoch, skip_broken=settings.skip_broken,

@@ -18,7 +18,7 @@ from ..console import say, table
 from ..devices import DeviceProfile, load_profile
 from ..errors import InputError
 from ..fields import read
-from ..files import check_room, locked, write_text
+from ..files import locked, write_text
 from ..hub import (
     FrontFile,
     NotWithin,
@@ -39,7 +39,7 @@ from ..spaces import SearchSpace
 from ..training import FinetuneConfig, Phase, TrainConfig
 from . import by_hand, stages
 from .planning import Plan, make_plan, sides_for, usual_side
-from .shared import check_folder_place
+from .shared import check_folder_place, check_room_for
 from .verbs import Answer
 
 SETTINGS, PLAN, NETWORKS = 'run.json', 'plan.json', 'networks.json'
@@ -81,7 +81,7 @@ class Job:
         if self._given:
             self._given.check_space(self.space)
         refuse_infeasible(self.space, None, self._further)
-        check_room(self.out, 4e-6 * 9 * self.space.params(self.space.max_arch()))
+        check_room_for(9, self.out, self.space)
         plan = self._plan()
         say(f'3/7 latency of {self.profile or "this machine"}')
         profile, limits_ms = self._device()

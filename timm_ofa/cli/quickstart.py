@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ..console import say
-from ..files import check_room, write_text
+from ..files import write_text
 from ..hub import Source, arch_name, arch_timer, hub_configs_dir, save_front
 from ..images import load_data, stored_side
 from ..runtimes import load_runtime
 from ..searching import Limit, refuse_infeasible, search
 from ..training import load_config, scaled
 from . import stages
+from .shared import check_room_for
 
 CONFIG = 'ofa_mbv3_fashion_supernet.yaml'
 SUBNETS = 60  # judged for the predictor
@@ -45,7 +46,7 @@ def quickstart(out: str | Path, *, data_source: str | None = None, test: str | N
     settings = dict(data=config.data, test=test, budget=budget, seed=seed, runtime=runtime)
     load_runtime(runtime)
     stages.check_settings(out / SETTINGS, settings)
-    check_room(out, 4e-6 * 9 * space.params(space.max_arch()))  # of the supernet and of the chosen network
+    check_room_for(9, out, space)  # the supernet and the chosen network
 
     say(f'1/6 images: {config.data}')
     data = load_data(

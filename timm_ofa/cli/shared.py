@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..console import say
 from ..errors import InputError, listed
-from ..files import check_writable
+from ..files import check_room, check_writable
 from ..runtimes import runtime_names
 from .verbs import Option, one_of, positive, profile_limit, whole
 
@@ -73,6 +73,11 @@ def check_files(**paths: str | None) -> None:
         check_folder_place(path, f'--{name}')
         if Path(path).is_dir():
             raise InputError(f'--{name} {path!r:.120} is a folder; give a file')
+
+
+def check_room_for(copies: int, folder: str | Path, space: SearchSpace) -> None:
+    """Say before the work that the disk has no room for so many copies of the largest network's weights."""
+    check_room(folder, 4e-6 * copies * space.params(space.max_arch()))
 
 
 def check_folder_place(path: str, flag: str = '--out') -> None:

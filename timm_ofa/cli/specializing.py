@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..console import say
 from ..errors import InputError
-from ..files import check_room
 from .shared import (
     COMMON,
     OpenSupernet,
     best_within,
     check_folder_place,
+    check_room_for,
     config_path,
     open_supernet,
     options,
@@ -77,7 +77,7 @@ class _Job:
             _check_name(name)
         training = _finetuning(finetune, finetune_epochs)
         opened = open_supernet(supernet, subnet)
-        check_room(out, 4e-6 * 3 * opened.space.params(opened.space.max_arch()))
+        check_room_for(3, out, opened.space)
         named = training.teacher if training and training.teacher != 'largest' else None
         return cls(opened, data, test, seed, num_calibration, skip_broken, training,
                    load_teacher(named, opened.supernet) if named else None)
@@ -199,7 +199,7 @@ def specialize_unjudged(*, config: str, supernet: str | None = None, out: str | 
 
     subnet, name, folder = _named(config, name, out)
     opened = open_supernet(supernet, subnet)
-    check_room(folder, 4e-6 * 3 * opened.space.params(opened.space.max_arch()))
+    check_room_for(3, folder, opened.space)
     source, num_images = images_for(subnet), num_calibration or CALIBRATION_IMAGES
     images = opened.calibration_images(source, num_images, skip_broken=skip_broken)
     say(f'BatchNorm statistics come from up to {num_images} images of {source}; name others with --data, or in '
