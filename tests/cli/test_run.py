@@ -60,7 +60,7 @@ def test_one_command_goes_from_images_to_networks_and_repeats_nothing(origin, qu
     model = timm.create_model(f'local-dir:{found[0]["folder"]}', pretrained=True).eval()
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
     card = (tmp_path / 'out' / found[0]['network'] / 'README.md').read_text()
-    assert 'repaired in closed form, fine-tuned for 1 epochs' in ' '.join(card.split())
+    assert 'repaired in closed form, fine-tuned for 1 epoch ' in ' '.join(card.split())
     assert (tmp_path / 'out/index.html').is_file()
 
     monkeypatch.setattr(stages, 'train_supernet', lambda *_, **__: pytest.fail('trained again'))

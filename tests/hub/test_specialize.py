@@ -181,4 +181,4 @@ def test_a_teacher_that_is_loaded_is_not_loaded_again_and_other_test_images_are_
     source = Source(supernet, 'test/supernet', data, Augment(flip=False), teacher=supernet)
     _, record = finish(source, make_front()[0], training=FinetuneConfig(1, teacher='nobody', batch_size=8))
     assert asked == [supernet] and (record.accuracy.dataset, record.dataset_id) == ('acme/other', 'acme/other')
-    assert record.accuracy.protocol.endswith('fine-tuned for 1 epochs; training images: digits')
+    assert record.accuracy.protocol.endswith('fine-tuned for 1 epoch; training images: digits')

@@ -269,6 +269,7 @@ def test_a_broken_image_is_one_line_that_names_it(kind, workers, tmp_path):
     with pytest.raises(InputError, match=r'torn.png.* cannot be decoded \(.*; replace or remove it') as error:
         batches_of(images, workers=workers, size=10)
     assert '\n' not in str(error.value) and (kind == 'stream' or 'image 17 of torn train' in str(error.value))
+    assert ('--skip-broken' in str(error.value)) == (kind == 'disk')  # streams do not take it
 
 
 def test_reading_ahead_keeps_order_stops_when_closed_and_passes_errors_on():

@@ -104,7 +104,7 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
     model = judge.subnet(arch)
     if training:
         model = _finetune(source, judge, arch, model, training)
-    tuned = f'fine-tuned for {training.epochs} epochs' if training else 'not fine-tuned'
+    tuned = f'fine-tuned for {training.epochs} epoch{"s" * (training.epochs != 1)}' if training else 'not fine-tuned'
     weights = f'weights of the supernet, {"repaired in closed form, " if source.repairs else ""}{tuned}'
     return model, with_accuracy(model, record, data, weights)
 

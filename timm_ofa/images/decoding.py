@@ -87,10 +87,9 @@ def _white(image: Image.Image, values: np.ndarray) -> float:
 
 
 def broken_image(where: str, path: str | None, error: Exception) -> InputError:
-    """The error for an image that cannot be decoded."""
+    """The error for an image that cannot be decoded. Whoever raises it to people adds what to do."""
     place = f' ({path!s:.160})' if path else ''
-    return InputError(f'{where}{place} cannot be decoded ({reason(error)}); replace or remove it, or leave it out with '
-                      '--skip-broken')
+    return InputError(f'{where}{place} cannot be decoded ({reason(error)})')
 
 
 def reason(error: Exception) -> str:

@@ -49,7 +49,7 @@ def refuse_broken(errors: Iterable[InputError]) -> None:
     """Raise if there are errors of images: the error of a single one, or one that names all of them."""
     errors = list(errors)
     if len(errors) == 1:
-        raise errors[0]
+        raise InputError(f'{errors[0]}; replace or remove it, or leave it out with --skip-broken')
     if errors:
         names = [str(error).partition(' cannot be decoded')[0] for error in errors]
         raise InputError(f'{len(names)} images cannot be decoded: {listed(names, MAX_NAMED)}; replace or remove them, '
@@ -208,8 +208,11 @@ class StreamSet:
              ) -> tuple[torch.Tensor, torch.Tensor]:
         """Bytes (B, 3, S, S) and labels (B,) of items of `order`."""
         rows = _Encoded([image for _, image, _ in items], self.title)
-        squares = [rows.see(i, crop.at(place) if crop else partial(square, side=self.side))
-                   for i, (place, *_) in enumerate(items)]
+        try:
+            squares = [rows.see(i, crop.at(place) if crop else partial(square, side=self.side))
+                       for i, (place, *_) in enumerate(items)]
+        except InputError as error:
+            raise InputError(f'{error}; replace or remove it') from None
         return _stacked(squares), torch.tensor([label for *_, label in items])
 
     def sample(self, n: int) -> ImageSet:
