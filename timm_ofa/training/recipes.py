@@ -144,9 +144,8 @@ class Sandwich(Recipe, name='sandwich'):
 class Divided(Sandwich, name='divided'):
     """The largest, the smallest and random subnets divide the batch; each learns from its own images, labels alone.
 
-    A step costs a quarter of a sandwich of four with the same batch, so the batch may be four times as large. Weights
-    that all subnets share then learn from four times as many images. In our measurements (`tests/bench/README.md`) it
-    is the recipe whose subnets are best.
+    With four subnets a step costs a quarter of what a sandwich of the same batch costs, so the batch may be four times
+    as large. What all subnets share then learns from four times as many images.
     """
     divides = True
 
