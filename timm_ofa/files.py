@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +92,8 @@ def put_in_place(new: Path, folder: Path) -> None:
             return
         except BaseException as error:
             if old.exists() and not folder.exists():
-                old.rename(folder)
+                with suppress(OSError):  # others put theirs there
+                    old.rename(folder)
             if not isinstance(error, OSError) or error.errno not in MOVED_MEANWHILE:
                 raise
     raise InputError(f'folder {str(folder)!r:.200} is written by others all the time; try again')
