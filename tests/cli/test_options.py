@@ -72,7 +72,6 @@ def work(monkeypatch, call):
     library.hub.find_config.return_value.name = 'shelf'
     library.hub.find_config.return_value.subnet.space.name = 'space'
     library.networks.load_supernet.return_value.space.name = 'space'
-    library.hub.NAME = '.*'
     library.hub.Source.return_value.judge.return_value.memory_mb = 1.0
     library.hub.PERF = 'perf.json'
     library.hub.is_supernet.return_value = False

@@ -1,7 +1,6 @@
 """The verb `specialize`: the folder of a finished network, from a search result, an architecture or a name."""
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -249,9 +248,9 @@ def _saved_named(folder: str, model: nn.Module, record: Record, subnet: NamedSub
 
 
 def _check_name(name: str) -> None:
-    from ..hub import NAME
+    from ..hub import is_name
 
-    if not (re.fullmatch(NAME, name) and len(name) <= 90):
+    if not is_name(name):
         raise InputError(f'--name {name!r:.120} is not small letters and digits, joined by single _ - or .; '
                          'write a name like ofa_mbv3_my_phone_lat5ms')
 

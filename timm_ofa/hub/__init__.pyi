@@ -35,10 +35,10 @@ from .profiles import publish_profile as publish_profile
 from .publishing import publish as publish
 from .publishing import publish_family as publish_family
 from .publishing import publish_page as publish_page
-from .record import NAME as NAME
 from .record import FrontPoint as FrontPoint
 from .record import Record as Record
 from .record import Training as Training
+from .record import is_name as is_name
 from .releasing import Release as Release
 from .saving import add_onnx as add_onnx
 from .saving import add_pt2 as add_pt2

@@ -23,6 +23,11 @@ DATASET_ID = r'[\w-][\w.-]*(/[\w-][\w.-]*)?'
 _slug, _ms, _pct = partial(text, SLUG.pattern, 60), partial(number, 0, 1e7), partial(number, 0, 100)
 
 
+def is_name(words: str) -> bool:
+    """Whether these words are a name as records have it."""
+    return bool(re.fullmatch(NAME, words)) and len(words) <= MAX_NAME
+
+
 def to_name(words: str, end: str = '') -> str:
     """Words as a name: small letters and digits, joined by '_'. One that is too long is cut before its `end`, and the
     first digits of its hash tell it from others."""

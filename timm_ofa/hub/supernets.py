@@ -34,7 +34,7 @@ from .outgoing import (
     write_results,
 )
 from .plots import is_report, plot_training
-from .record import MAX_NAME, NAME, SupernetRecord, to_name
+from .record import SupernetRecord, is_name, to_name
 
 COMMIT = re.compile('[0-9a-f]{40}')  # hash
 SPACE, TRAINING, CURVES = 'space.json', 'train.yaml', 'training.svg'
@@ -87,7 +87,7 @@ def read_supernet(folder: Path) -> tuple[SupernetRecord, TrainConfig | None, Sup
 def _name(training: TrainConfig | None, space: str) -> str:
     """The name of a training, if it is one of a repository; else one of the space."""
     known = training.name if training else ''
-    return known if re.fullmatch(NAME, known) and len(known) <= MAX_NAME else to_name(f'{space}_supernet')
+    return known if is_name(known) else to_name(f'{space}_supernet')
 
 
 def supernet_origin(source: str) -> tuple[str, str | None, str]:
