@@ -39,7 +39,7 @@ class Phase:
     @property
     def learns_from_teacher(self) -> bool:
         """Whether a fixed teacher is asked."""
-        return bool(self.kd_weight) and RECIPES[self.recipe].teaches
+        return bool(self.kd_weight) and 'kd_weight' not in RECIPES[self.recipe].ignores
 
     @property
     def shares(self) -> int:

@@ -115,7 +115,9 @@ class Loop:
         x = self.prepare(pixels, self._rng(progress, 2), resolution, (rank, world, self._pieces(phase)))
         parts = list(zip(x.chunk(self.accumulate), labels.chunk(self.accumulate)))
         for i, (images, truth) in enumerate(parts):
-            soft_targets = self._ask(teacher, phase, progress, images) if phase.learns_from_teacher else None
+            soft_targets = None
+            if teacher is not None and phase.learns_from_teacher:
+                soft_targets = self._ask(teacher, phase, progress, images)
             targets = Targets(truth, self.label_smoothing, soft_targets, phase.kd_weight, done=done)
             self._subnets(phase, archs, images, targets, progress, last=i == len(parts) - 1)
         if self.clip_grad:
@@ -133,11 +135,8 @@ class Loop:
         """A generator for this step and purpose. Purposes start at 1, because a seed ignores zeros at its end."""
         return np.random.default_rng([self.seed, progress.total_steps, purpose])
 
-    def _ask(self, teacher: nn.Module | None, phase: Phase, progress: Progress,
-             images: torch.Tensor) -> torch.Tensor | None:
+    def _ask(self, teacher: nn.Module, phase: Phase, progress: Progress, images: torch.Tensor) -> torch.Tensor:
         """The teacher's probabilities (B, K)."""
-        if teacher is None:
-            return None
         with torch.inference_mode(), self.accelerator.autocast(), _memory_for('its teacher', phase, progress, images):
             soft_targets = teacher(images).float().softmax(1)
         return soft_targets.clone()  # the backward pass may keep it, an inference tensor it may not

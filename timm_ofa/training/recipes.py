@@ -34,10 +34,9 @@ RECIPES: dict[str, Recipe] = {}
 
 class Recipe:
     """The default recipe: uniform subnets of the phase's space, which learn from labels alone."""
-    ignores: tuple[str, ...] = ('kd_weight',)  # keys of a phase that do nothing with this recipe
+    ignores: tuple[str, ...] = ('kd_weight',)  # keys of a phase that do nothing with it; kd_weight: it has no teacher
     least_subnets = 1  # of a step
     divides = False  # each subnet of a step learns from an equal share of the batch, not from the whole one
-    teaches = False  # `Targets.teacher` are the soft targets of a fixed teacher
 
     def __init_subclass__(cls, name: str):
         RECIPES[name] = cls()
@@ -68,7 +67,6 @@ class ProgressiveShrinking(Recipe, name='progressive'):
     Source: arXiv:1908.09791, section 3.4, and the released training script.
     """
     ignores: tuple[str, ...] = ()
-    teaches = True
 
     def loss(self, logits: torch.Tensor, targets: Targets) -> torch.Tensor:
         loss = super().loss(logits, targets)
