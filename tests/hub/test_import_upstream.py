@@ -135,7 +135,7 @@ def test_a_transfer_from_the_hub_that_breaks_off_is_one_line(monkeypatch, tmp_pa
 
     monkeypatch.setattr(checkpoints, 'refuse_unreachable', lambda: None)
     monkeypatch.setattr(checkpoints, 'hf_hub_download', break_off)
-    with pytest.raises(InputError, match=r'cannot be fetched from .* CAS service error') as error:
+    with pytest.raises(InputError, match=r'the transfer of .*CAS service error.*get the file elsewhere') as error:
         import_upstream('ofa_resnet50d_supernet', None, tmp_path / 'out')
     assert '\n' not in str(error.value)
 

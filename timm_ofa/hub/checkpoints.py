@@ -14,14 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from huggingface_hub import constants, errors, hf_hub_download
+from huggingface_hub import constants, hf_hub_download
 from timm.models import PretrainedCfg
 from timm.models import load_state_dict as load_checkpoint_file
 from torch import nn
 
 from ..errors import InputError, one_line
 from ..files import fetch, save_tensors, sha256_of
-from ..networks import NotThere, convert_upstream, hub_address, hub_weights, refuse_unreachable
+from ..networks import NotThere, convert_upstream, hub_address, hub_errors, hub_weights, refuse_unreachable
 from .configs import HubConfig, Weights
 from .pins import refuse_changed
 
@@ -124,10 +124,10 @@ def _fetch_from_hub(repo_id: str, revision: str, name: str) -> Path:
     """A file of a repository, through the Hub's own client: with its HF_ENDPOINT, HF_HUB_OFFLINE, token and cache."""
     refuse_unreachable()
     try:
-        return Path(hf_hub_download(repo_id, name, revision=revision, library_name='timm_ofa'))
-    except (errors.HTTPError, OSError, ValueError, RuntimeError) as error:  # the last: of a large file
-        raise InputError(f'{name!r:.120} of {repo_id} cannot be fetched from {hub_address()} ({one_line(error)}); get '
-                         'the file elsewhere and give its path') from None
+        with hub_errors(repo_id, name):
+            return Path(hf_hub_download(repo_id, name, revision=revision, library_name='timm_ofa'))
+    except InputError as error:
+        raise InputError(f'{error}, or get the file elsewhere and give its path') from None
 
 
 def _read_checkpoint(path: Path, source: str, model: nn.Module) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ import logging
 from huggingface_hub import HfApi
 
 from ..errors import InputError, without_password
-from .client import hub_errors
+from ..networks import hub_errors
 from .metadata import evidence
 from .record import Record
 

@@ -8,8 +8,8 @@ from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from ..errors import InputError
-from ..networks import CONFIG
-from .client import check_repo_id, hub_api, hub_errors
+from ..networks import CONFIG, hub_errors
+from .client import check_repo_id, hub_api
 from .folder import FILES, check_folder, is_supernet, refuse_pickles
 from .supernets import FILES as SUPERNET_FILES
 from .supernets import check_supernet

@@ -22,6 +22,7 @@ from ..networks import (
     WEIGHTS,
     check_shapes,
     model_args,
+    our_block,
     read_json,
     without_weights,
 )
@@ -124,15 +125,6 @@ def _check_weights(folder: Path, record: Record) -> None:
         network = timm.create_model(
             entry_point(record), num_classes=record.num_classes, **model_args(record.space, record.arch))
     check_shapes(folder / WEIGHTS, network, str(folder))
-
-
-def our_block(folder: Path) -> dict[str, Any] | None:
-    """What timm_ofa wrote into the `config.json` of a folder; None if another program wrote that, or there is none."""
-    try:
-        block = read_json(folder / CONFIG).get(BLOCK)
-    except InputError:
-        return None
-    return block if isinstance(block, dict) else None
 
 
 def kind_of(folder: Path) -> str | None:

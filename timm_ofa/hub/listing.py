@@ -20,10 +20,10 @@ from huggingface_hub.errors import HFValidationError, HTTPError, RemoteEntryNotF
 
 from ..errors import InputError
 from ..fields import check_slug
-from ..networks import CONFIG, hub_address
+from ..networks import CONFIG, hub_address, hub_errors
 from ..searching import within
 from ..training import supernet_folder
-from .client import hub_api, hub_errors
+from .client import hub_api
 from .folder import PERF, is_supernet, load_record
 from .metadata import SUPERNET_TAG, evidence, may_be_within
 from .record import Measurement, Record

@@ -12,9 +12,10 @@ from typing import Any
 from ..devices import ON_HUB, PROFILE_FILE, DeviceProfile, load_profile
 from ..errors import InputError
 from ..fields import check_slug
+from ..networks import hub_errors
 from ..spaces import load_space, space_names
 from .card import render_profile
-from .client import OWNER, check_repo_id, hub_api, hub_errors, writable_id
+from .client import OWNER, check_repo_id, hub_api, writable_id
 from .folder import CARD
 from .listing import READERS, repositories, valid
 from .metadata import PROFILE_TAG, profile_tags

@@ -17,11 +17,11 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from ..errors import InputError, listed
 from ..files import write_text
-from ..networks import CONFIG, hub_address
+from ..networks import CONFIG, hub_address, hub_errors, our_block
 from .card import render_card
-from .client import OWNER, check_repo_id, hub_api, hub_errors, writable_id
+from .client import OWNER, check_repo_id, hub_api, writable_id
 from .device_collections import collect
-from .folder import CARD, check_folder, is_supernet, our_block, programs_of
+from .folder import CARD, check_folder, is_supernet, programs_of
 from .metadata import tags
 from .record import Record, SupernetRecord
 from .saving import stage_folder, update_folder

@@ -24,10 +24,11 @@ from ..console import progress_bar
 from ..errors import InputError, listed, one_line
 from ..files import check_room, locked
 from ..images import Data
+from ..networks import hub_errors
 from ..spaces import load_space
 from ..training import load_config, supernet_folder
 from .catalog_page import catalog
-from .client import check_token, hub_api, hub_errors
+from .client import check_token, hub_api
 from .configs import HubConfig, NamedSubnet, Weights, hub_configs
 from .device_collections import collect
 from .finishing import with_accuracy

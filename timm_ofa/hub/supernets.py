@@ -17,11 +17,11 @@ import yaml
 from ..errors import InputError, listed, one_line
 from ..fields import is_hub_id
 from ..files import sha256_of, write_text
-from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, Supernet, check_shapes, read_json, without_weights
+from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, Supernet, check_shapes, our_block, read_json, without_weights
 from ..training import LOG, RUN_FILES, TIMES, TrainConfig, differing, run_events, supernet_config, supernet_folder
 from .configs import hub_configs
 from .cost import EMISSIONS, training_cost
-from .folder import is_supernet, our_block, subset
+from .folder import is_supernet, subset
 from .outgoing import (
     SUPERNET_KEYS,
     copy_files,

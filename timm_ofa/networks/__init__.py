@@ -7,7 +7,8 @@
   `least_squares`: subnets of a network that was trained as a whole
 - `reading`, `frames`: a space read off a network of timm's; `flexible`: timm's own blocks, elastic; `narrowing`: a
   stock network, cut; `backbones`: the supernets of such spaces
-- `weights`: weights from a folder or the Hub, checked; `convert`: checkpoints of the original code
+- `hub_access`: whether the Hub answers, and its errors; `weights`: weights from a folder or the Hub, checked;
+  `convert`: checkpoints of the original code
 
 A new block of timm's is a class in `flexible`, one of our own in `elastic`. A new family is a class in `supernet`, its
 arguments in `stock` and its names in `convert`.

@@ -1,6 +1,10 @@
 from .blank import without_weights as without_weights
 from .convert import convert_upstream as convert_upstream
 from .depthwise import quick_depthwise as quick_depthwise
+from .hub_access import NotThere as NotThere
+from .hub_access import hub_address as hub_address
+from .hub_access import hub_errors as hub_errors
+from .hub_access import refuse_unreachable as refuse_unreachable
 from .initial import initialize as initialize
 from .initial import load_trained as load_trained
 from .initial import supernet_of as supernet_of
@@ -22,12 +26,10 @@ from .weights import BUILD_ARGS as BUILD_ARGS
 from .weights import CONFIG as CONFIG
 from .weights import DIGEST as DIGEST
 from .weights import WEIGHTS as WEIGHTS
-from .weights import NotThere as NotThere
 from .weights import check_configs as check_configs
 from .weights import check_shapes as check_shapes
 from .weights import checked as checked
-from .weights import hub_address as hub_address
 from .weights import hub_file as hub_file
 from .weights import hub_weights as hub_weights
+from .weights import our_block as our_block
 from .weights import read_json as read_json
-from .weights import refuse_unreachable as refuse_unreachable

@@ -10,10 +10,8 @@ import functools
 import hashlib
 import inspect
 import json
-import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +20,11 @@ from timm.models import PretrainedCfg
 from timm.models._builder import resolve_pretrained_cfg
 from torch import nn
 
-from ..errors import InputError, one_line, without_password
+from ..errors import InputError, one_line
 from ..fields import MAX_ITEMS, is_hub_id, read_value
 from ..files import sha256_of
 from .blank import without_weights
-
-_logger = logging.getLogger(__name__)
+from .hub_access import hub_errors, refuse_unreachable, unreachable
 
 CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
 BLOCK = 'timm_ofa'  # our key in config.json
@@ -38,11 +35,6 @@ CFG_KINDS: dict[str, Any] = {  # fields of timm's `PretrainedCfg` that users of 
     'label_names': tuple[str, ...], 'label_descriptions': dict[str, str], 'mean': tuple[float, ...],
     'std': tuple[float, ...], 'crop_pct': float, 'interpolation': str, 'crop_mode': str, 'first_conv': str}
 MAX_JSON_BYTES = 16 * 2**20
-PROBE_S = 5.0  # for finding out whether the Hub answers; its client would try for 23 s
-
-
-class NotThere(InputError):
-    """Nothing is at a place, or nobody answers there, as opposed to something that is wrong."""
 
 
 def checked(entry_point: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -106,8 +98,8 @@ def hub_weights(repo_id: str, cache_dir: str | Path | None = None, *, asked: boo
     name, _, revision = repo_id.partition('@')
     fetch = functools.partial(hf_hub_download, name, cache_dir=cache_dir, library_name='timm_ofa')
     known = known_file(repo_id, cache_dir)
-    with _fetching(repo_id, CONFIG, WEIGHTS):
-        if known is None or not (asked or constants.HF_HUB_OFFLINE or _unreachable()):
+    with hub_errors(repr(repo_id), CONFIG, WEIGHTS):
+        if known is None or not (asked or constants.HF_HUB_OFFLINE or unreachable()):
             known = Path(fetch(CONFIG, revision=revision or None))
         path = Path(fetch(WEIGHTS, revision=known.parent.name))
     digest = sha256_of(path)
@@ -128,8 +120,8 @@ def hub_file(place: str, name: str, repo_type: str = 'dataset') -> Path:
     if not is_hub_id(repo_id):
         raise InputError(f"repository {repo_id!r:.120} is not a valid name; write it like 'acme/{repo_type}'")
     path = known_file(place, names=(name,), repo_type=repo_type)
-    if path is None or not (constants.HF_HUB_OFFLINE or _unreachable()):
-        with _fetching(place, name):
+    if path is None or not (constants.HF_HUB_OFFLINE or unreachable()):
+        with hub_errors(repr(place), name):
             url = hf_hub_url(repo_id, name, repo_type=repo_type, revision=revision or None)
             size = get_hf_file_metadata(url).size
             if size is None or size > MAX_JSON_BYTES:
@@ -139,41 +131,6 @@ def hub_file(place: str, name: str, repo_type: str = 'dataset') -> Path:
                 repo_id, name, repo_type=repo_type, revision=revision or None, library_name='timm_ofa'))
     _check_listed(path, sha256_of(path), place)
     return path
-
-
-@contextmanager
-def _fetching(place: str, *names: str) -> Iterator[None]:
-    """Turn errors of the Hub's client, while it fetches these files of a repository, into one line with the cure."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RemoteEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        yield
-    except InputError:
-        raise
-    except RemoteEntryNotFoundError as error:
-        missing = next((name for name in names if name in str(error)), names[-1])
-        raise NotThere(f'{place!r:.120} holds no {missing}, and nothing else is read; publish it again') from None
-    except GatedRepoError:
-        raise InputError(f'{place!r:.120} is gated; ask for access on its page at {hub_address()}, then give a token '
-                         'of the account that has it') from None
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        raise NotThere(f'{place!r:.120} or its revision is not on {hub_address()}; check name and token') from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        if constants.HF_HUB_OFFLINE:
-            raise NotThere(f'HF_HUB_OFFLINE is set and {names[-1]} of {place!r:.120} is not in the cache; unset it '
-                           'to reach the Hub') from None
-        raise NotThere(f'{names[-1]} of {place!r:.120} cannot be fetched ({one_line(error)}); try again') from None
-    except (HTTPError, OSError, ValueError, RuntimeError) as error:
-        raise InputError(f'{names[-1]} of {place!r:.120} cannot be fetched ({one_line(error)}); try again') from None
 
 
 def _check_listed(path: Path, digest: str, place: str) -> None:
@@ -278,35 +235,13 @@ def known_file(repo_id: str, cache_dir: str | Path | None = None, *, names: Sequ
     return None
 
 
-def _unreachable() -> bool:
+def our_block(folder: Path) -> dict[str, Any] | None:
+    """What timm_ofa wrote into the `config.json` of a folder; None if another program wrote that, or there is none."""
     try:
-        refuse_unreachable()
-    except InputError as error:
-        _logger.warning('%s; what is in the cache is used', error)
-        return True
-    return False
-
-
-def refuse_unreachable() -> None:
-    """Raise `NotThere` at once if the Hub does not answer. What it answers does not matter here."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import HTTPError
-    from huggingface_hub.utils import get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return  # its client says so itself, without asking
-    try:
-        get_session().head(constants.ENDPOINT, timeout=PROBE_S)
-    except HTTPError as error:
-        raise NotThere(f'the Hub at {hub_address()} cannot be reached ({type(error).__name__}); '
-                       'check the connection') from None
-
-
-def hub_address() -> str:
-    """The address of the Hub (HF_ENDPOINT) for people to read: without the password that it may hold."""
-    from huggingface_hub import constants
-
-    return without_password(constants.ENDPOINT)
+        block = read_json(folder / CONFIG).get(BLOCK)
+    except InputError:
+        return None
+    return block if isinstance(block, dict) else None
 
 
 def read_json(path: Path) -> dict:

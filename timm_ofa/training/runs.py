@@ -6,7 +6,7 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -18,9 +18,9 @@ import timm
 import torch
 import yaml
 
-from ..errors import InputError, Interrupted, listed, one_line
+from ..errors import InputError, Interrupted, listed
 from ..files import drop_torn_line, replacing, save_tensors, sha256_of, write_text
-from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, Supernet, read_json, write_config
+from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, Supernet, hub_errors, our_block, write_config
 from .checkpoints import flush, progress_of
 from .config import TrainConfig, by_key, read_config
 
@@ -166,21 +166,16 @@ def supernet_folder(source: str) -> Path:
     if not source.startswith('hf-hub:'):
         return Path(source)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HTTPError
 
     repo_id, _, revision = source.removeprefix('hf-hub:').partition('@')
-    try:
+    with hub_errors(repr(source)):
         return Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=[CONFIG, *RUN_FILES]))
-    except (HTTPError, OSError, ValueError) as error:
-        raise InputError(f'files of {source!r:.120} cannot be fetched ({one_line(error)}); try again') from None
 
 
 def supernet_config(folder: str | Path) -> TrainConfig | None:
     """The configuration with which a supernet's folder was trained; None where it is not known."""
-    file = Path(folder) / CONFIG
-    block = read_json(file).get(BLOCK) if file.exists() else None
-    training = block.get('training') if isinstance(block, Mapping) else None
-    return TrainConfig.from_dict(training, file.name) if training else None
+    training = (our_block(Path(folder)) or {}).get('training')
+    return TrainConfig.from_dict(training, CONFIG) if training else None
 
 
 def versions() -> dict[str, str]:
