@@ -50,7 +50,7 @@ def phases_of(recipe: str, space: SearchSpace, lr: float, length: float) -> tupl
         'coupled': (largest, phase('coupled', 8, lr / 2, recipe='coupled', subnets_per_step=2)),  # 6 + 18.7
         'delayed': (phase('delayed', 11, lr, warmup_epochs=1, recipe='delayed', subnets_per_step=3),),  # 6 + 18
         **{name: (phase(name, 7, lr, warmup_epochs=1, recipe=name, subnets_per_step=3),)  # 24
-           for name in ('plain', 'sandwich', 'alpha')},
+           for name in ('plain', 'sandwich')},
         'divided': (phase('divided', 23, lr, warmup_epochs=1, recipe='divided', subnets_per_step=4),),  # 24
         'largest': (phase('largest', 23, lr, warmup_epochs=1, recipe='largest'),),  # 24
     }

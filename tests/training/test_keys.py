@@ -48,7 +48,7 @@ REFUSED = [  # settings, of which the last one does nothing
     (['phases.0.kd_weight=1'], 'phases.0.kd_weight does nothing in the first phase, which has no teacher'),
     *((['phases.1.subnets_per_step=3', f'phases.1.recipe={recipe}', f'phases.1.kd_weight={weight}'],
        f"phases.1.kd_weight does nothing with the recipe '{recipe}'")
-      for recipe in ('plain', 'sandwich', 'divided', 'alpha', 'delayed') for weight in (0, 1)),
+      for recipe in ('plain', 'sandwich', 'divided', 'delayed') for weight in (0, 1)),
     (['phases.1.recipe=coupled', 'phases.1.expand_ratios=[4]'], "expand_ratios does nothing with the recipe 'coupled'"),
     (['phases.1.widths=1'], 'phases.1.widths does nothing in ofa_mbv3_tiny'),
     (['phases.1.kd_weight=0', 'teacher=resnet18'], 'teacher does nothing where no phase learns'),
@@ -60,7 +60,7 @@ REFUSED = [  # settings, of which the last one does nothing
     (['data=stream:images', 'skip_broken=true'], 'skip_broken does nothing with a stream'),
     (['clip_grad=0'], 'clip_grad: 0 is not'), (['augment.scale=[1.0, 0.08]'], 'augment.scale .1.0, 0.08. falls'),
     *(([f'phases.1.recipe={recipe}', f'phases.1.subnets_per_step={n}'], f'subnets_per_step {n} is too few for .*give 3')
-      for recipe in ('sandwich', 'divided', 'alpha', 'delayed') for n in (1, 2))]
+      for recipe in ('sandwich', 'divided', 'delayed') for n in (1, 2))]
 FINETUNE = {
     'epochs': 2, 'lr': 0.5, 'warmup_epochs': 1, 'batch_size': 4, 'momentum': 0, 'weight_decay': 0.5,
     'label_smoothing': 0.5, 'kd_weight': 0.1, 'teacher': None}  # and `workers`, which is seen elsewhere

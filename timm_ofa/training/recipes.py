@@ -151,38 +151,6 @@ class Divided(Sandwich, name='divided'):
         return Recipe.loss(self, logits, targets)
 
 
-class AlphaDivergence(Sandwich, name='alpha'):
-    """A sandwich whose loss punishes students that over- or underestimate the uncertainty of the largest subnet.
-
-    The loss of an image is the larger of two alpha-divergences. Importance weights are clipped.
-    Source: arXiv:2102.07954, section 3.
-    """
-    alphas = (-1.0, 1.0)
-    clip = 5.0  # of importance weights
-
-    def distill(self, logits: torch.Tensor, targets: Targets, largest: torch.Tensor) -> torch.Tensor:
-        student, teacher = logits.log_softmax(1), largest.log_softmax(1)
-        losses = torch.stack([self._surrogate(student, teacher, alpha) for alpha in self.alphas])
-        with torch.no_grad():
-            larger = torch.stack([self._divergence(student, teacher, alpha) for alpha in self.alphas]).argmax(0)
-        return losses.gather(0, larger[None]).mean()
-
-    def _divergence(self, student: torch.Tensor, teacher: torch.Tensor, alpha: float) -> torch.Tensor:
-        """Alpha-divergence (B,) of the student from the teacher, both log-probabilities (B, K)."""
-        log_ratio = teacher - student
-        if alpha == 1.0:
-            return (teacher.exp() * log_ratio).sum(1)
-        ratio = (alpha * log_ratio).exp().clamp(max=self.clip)
-        return (student.exp() * (ratio - 1)).sum(1) / (alpha * (alpha - 1))
-
-    def _surrogate(self, student: torch.Tensor, teacher: torch.Tensor, alpha: float) -> torch.Tensor:
-        """A loss (B,) with the gradient of the divergence: constant weights times the student's log-probabilities."""
-        if alpha == 1.0:
-            return (teacher.exp() * (teacher - student)).sum(1)
-        weight = (student.exp() * (alpha * (teacher - student)).exp().clamp(max=self.clip)).detach()
-        return -(weight * student).sum(1) / alpha
-
-
 class Delayed(Sandwich, name='delayed'):
     """First the largest subnet alone; from half of the phase on a sandwich, whose smaller subnets weigh ever more.
 
