@@ -19,7 +19,7 @@ import yaml
 from bench_alone import load_images
 from torch import nn
 
-import timm_ofa
+from timm_ofa import hub
 from timm_ofa.accuracy.judge import evaluate
 from timm_ofa.devices.profile import load_profile
 from timm_ofa.files import save_tensors, sha256_of, write_text
@@ -28,7 +28,7 @@ from timm_ofa.hub.folder import load_record
 from timm_ofa.networks.supernet import load_supernet
 from timm_ofa.training.runs import supernet_config
 
-PACKAGE = Path(timm_ofa.__file__).parent
+HUB = Path(hub.__file__).parent  # whose configurations name weights by their place in it
 TAG = 'ofa_cifar10'
 
 
@@ -37,7 +37,7 @@ def save_half(model: nn.Module, name: str) -> dict:
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     assert all(v.isfinite().all() for v in state.values() if v.is_floating_point())
     model.load_state_dict(state)
-    path = PACKAGE / 'weights' / f'{name}.safetensors'
+    path = HUB / 'weights' / f'{name}.safetensors'
     path.parent.mkdir(exist_ok=True)
     save_tensors(path, state)
     print(f'{path.name}: {path.stat().st_size / 1e6:.2f} MB')
