@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
+from few_networks import FEW
 from fresh import python
 from timm.models import get_pretrained_cfg_value
 from timm.models.efficientnet import EfficientNet, EfficientNetFeatures
@@ -21,6 +22,7 @@ from timm_ofa.spaces.shelf import space_names
 
 SPACES = space_names()
 SMALL = ['ofa_mbv3_tiny', 'ofa_proxyless_w13', 'ofa_resnet_tiny']  # one a family
+INDICES = [None, (0, -2), (1, -1), (-1,)]  # of feature levels; None: all
 BOTTLE = 'bottle_r1_k3_s2_e0.25_c64_nre'
 STOCK = {  # family -> the class of a subnet, and of its features
     'mobilenetv3': (MobileNetV3, MobileNetV3Features), 'efficientnet': (EfficientNet, EfficientNetFeatures),
@@ -36,9 +38,9 @@ def tiny():
     return load_space('ofa_mbv3_tiny')
 
 
-@pytest.fixture(scope='module', params=SPACES)
+@pytest.fixture(scope='module', params=[*map(load_space, SPACES), FEW], ids=lambda space: space.name)
 def space(request):
-    return load_space(request.param)
+    return request.param
 
 
 @pytest.fixture(scope='module', params=SMALL)
@@ -187,19 +189,20 @@ def test_so_it_does_for_every_registered_network():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('indices', [None, (0, 2), (1, 3), (-1,)])
+@pytest.mark.parametrize('indices', INDICES)
 def test_features_have_the_channels_and_reductions_that_they_announce(space, indices, rng):
-    model = build(space, space.sample(rng), features_only=True, **({'out_indices': indices} if indices else {})).eval()
+    arch = space.sample(rng)
+    model = build(space, arch, features_only=True, **({'out_indices': indices} if indices else {})).eval()
     assert type(model) is STOCK[space.family][1]
-    check_features(model, len(indices or range(4 if space.stem_stride == 1 else 5)))
+    check_features(model, len(indices or build(space, arch, device='meta').feature_info))
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('indices', [None, (0, 2), (1, 3), (-1,)])
+@pytest.mark.parametrize('indices', INDICES)
 def test_so_do_those_of_supernets(small, indices):
-    model = timm.create_model(
-        f'{small.name}_supernet', features_only=True, **({'out_indices': indices} if indices else {})).eval()
-    check_features(model, len(indices or range(4 if small.stem_stride == 1 else 5)))
+    name = f'{small.name}_supernet'
+    model = timm.create_model(name, features_only=True, **({'out_indices': indices} if indices else {})).eval()
+    check_features(model, len(indices or timm.create_model(name, device='meta').feature_info))
 
 
 def check_features(model, n):
@@ -280,6 +283,7 @@ def test_other_numbers_of_input_channels_are_built(create, in_chans):
     assert model(torch.randn(1, in_chans, 32, 32)).shape == (1, 5)
 
 
+@pytest.mark.parametrize('space', [load_space(name) for name in SPACES], ids=SPACES)
 def test_the_registry_knows_paper_license_and_data(space):
     for name in (ENTRY_POINTS[space.family], f'{space.name}_supernet'):
         cfg = timm.get_pretrained_cfg(name)
