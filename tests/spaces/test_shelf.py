@@ -1,12 +1,18 @@
 """Spaces are loaded from the shelf or from a file."""
 import json
+import re
 
 import pytest
 from refusals import one_line
 
-from timm_ofa.errors import InputError
-from timm_ofa.spaces.shelf import load_space
+from timm_ofa.errors import InputError, listed
+from timm_ofa.spaces.shelf import load_space, space_names
 from timm_ofa.spaces.space import SearchSpace
+
+
+@pytest.mark.parametrize('name', space_names())
+def test_a_space_of_the_shelf_has_the_name_of_its_file(name):
+    assert load_space(name).name == name and name.startswith('ofa_')
 
 
 def test_a_space_file_outside_the_shelf_loads_by_path(space, tmp_path):
@@ -18,7 +24,7 @@ def test_a_space_file_outside_the_shelf_loads_by_path(space, tmp_path):
 
 def test_unknown_spaces_are_refused_with_the_shelf(tmp_path):
     for name in ('ofa_mbv3_w99', '', str(tmp_path), str(tmp_path / 'none.json'), 'x' * 5000):
-        with pytest.raises(InputError, match='ofa_mbv3_tiny, ofa_mbv3_w10, ofa_mbv3_w12') as error:
+        with pytest.raises(InputError, match=re.escape(listed(space_names()))) as error:
             load_space(name)
         one_line(error)
 
