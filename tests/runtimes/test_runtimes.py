@@ -147,8 +147,7 @@ def test_as_many_threads_work_as_were_asked_for(runtime, threads):
     assert (shares > 1e-2).sum() <= threads <= (shares > 1e-3).sum(), shares.round(4)  # busy machines share unevenly
 
 
-def test_a_runtime_names_itself(runtime, request):
-    assert runtime.NAME in runtime_names() and runtime.REQUIRES
+def test_a_runtime_says_what_it_can_do(runtime):
     assert runtime.version()[0].isdigit()
     assert set(runtime.PRECISIONS) <= set(MAX_ERROR) and runtime.PRECISIONS[0] == 'fp32'
     assert runtime.PROCESSORS[0] == 'cpu'

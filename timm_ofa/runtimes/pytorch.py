@@ -18,7 +18,7 @@ from .layers import BN_EPS, input_shape, random_input
 from .torch_export import to_torch
 
 NAME = 'pytorch'
-REQUIRES = 'torch'
+REQUIRES = 'torch>=2.6'
 PRECISIONS = ('fp32', 'bf16', 'fp16')
 PROCESSORS = ('cpu', 'cuda')
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}

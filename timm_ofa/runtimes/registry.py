@@ -33,9 +33,9 @@ class Runner(Protocol):
 class Runtime(Protocol):
     """What the file of a runtime provides."""
     NAME: str  # of the runtime, in device profiles too; the name of the file
-    REQUIRES: str  # what to install with pip
-    PRECISIONS: tuple[str, ...]  # of the arithmetic: 'fp32', 'fp16', 'bf16', 'int8' (quantized after training)
-    PROCESSORS: tuple[str, ...]  # what it runs on: 'cpu', 'cuda'
+    REQUIRES: str  # what to install with pip, with the oldest version that runs, as in pyproject.toml
+    PRECISIONS: tuple[str, ...]  # of the arithmetic: 'fp32' first; 'fp16', 'bf16', 'int8' (quantized after training)
+    PROCESSORS: tuple[str, ...]  # what it runs on: 'cpu' first; 'cuda'
 
     def version(self) -> str:
         """The version of the installed package, which this function imports; `ImportError` where there is none."""
