@@ -39,6 +39,8 @@ class Recipe:
     divides = False  # each subnet of a step learns from an equal share of the batch, not from the whole one
 
     def __init_subclass__(cls, name: str):
+        if name in RECIPES:
+            raise ValueError(f'recipe {name!r} is there already; choose another name')
         RECIPES[name] = cls()
 
     def draw(self, space: SearchSpace, n: int, rng: np.random.Generator, done: float,
