@@ -31,8 +31,8 @@ from timm_ofa.training.supernets import train_supernet
 LR = 0.08  # at batches of 64; the rate rises with the root of the batch
 
 
-def phases_of(recipe: str, space: SearchSpace, lr: float, length: float) -> tuple[Phase, ...]:
-    """What a recipe does, `length` times 24 passes of each image; passes in the comments."""
+def phases_of(space: SearchSpace, lr: float, length: float) -> dict[str, tuple[Phase, ...]]:
+    """What each recipe does, `length` times 24 passes of each image; passes in the comments."""
     kernels, ratios = (sorted({c for s in space.stages for c in getattr(s, name)}) for name in (
         'kernel_sizes', 'expand_ratios'))
     one, two, wide = dict(deepest=1), dict(deepest=2), dict(expand_ratios=ratios[-1:])
@@ -40,7 +40,7 @@ def phases_of(recipe: str, space: SearchSpace, lr: float, length: float) -> tupl
     def phase(name: str, epochs: int, rate: float, **choices) -> Phase:
         return Phase(name, max(1, round(epochs * length)), rate, **choices)
     largest = phase('largest', 5, lr, warmup_epochs=1, kd_weight=0, **one, kernel_sizes=kernels[-1:], **wide)
-    phases = {
+    return {
         'progressive': (  # 6 + 4 + 3 * 2.3 + 7
             largest, phase('kernel', 3, lr / 2, **one, **wide),
             phase('depth-1', 1, lr / 2, **two, **wide, subnets_per_step=2),
@@ -54,7 +54,6 @@ def phases_of(recipe: str, space: SearchSpace, lr: float, length: float) -> tupl
         'divided': (phase('divided', 23, lr, warmup_epochs=1, recipe='divided', subnets_per_step=4),),  # 24
         'largest': (phase('largest', 23, lr, warmup_epochs=1, recipe='largest'),),  # 24
     }
-    return phases[recipe]
 
 
 def run(recipe: str, seed: int, args: argparse.Namespace, data: Data) -> dict:
@@ -63,7 +62,7 @@ def run(recipe: str, seed: int, args: argparse.Namespace, data: Data) -> dict:
     config = TrainConfig(
         f'{recipe}-{seed}', args.space, args.data, resolutions=(args.resolution,), batch_size=args.batch_size,
         seed=seed, weight_decay=WEIGHT_DECAY, limit=args.images, precision=args.precision, augment=AUGMENT,
-        phases=phases_of(recipe, load_space(args.space), rate(args), args.length))
+        phases=phases_of(load_space(args.space), rate(args), args.length)[recipe])
     began = time.perf_counter()
     if not (folder / 'model.safetensors').exists():
         train_supernet(config, data, folder, resume=(folder / 'train.yaml').exists())
@@ -113,13 +112,14 @@ def show(results: list[dict], space: SearchSpace) -> str:
 
 
 def main() -> None:
+    known = [*phases_of(load_space('ofa_mbv3_tiny'), LR, 1.0), *SUBNETS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data', required=True)
     parser.add_argument('--space', default='ofa_mbv3_tiny')
     parser.add_argument('--length', type=float, default=1.0, help='times 24 passes of each image')
     parser.add_argument('--batch-size', type=int, default=64)
     parser.add_argument('--precision', choices=['no', 'bf16'], default='no')
-    parser.add_argument('--recipes', nargs='+', choices=[*RECIPES, *SUBNETS], default=[*RECIPES, *SUBNETS])
+    parser.add_argument('--recipes', nargs='+', choices=known, default=known)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0])
     parser.add_argument('--images', type=int, default=16667, help='of the training set, a tenth of them held out')
     parser.add_argument('--test-images', type=int, default=4000)

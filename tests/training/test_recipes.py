@@ -1,4 +1,7 @@
 """Recipes: which subnets a step runs, and what each of them learns from."""
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -6,9 +9,27 @@ import torch.nn.functional as F
 
 from timm_ofa import load_space
 from timm_ofa.spaces import space_names
-from timm_ofa.training.recipes import RECIPES, Targets, coupled
+from timm_ofa.training.recipes import RECIPES, Recipe, Targets, coupled
 
 SPACES = ['ofa_mbv3_tiny', 'ofa_resnet_tiny', 'ofa_proxyless_w13']
+
+
+def test_a_second_recipe_of_one_name_is_refused():
+    plain = RECIPES['plain']
+    with pytest.raises(ValueError, match="'plain' is there already"):
+        type('Again', (Recipe,), {}, name='plain')
+    assert RECIPES['plain'] is plain
+
+
+def test_the_benchmark_offers_the_recipes_whose_phases_it_knows(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / 'bench')
+    monkeypatch.setitem(RECIPES, 'another', Recipe())
+    import bench_recipes
+
+    monkeypatch.setattr(sys, 'argv', ['bench_recipes.py', '--data', 'digits', '--recipes', 'another'])
+    with pytest.raises(SystemExit):
+        bench_recipes.main()
+    assert "invalid choice: 'another' (choose from" in capsys.readouterr().err
 
 
 @pytest.fixture
