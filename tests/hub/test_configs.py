@@ -83,6 +83,14 @@ def test_wrong_weights_of_a_supernet_are_one_line(tmp_path, line, wrong):
         read_hub_config(path)
 
 
+def test_weights_of_our_own_need_no_source_wherever_they_are(tmp_path):
+    name = 'ofa_mbv3_cifar10_epyc_lat0p6ms'
+    path = tmp_path / f'{name}.yaml'
+    path.write_text(''.join(line for line in text_of(name).splitlines(True) if line[:5] not in ('file:', 'sha25')))
+    subnet = read_hub_config(path).subnet
+    assert (subnet.file, subnet.url, subnet.source) == (None, None, None)
+
+
 def test_a_file_is_found_by_path_by_name_and_as_it_lies_in_the_checkout(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for text in (SECOND, f'hub_configs/{SECOND}.yaml', hub_configs_dir() / f'{SECOND}.yaml'):

@@ -191,8 +191,8 @@ def _read_weights(data: Any, where: str) -> Weights:
 def _check_source(weights: Weights, where: str) -> None:
     if (weights.file is None) != (weights.sha256 is None):
         raise InputError(f'{where}: file and sha256 belong together; give both or none')
-    if weights.file is None and weights.source is None:
-        raise InputError(f"{where}: field 'source' is missing; add it")
+    if weights.url and weights.source is None:
+        raise InputError(f"{where}: field 'source' is missing, which says whose the weights of url are; add it")
 
 
 def _read_subnet(data: Mapping[str, Any], where: str) -> NamedSubnet:
