@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import threading
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -111,6 +112,15 @@ def test_the_weights_are_those_of_specialize_on_the_same_images_whatever_happene
     assert torch.equal(drawn, torch.rand(1)) and torch.equal(again(x), expected)  # with the same global random state
     (images / 'train-0.parquet').touch()
     assert weights_to_make(hub_configs()[NAME], cache).path != made.path
+
+
+def test_a_supernet_that_ships_is_not_fetched(monkeypatch, caplog, tmp_path):
+    config = hub_configs()['ofa_mbv3_cifar10_epyc_lat0p6ms']
+    monkeypatch.setenv('TIMM_OFA_CALIBRATION_DATA', 'nowhere')
+    made = weights_to_make(replace(config, subnet=replace(config.subnet, file=None, sha256=None)), tmp_path)
+    with pytest.raises(InputError, match='connect to the Hub') as error:
+        made.make('nobody has them')
+    assert 'up to 0 MB are fetched' in caplog.text and 'import-upstream' not in str(error.value)
 
 
 def test_two_that_want_the_same_weights_make_them_once(no_weights, cache, tmp_path, monkeypatch):

@@ -132,9 +132,16 @@ class WeightsToMake:
                          time.perf_counter() - began, about['image_mb'])
         return self.path
 
+    @property
+    def _ships(self) -> bool:
+        """Whether the supernet comes with the package."""
+        return bool(self.released.weights and self.released.weights.file)
+
     def _announcement(self) -> str:
         space, n = self.subnet.space, CALIBRATION_IMAGES
-        megabytes = 4e-6 * space.params(space.max_arch()) + is_streamed(self.source) * IMAGE_MB * n
+        megabytes = is_streamed(self.source) * IMAGE_MB * n
+        if not self._ships:
+            megabytes += 4e-6 * space.params(space.max_arch())
         minutes = math.ceil(n * (space.macs(self.subnet.arch) / MACS_PER_S + 1 / IMAGES_PER_S) / 60)
         return (f'weights of {self.name} are not published, so they are made once, from {self.released.name} and '
                 f'up to {n:,} images of {self.source}: up to {megabytes:.0f} MB are fetched, and on one core it takes '
@@ -159,9 +166,11 @@ class WeightsToMake:
             image_mb=round(image_mb, 1), **{DIGEST: sha256_of(self.path)})
 
     def _cures(self) -> str:
-        supernet, name = self.released.name, self.name
+        supernet = self.released.name
+        by_hand = (
+            f'or get the file of the supernet, `timm-ofa import-upstream --name {supernet} --from FILE --out '
+            f'out/{supernet}` and `timm-ofa specialize --config {self.name} --supernet out/{supernet}`, ')
         return (
             'connect to the Hub, or name images like those of its training in TIMM_OFA_CALIBRATION_DATA (a folder, '
-            f'parquet files or a Hub id), or get the file of the supernet, `timm-ofa import-upstream --name {supernet} '
-            f'--from FILE --out out/{supernet}` and `timm-ofa specialize --config {name} --supernet out/{supernet}`, '
-            'or free space, or set HF_HOME and TORCH_HOME to another disk, or use pretrained=False')
+            f'parquet files or a Hub id), {"" if self._ships else by_hand}or free space, '
+            'or set HF_HOME and TORCH_HOME to another disk, or use pretrained=False')
