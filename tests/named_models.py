@@ -9,13 +9,13 @@ from timm_ofa.networks.convert import FAMILIES, upstream_names
 
 SUBNETS = named_subnets()  # by the name of the file
 NAMES = sorted(SUBNETS)
-RELEASED = {name: s for name, s in SUBNETS.items() if not s.search}
+RELEASED = {name: s for name, s in SUBNETS.items() if s.upstream_id}
 SHIPPED = {name: s for name, s in SUBNETS.items() if s.file}  # weights in the package
-OWN = {name: s for name, s in SUBNETS.items() if s.search and not s.file}
 TWINS = ['ofa_mbv3_lg_g8_lat24ms', 'ofa_mbv3_lg_g8_lat16ms']  # one architecture, two sets of weights
 NAME = TWINS[0]
 SECOND = 'ofa_mbv3_note10_lat30ms.search_in1k'  # a second network under one name
 SUPERNETS = [f'{space}_supernet' for space in ('ofa_mbv3_w10', 'ofa_mbv3_w12', 'ofa_proxyless_w13', 'ofa_resnet50d')]
+OWN = {name: s for name, s in SUBNETS.items() if s.supernet in SUPERNETS and not s.file}  # found in a released supernet
 
 
 def upstream_checkpoint(name, seed):
