@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import torch
 from fresh import PROCESSES
 
 
@@ -29,8 +30,8 @@ class Ranks:
         with socket.socket() as free:
             free.bind(('127.0.0.1', 0))
             port = free.getsockname()[1]
-        env = {'ACCELERATE_USE_CPU': 'true', 'WORLD_SIZE': str(processes), 'LOCAL_WORLD_SIZE': str(processes),
-               'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
+        env = {'WORLD_SIZE': str(processes), 'LOCAL_WORLD_SIZE': str(processes), 'MASTER_ADDR': '127.0.0.1',
+               'MASTER_PORT': str(port), **({'ACCELERATE_USE_CPU': 'true'} if torch.accelerator.is_available() else {})}
         self._pipe.send((folder, code, list(arguments), [
             {**env, 'RANK': str(rank), 'LOCAL_RANK': str(rank)} for rank in range(processes)]))
         codes = self._pipe.recv()

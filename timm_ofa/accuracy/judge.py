@@ -164,11 +164,15 @@ class SubnetJudge:
 
 
 def launched() -> PartialState:
-    """The place of this process among those that were launched together; a single one is the first of one."""
+    """The place of this process among those that were launched together; a single one is the first of one.
+
+    Accelerate joins processes without a GPU only if it is told that they use the CPU, as here.
+    """
     import accelerate
     from accelerate.utils import parse_flag_from_env
 
-    return accelerate.PartialState(cpu=parse_flag_from_env('ACCELERATE_USE_CPU'))
+    return accelerate.PartialState(
+        cpu=parse_flag_from_env('ACCELERATE_USE_CPU') or not torch.accelerator.is_available())
 
 
 def leave() -> None:

@@ -24,6 +24,7 @@ from timm.scheduler import CosineLRScheduler
 from torch import nn
 from tqdm import tqdm
 
+from ..accuracy import launched
 from ..errors import InputError
 from ..spaces import Arch
 from .average import MovingAverage
@@ -189,6 +190,7 @@ def accelerated(precision: str | None, **kwargs: Any) -> Iterator[Accelerator]:
     Accelerate keeps the first precision of a process for whatever comes later, and refuses another one. So its state
     is put aside here, and given back at the end. Where fp16 cannot be had, Accelerate trains in fp32; this refuses.
     """
+    launched()  # joins the processes, which Accelerator then finds
     state = AcceleratorState._shared_state
     before = dict(state)
     state.clear()
