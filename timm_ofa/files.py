@@ -126,11 +126,17 @@ def check_writable(folder: str | Path) -> None:
         raise InputError(f'the folder {str(folder)!r:.120} cannot be written to; choose another, or change its rights')
 
 
-def check_room(folder: str | Path, megabytes: float) -> None:
-    """Refuse to begin what the disk has no room for, or does not take; the size is an estimate."""
-    place = Path(folder).absolute()
+def existing(place: str | Path) -> Path:
+    """The place, or the innermost folder around it that exists."""
+    place = Path(place).absolute()
     while not place.exists():
         place = place.parent
+    return place
+
+
+def check_room(folder: str | Path, megabytes: float) -> None:
+    """Refuse to begin what the disk has no room for, or does not take; the size is an estimate."""
+    place = existing(folder)
     check_writable(place)
     free = shutil.disk_usage(place).free / 1e6
     if free < megabytes:

@@ -29,3 +29,12 @@ def test_a_front_says_how_unsure_its_accuracies_are_if_the_predictor_knows(kind,
         spread_pct, = predictor.spread([best])
         assert answer['best']['top1_spread_pct'] == pytest.approx(spread_pct, abs=1e-4) and spread_pct > 0
         assert float(lines[2].split()[1]) == pytest.approx(2 * spread_pct, abs=0.01)
+
+
+def test_folders_that_are_missing_are_made_with_the_files(capsys, tmp_path):
+    out, plot = tmp_path / 'out' / 'front.jsonl', tmp_path / 'plots' / 'new' / 'front.svg'
+    status, _, told = run(
+        capsys, 'search', '--space', 'ofa_mbv3_32px', '--predictor', 'ofa_mbv3_cifar10_supernet', '--profile',
+        'amd-epyc-onnxruntime-ofa-mbv3-32px', '--max-latency-ms', 0.5, '--out', out, '--plot', plot)
+    assert status == 0, told
+    assert out.is_file() and plot.is_file()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..console import say
 from ..errors import InputError, listed
-from ..files import check_room, check_writable
+from ..files import check_room, check_writable, existing
 from ..runtimes import runtime_names
 from .verbs import Option, one_of, positive, profile_limit, whole
 
@@ -81,11 +81,11 @@ def check_room_for(copies: int, folder: str | Path, space: SearchSpace) -> None:
 
 
 def check_folder_place(path: str, flag: str = '--out') -> None:
-    """Say before the work that the folder around a result does not exist, or cannot be written to."""
-    parent = Path(path).absolute().parent
-    if not parent.is_dir():
-        raise InputError(f'{flag} {path!r:.120}: the folder {str(parent)!r:.120} does not exist; make it first')
-    check_writable(parent)
+    """Say before the work that the folder around a result cannot be written to. One that is missing is made with it."""
+    place = existing(Path(path).parent)
+    if not place.is_dir():
+        raise InputError(f'{flag} {path!r:.120}: {str(place)!r:.120} is a file; give a folder')
+    check_writable(place)
 
 
 def config_path(text: str, kind: str) -> Path:
