@@ -44,7 +44,7 @@ def test_the_command_line_answers_with_a_table_and_writes_the_page(records, tmp_
     assert capsys.readouterr().out == f'{tmp_path / "index.html"}\n'
     text = (tmp_path / 'index.html').read_text()
     assert not re.findall(r'(src|href)=|@import|url\(', text)
-    assert main(['catalog', '--source', str(folder), '--out', str(tmp_path / 'no' / 'x.html')]) == 2
+    assert main(['catalog', '--source', str(folder), '--out', str(tmp_path / 'index.html' / 'x.html')]) == 2
 
 
 def test_what_is_not_a_valid_record_is_left_out_and_named(tmp_path, rng, caplog):
