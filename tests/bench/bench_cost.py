@@ -1,9 +1,9 @@
 """What a device costs: one supernet for all of them, against a network trained for each.
 
-    python tests/bench/bench_cost.py --data DIR [--supernet NAME] [--further CONFIG] [--times TIMES.jsonl]
+    python tests/bench/bench_cost.py --data DIR [--supernet NAME] [--further CONFIG ...] [--times TIMES.jsonl]
 
 Training is counted in multiply-adds of all passes, three for a forward and a backward one, which depends on no machine;
-the subnets of each step are drawn as in the run. `--further` is the configuration with which the supernet was trained
+the subnets of each step are drawn as in the run. `--further` are configurations with which the supernet was trained
 on. What each further device takes is timed here: a search with the shipped predictor and profile, and taking the
 network out of the supernet with BatchNorm statistics of its own. If it is fine-tuned then, as the shipped ones are,
 that is counted in multiply-adds again.
@@ -39,8 +39,8 @@ def macs_of_training(config: TrainConfig, images: int) -> float:
         steps = (phase.warmup_epochs + phase.epochs) * (images // config.batch_size)
         rng = np.random.default_rng(config.seed)
         drawn = [recipe.draw(subspace, phase.subnets_per_step, rng, (i + 0.5) / DRAWS) for i in range(DRAWS)]
-        share = phase.subnets_per_step if recipe.divides else 1
-        total += steps * config.batch_size / share * float(np.mean([sum(map(space.macs, archs)) for archs in drawn]))
+        macs = float(np.mean([sum(map(space.macs, archs)) for archs in drawn]))
+        total += steps * config.batch_size / phase.shares * macs
     return FORWARD_AND_BACKWARD * total
 
 
@@ -54,20 +54,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data', required=True)
     parser.add_argument('--supernet', default='ofa_mbv3_cifar10_supernet')
-    parser.add_argument('--further', default='ofa_mbv3_cifar10_further_supernet')
+    parser.add_argument('--further', nargs='+', default=[], metavar='CONFIG', help='hub configs')
     parser.add_argument('--finetune', default='finetune_cifar10_8', help='hub config')
     parser.add_argument('--times', type=Path, help='times.jsonl of the training')
     args = parser.parse_args()
-    config, further = (load_config(hub_configs()[name].path) for name in (args.supernet, args.further))
+    configs = [load_config(hub_configs()[name].path) for name in (args.supernet, *args.further)]
+    config = configs[0]
     space = config.load_space()
     data = load_data(args.data, stored_side(space), holdout=config.holdout, seed=config.seed)
     images = len(data.train)
-    epochs, more = (sum(p.warmup_epochs + p.epochs for p in c.phases) for c in (config, further))
-    once = macs_of_training(config, images) + macs_of_training(further, images)
+    epochs, *more = (sum(p.warmup_epochs + p.epochs for p in c.phases) for c in configs)
+    once = sum(macs_of_training(c, images) for c in configs)
     nets = {name: s for name, s in named_subnets().items() if s.supernet == args.supernet}
     each = {name: FORWARD_AND_BACKWARD * epochs * images * space.macs(s.arch) for name, s in nets.items()}
     mean = float(np.mean(list(each.values())))
-    print(f'{args.supernet}: {epochs} and {more} epochs of {images:,} images; {host()}')
+    print(f'{args.supernet}: {" and ".join(map(str, (epochs, *more)))} epochs of {images:,} images; {host()}')
     print(f'training the supernet once: {once / 1e15:.2f} P multiply-adds')
     print(f'training a network of the {len(nets)} found for {epochs} epochs: {min(each.values()) / 1e15:.2f} to '
           f'{max(each.values()) / 1e15:.2f}, mean {mean / 1e15:.2f} P')
