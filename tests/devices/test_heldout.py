@@ -23,6 +23,7 @@ def test_groups_are_distinct_networks_of_the_space_and_follow_the_seed(space):
     most = {FITTED: 12, 'random': 50, 'corners': 12, 'skewed': 12}
     assert all(len(archs) <= most[group] for group, archs in groups.items())
     if space in LARGE:
+        assert groups.keys() >= most.keys()
         least = most | {'corners': 6}
         assert all(len(archs) >= least[group] for group, archs in groups.items())
     assert {arch.resolution for arch in groups['random']} == set(space.resolutions)
