@@ -144,7 +144,8 @@ def test_as_many_threads_work_as_were_asked_for(runtime, threads):
         run()
     spent = sorted((after - before.get(path, 0) for path, after in nanoseconds().items()), reverse=True)
     shares = np.array(spent) / sum(spent)
-    assert (shares > 1e-2).sum() <= threads <= (shares > 1e-3).sum(), shares.round(4)  # busy machines share unevenly
+    # A worker has about 1 / threads of the time, less on a busy machine; threads left by other tests had 1 percent.
+    assert (shares > 0.05).sum() <= threads <= (shares > 1e-3).sum(), shares.round(4)
 
 
 def test_a_runtime_says_what_it_can_do(runtime):
