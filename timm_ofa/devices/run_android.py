@@ -89,9 +89,12 @@ class Device:
         return int(found[1]), output[:found.start()]
 
     def properties(self):
-        """What the device says of itself, a line for each of PROPERTIES."""
-        _, output = self.shell('; '.join(f'getprop {name}' for name in PROPERTIES), 'getprop')
-        return [re.sub(r'[^\w .,()+-]', '', line).strip() for line in output.splitlines()]
+        """What the device says of itself: the values of PROPERTIES."""
+        _, output = self.shell('; '.join(f'echo {name}=$(getprop {name})' for name in PROPERTIES), 'getprop')
+        said = dict(re.findall(r'^([\w.]+)=(.*?)\s*$', output, re.MULTILINE))  # among warnings of the device
+        if not said.get(PROPERTIES[-1]):
+            sys.exit(f'the device does not say which programs it runs ({last_line(output)}); restart it, and {GO_ON}')
+        return [re.sub(r'[^\w .,()+-]', '', said.get(name, '')).strip() for name in PROPERTIES]
 
     def copy(self, paths):
         """Copy files and folders into PLACE."""
@@ -169,11 +172,10 @@ class Benchmark:
 
         def measure_group(number, name, files):
             done = runs['groups'].setdefault(name, [])  # [round, place in files, 5th percentile, median, number]
-            for round_number in range(task['rounds']):
-                for block in blocks(files, done, round_number, f'{task["seed"]} {name}'):
-                    show('measuring', share(number, files, done))
-                    done += [[round_number, *found] for found in self._steady(files, block, done)]
-                    save_results(self._partial, runs)
+            while left := next_block(files, done, task['rounds'], f'{task["seed"]} {name}'):
+                show('measuring', share(number, files, done))
+                done += [[left[0], *found] for found in self._steady(files, left[1], done)]
+                save_results(self._partial, runs)
             return summary(done, len(files))
 
         fill_results(groups, measure_group, task, self._args.out)
@@ -181,29 +183,39 @@ class Benchmark:
         self._partial.unlink(missing_ok=True)
 
     def _steady(self, files, block, done):
-        """Runs of the networks of a block, then of the reference, while it is about as fast as before."""
+        """Runs of the networks of a block, then of the reference, while it is about as fast as before.
+
+        Where it is faster, the device was hot before: what was done is removed from `done`, and so is this block.
+        """
         reference = len(files) - 1
         before_us = [low_us for _, place, low_us, *_ in done if place == reference]
         for tried in range(TRIES):
             time.sleep(tried * self._args.rest)
             found = []
-            for place in ([reference] if tried else []) + [*block, reference]:
+            for place in ([reference] if tried or (block and not before_us) else []) + [*block, reference]:
                 found.append([place, *self.run(files[place])])
-                slower_pct = 100 * (found[-1][1] / statistics.median(before_us or [found[-1][1]]) - 1)
+                before_us = before_us or [found[0][1]]
+                slower_pct = 100 * (found[-1][1] / statistics.median(before_us) - 1)
                 if place == reference and slower_pct > self._args.max_drift:
                     break
             else:
+                if slower_pct < -self._args.max_drift:
+                    done.clear()
+                    return []
                 return found
         sys.exit(f'the device stays {slower_pct:.0f} % slower than before; let it cool and {GO_ON}, or allow it with '
                  '--max-drift')
 
 
-def blocks(files, done, round_number, seed):
-    """The places of the networks that a round has not run, in random order, in blocks; [] is the reference alone."""
-    ran = {place for number, place, *_ in done if number == round_number}
-    order = Random(f'{seed} {round_number}').sample(range(len(files) - 1), len(files) - 1)
-    left = [place for place in order if place not in ran]
-    return [left[start:start + BLOCK] for start in range(0, len(left), BLOCK)] or ([] if ran else [[]])
+def next_block(files, done, rounds, seed):
+    """(round, places of networks in random order) to run next; [] is the reference alone. None: all rounds are done."""
+    for round_number in range(rounds):
+        ran = {place for number, place, *_ in done if number == round_number}
+        order = Random(f'{seed} {round_number}').sample(range(len(files) - 1), len(files) - 1)
+        left = [place for place in order if place not in ran]
+        if left or not ran:
+            return round_number, left[:BLOCK]
+    return None
 
 
 def summary(runs, networks):
