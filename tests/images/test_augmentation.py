@@ -213,9 +213,13 @@ def test_erasing_fills_a_rectangle_of_some_images_with_the_mean_color(space):
     erased = (x == 0).all(1)
     share = erased.float().mean((1, 2))
     assert 70 < (share > 0).sum() < 130 and share.max() < 0.45
+    ratios = []
     for mask in erased[share > 0]:
-        rows, columns = mask.any(1), mask.any(0)
-        assert mask.sum() == rows.sum() * columns.sum()
+        rows, columns = mask.any(1).sum(), mask.any(0).sum()
+        assert mask.sum() == rows * columns
+        ratios.append(float(rows / columns))
+    assert 0.25 < min(ratios) < 0.4 and 2.5 < max(ratios) < 4  # 0.3 to 1 / 0.3, in whole pixels
+    assert 0.01 < share[share > 0].min() < 0.04 and share.max() > 0.28
 
 
 @pytest.mark.parametrize('resolution, side', [(160, 183), (128, 147), (224, 256), (176, 202)])
