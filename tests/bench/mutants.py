@@ -166,7 +166,9 @@ def run_tests(copy: Path, tests: list[str], limit_s: float, answer: Path) -> Non
         os.dup2(said.fileno(), 2)
     watch = Watch(limit_s)
     early = 'ignore::pytest.PytestAssertRewriteWarning'  # some of its plugins are imported here before
-    pytest.main(['-x', '-q', '-p', 'no:cacheprovider', '-W', early, *tests], plugins=[watch])
+    status = pytest.main(['-x', '-q', '-p', 'no:cacheprovider', '-W', early, *tests], plugins=[watch])
+    if status in (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR):  # where conftest.py cannot be imported
+        watch.failed = watch.failed or 'the tests do not start'
     answer.write_text(json.dumps([watch.failed, watch.passed]))
 
 
