@@ -213,11 +213,15 @@ def test_erasing_fills_a_rectangle_of_some_images_with_the_mean_color(space):
     erased = (x == 0).all(1)
     share = erased.float().mean((1, 2))
     assert 70 < (share > 0).sum() < 130 and share.max() < 0.45
-    ratios = []
+    ratios, tops, lefts = [], [], []
     for mask in erased[share > 0]:
-        rows, columns = mask.any(1).sum(), mask.any(0).sum()
-        assert mask.sum() == rows * columns
-        ratios.append(float(rows / columns))
+        rows, columns = mask.any(1), mask.any(0)
+        assert mask.sum() == rows.sum() * columns.sum()
+        ratios.append(float(rows.sum() / columns.sum()))
+        tops.append(float(rows.int().argmax() / (33 - rows.sum())))
+        lefts.append(float(columns.int().argmax() / (33 - columns.sum())))
+    for place in tops, lefts:  # anywhere, evenly
+        assert np.mean(place) == pytest.approx(0.48, abs=0.1) and min(place) < 0.1 and max(place) > 0.85
     assert 0.25 < min(ratios) < 0.4 and 2.5 < max(ratios) < 4  # 0.3 to 1 / 0.3, in whole pixels
     assert 0.01 < share[share > 0].min() < 0.04 and share.max() > 0.28
 

@@ -9,7 +9,7 @@ from PIL import Image
 from timm_ofa import InputError
 from timm_ofa.images import load_data
 from timm_ofa.images.sources import open_source
-from timm_ofa.images.splits import Stream
+from timm_ofa.images.splits import MAX_SHARDS, Stream
 
 # ---- timm ------------------------------------------------------------------------------------------------------------
 
@@ -189,6 +189,20 @@ def test_the_order_of_a_stream_is_a_function_of_its_seed(tmp_path, monkeypatch):
     assert order(0) == order(0) != order(1) and sorted(order(0)) == sorted(in_file) and order(0) != in_file
     moved = [abs(in_file.index(image) - i) for i, image in enumerate(order(0))]
     assert 2 < np.mean(moved) < 12
+
+
+def test_a_stream_of_many_shards_is_read_in_groups_of_shards_that_lie_far_apart():
+    import datasets
+
+    def rows(shards):
+        for shard in shards:
+            yield from ({'image': {'bytes': f'{shard} {i}'.encode(), 'path': None}, 'label': shard} for i in range(3))
+
+    stream = Stream(datasets.IterableDataset.from_generator(rows, gen_kwargs={'shards': list(range(2 * MAX_SHARDS))}),
+                    ('image', 'label'), 'train', 'many', None)
+    labels = [label for _, label in stream.read(np.random.default_rng(0))]
+    assert sorted(labels) == sorted(3 * list(range(2 * MAX_SHARDS)))
+    assert all(labels[i:i + 6] == 3 * [labels[i]] + 3 * [labels[i] + MAX_SHARDS] for i in range(0, len(labels), 6))
 
 
 def test_the_first_images_of_a_stream_are_of_shards_that_lie_far_apart():

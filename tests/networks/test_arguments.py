@@ -31,7 +31,8 @@ def test_an_inverted_residual_needs_its_ratio():
 def test_a_hostile_block_string_is_refused(entry_point, good, old, new):
     row = good.replace(old, new, 1)
     assert row != good
-    assert repr(row)[:80] in refusal('arch_def row', entry_point, arch_def=[[good], [row]])
+    said = refusal('arch_def row', entry_point, arch_def=[[good], [row]])
+    assert repr(row)[:80] in said and f"write it like '{good.partition('_')[0]}_" in said
 
 
 @ANY_ENTRY_POINT

@@ -48,8 +48,10 @@ def test_a_plain_network_is_trained_with_the_quick_depthwise_convolutions():
     assert all(torch.equal(g, stock[name]) for name, g in gradients().items())
     others = nn.ModuleList(
         nn.Conv2d(4, 4, k, padding=p, groups=4, bias=False) for k, p in [((3, 5), 1), (2, 1), (3, 0)])
-    with quick_depthwise(others):
+    quick = nn.ModuleList(nn.Conv2d(4, 4, k, padding=k // 2, groups=4, bias=False) for k in (3, 5, 7))
+    with quick_depthwise(nn.ModuleList([others, quick])):
         assert not any('_conv_forward' in vars(conv) for conv in others)
+        assert all('_conv_forward' in vars(conv) for conv in quick)
 
 
 # ---- kernel matrices -------------------------------------------------------------------------------------------------

@@ -132,6 +132,7 @@ def changed(data, *path, to):
     (('stages', 1, 'blocks', 0, 'layers', 0), {'kind': 'se'}, 'a layer has no channels'),
     (('stages', 1, 'blocks', 0, 'mid_chs'), 0, 'conv_pw has no channels'), (('stem_widths',), [[]], 'one width'),
     (('network', 'stem', 0, 'width'), 0, 'conv_stem has no channels'),
+    (('stages', 3, 'blocks', 1, 'layers', 1, 'stride'), 2, 'blocks.3.1 has a stride inside its stage'),
     (('stages', 1, 'blocks', 0, 'layers', 0, 'act'), 'xx', "act: 'xx' is unknown"),
     (('network', 'name'), '../x', 'does not match'), (('stem_stride',), 1, 'shrinks the image by 2')])
 def test_a_stranger_space_is_checked(supernet, path, to, naming):

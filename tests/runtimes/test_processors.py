@@ -108,6 +108,19 @@ def test_every_channel_of_an_int8_convolution_has_a_scale_of_its_own():
     assert all(tensors[node.input[1]].shape == tensors[node.input[0]].shape[:1] for node in weights)
 
 
+def test_one_outlier_among_the_batches_does_not_stretch_the_range_of_int8():
+    """The range is the mean of those of the batches."""
+    rows = SPACE.rows(SPACE.min_arch(20))
+    usual, wild = np.ones(input_shape(rows), np.float32), 100 * np.ones(input_shape(rows), np.float32)
+
+    def input_scale(batches):
+        file = onnx.load_from_string(int8.quantize(to_onnx(rows), batches))
+        tensors = {t.name: numpy_helper.to_array(t) for t in file.graph.initializer}
+        node = next(node for node in file.graph.node if node.op_type == 'QuantizeLinear' and node.input[0] == 'x')
+        return float(tensors[node.input[1]])
+    assert input_scale([usual] * 9 + [wild]) < 0.3 * input_scale([wild])
+
+
 @pytest.mark.parametrize('limit', ['0p6', '1p3'])  # tests/bench/bench_int8.py has all five, on all images
 def test_int8_of_a_shipped_network_is_as_exact_as_float(shared, cifar10, limit):
     name = f'ofa_mbv3_cifar10_epyc_lat{limit}ms'

@@ -1,6 +1,7 @@
 """What every runtime of the shelf must do. A new runtime is tested because its file is there."""
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,14 @@ def test_the_first_blocks_of_a_network_of_timm_agree_with_torch(runtime, side):
     """TensorFlow's padding, swish, and squeeze-and-excite with a sigmoid."""
     space = space_of('tf_efficientnet_b0', resolutions=[side])
     rows = space.rows(space.max_arch())[:6]
+    x = random_input(rows)
+    assert max_relative_error(runtime.load(rows).predict(x), by_torch(rows, x)) < MAX_ERROR['fp32']
+
+
+@pytest.mark.parametrize('side', [47, 64])
+def test_a_pool_behind_the_stem_agrees_with_torch(runtime, side):
+    space = replace(load_space('ofa_resnet_tiny'), stem_pool=True, resolutions=(side,))
+    rows = space.rows(space.min_arch())
     x = random_input(rows)
     assert max_relative_error(runtime.load(rows).predict(x), by_torch(rows, x)) < MAX_ERROR['fp32']
 
