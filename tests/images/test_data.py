@@ -4,10 +4,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from image_makers import write_parquet
 from PIL import Image
 
 from timm_ofa import InputError
-from timm_ofa.images import load_data
+from timm_ofa.images import load_data, load_test
 
 
 def keys(images):
@@ -107,6 +108,26 @@ def test_test_images_from_another_source_are_known_by_the_names_of_their_classes
         with pytest.raises(InputError, match=naming) as error:
             load_data(train, 16, test=source)
         assert '\n' not in str(error.value)
+
+
+def test_only_the_test_images_are_opened_where_they_alone_are_wanted(tmp_path):
+    folder = write_parquet(tmp_path / 'colors', [0, 1] * 5, split='validation')
+    write_parquet(tmp_path / 'colors', [-1] * 4, split='test')  # as ImageNet's, whose labels are kept back
+    (tmp_path / 'colors/train.parquet').write_bytes(b'PAR1')  # cannot be read
+    for source in (folder, f'{folder}?test=validation', f'{folder}?train=validation'):
+        data = load_test(source, 16)
+        assert (data.name, data.split, data.class_names) == ('colors', 'validation', ('a', 'b'))
+        assert data.test.labels.tolist() == [0, 1] * 5 and not len(data.train) and len(data.at(8).test.fetch([9])) == 1
+    same = write_parquet(tmp_path / 'same', [0, 1] * 10)
+    assert load_data(same, 16, test=folder).split == 'validation'
+    alone = folder_of_images(tmp_path / 'alone', splits=['val'])
+    for source, split in (alone, 'validation'), (f'{alone}/val', 'all'), (f'stream:{alone}', 'validation'):
+        data = load_test(source, 16)
+        assert (data.split, sorted(data.test.labels.tolist())) == (split, [0] * 6 + [1] * 6)
+    for query, naming in (('test=test', "'test' have no label"), ('test=none', 'has the splits'),
+                          ('test=train', 'is the training split'), ('label=none', 'has the columns')):
+        with pytest.raises(InputError, match=naming):
+            load_test(f'{folder}?{query}', 16)
 
 
 def test_the_built_in_images_are_a_folder_of_parquet_files():

@@ -12,6 +12,7 @@ from .calibration import open_calibration as open_calibration
 from .checking import check_data as check_data
 from .data import Data as Data
 from .data import load_data as load_data
+from .data import load_test as load_test
 from .data import stored_side as stored_side
 from .image_sets import DECODE as DECODE
 from .image_sets import Crop as Crop

@@ -80,6 +80,19 @@ def load_data(source: str, side: int, *, holdout: float = 0.1, limit: int | None
     return _without_broken(data) if skip_broken else data
 
 
+def load_test(source: str, side: int, *, seed: int = 0) -> Data:
+    """The test images of a source alone: those of its test split, or of its only one. The other parts are empty.
+
+    Args:
+        source, side: As in `load_data`. No image of another split is fetched.
+        seed: Draws the images of a stream.
+    """
+    found = open_test(source)
+    judged = _judged(found, side, seed, 'auto')
+    none = judged.images.subset([], f'{found.name} train')
+    return Data(found.name, found.class_names, none, none, judged.images, judged.split)
+
+
 @dataclass(frozen=True)
 class _Judged:
     """Test images, what their data set calls them, and the name of that if it is not the one of training."""
@@ -93,23 +106,30 @@ def _test_of(opened: Opened, source: str, test: str | None, side: int, seed: int
     found = opened if test is None else open_test(test)
     if found.test is None:
         return None
-    split, title = found.test.split, f'{found.name} {found.test.split}'
-    if isinstance(found.test, Part):
-        images = ImageSet(found.test.rows, found.test.labels, side, title, decode)
-    else:
-        images = encoded_set(list(itertools.islice(found.test.items(seed), _most(side))), side, title)
-        if not len(images):
-            raise InputError(f'{title!r:.120} has no images; give test images of another source')
+    judged = _judged(found, side, seed, decode)
     if test is None:
-        return _Judged(images, split)
-    if test == source and found.test.split == 'all':
+        return judged
+    if test == source and judged.split == 'all':
         raise InputError(f'test {test!r:.120} are the training images; give others, or leave it out')
+    images = judged.images
     named = {found.class_names[label] for label in images.labels.unique().tolist()}
-    refuse_unknown_classes(test, split, named, classes_of(opened, opened.train))
+    refuse_unknown_classes(test, judged.split, named, classes_of(opened, opened.train))
     places = {name: place for place, name in enumerate(opened.class_names)}
     numbers = torch.tensor([places.get(name, UNLABELED) for name in found.class_names])
     images.labels = numbers[images.labels]
-    return _Judged(images, split, found.name)
+    return replace(judged, name=found.name)
+
+
+def _judged(found: Opened, side: int, seed: int, decode: str) -> _Judged:
+    """The images of the test split, which there is."""
+    assert found.test is not None
+    split, title = found.test.split, f'{found.name} {found.test.split}'
+    if isinstance(found.test, Part):
+        return _Judged(ImageSet(found.test.rows, found.test.labels, side, title, decode), split)
+    images = encoded_set(list(itertools.islice(found.test.items(seed), _most(side))), side, title)
+    if not len(images):
+        raise InputError(f'{title!r:.120} has no images; give test images of another source')
+    return _Judged(images, split)
 
 
 def _most(side: int) -> int:
