@@ -98,7 +98,7 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
             profile_error_pct=found.profile_error_pct, predictor_error_pct=found.predictor_error_pct),
         calibration=Calibration(
             images=min(judge.calibration_images, len(data.train)), batch_size=CALIBRATION_BATCH,
-            repaired=source.repairs),
+            repaired=source.repairs, seed=source.seed),
         finetune_epochs=training.epochs if training else 0, training=source.training, code_version=__version__)
     record.check()  # before the work
     model = judge.subnet(arch)
@@ -118,7 +118,6 @@ def with_accuracy(model: nn.Module, record: Record, data: Data, weights: str) ->
     protocol = f'top-1, {resolution} px, center {100 * space.crop_pct:g} %, bilinear, fp32; {weights}{apart}{skipped}'
     return replace(
         record, top1_pct=round(100 * sum(c.hits for c in by_class) / len(data.test), 3), per_class=by_class,
-        dataset_id=_hub_id(data),
         accuracy=Accuracy(dataset=data.test_name or data.name, split=data.split, n=len(data.test), protocol=protocol))
 
 

@@ -62,7 +62,8 @@ def calibrated(supernet: Supernet, arch: Arch, images: CalibrationImages, *, aug
     batches = counted(judge.batches(arch.resolution), math.ceil(n / CALIBRATION_BATCH), 'recalibrate', 'batch')
     model = recalibrate_bn(supernet.extract(arch), batches).eval()
     return model, Calibration(
-        images=n, batch_size=CALIBRATION_BATCH, data=images.name, sha256=judge.calibration_digest()), fetched_mb
+        images=n, batch_size=CALIBRATION_BATCH, data=images.name, sha256=judge.calibration_digest(),
+        seed=seed), fetched_mb
 
 
 def images_for(subnet: NamedSubnet) -> str:

@@ -143,6 +143,7 @@ class Calibration:
     data: str | None = None  # their name; None: they are training images
     sha256: str | None = text('[0-9a-f]{64}', default=None)  # of their pixels
     repaired: bool = False  # the weights were repaired in closed form
+    seed: int | None = number(default=None)  # that drew images and changes of them; None: not recorded
 
 
 @dataclass(frozen=True, kw_only=True)

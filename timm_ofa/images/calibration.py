@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from ..console import counted
@@ -26,6 +27,7 @@ class CalibrationImages:
     """Images that are known by name and can be opened. Their labels do not matter."""
     name: str
     fetch: Callable[[], tuple[ImageSet, float]]  # gives them, and the MB (1e6 bytes) that came from the Hub for them
+    size: int | None = None  # how many there are to choose from, if that is known before they are fetched
 
 
 def calibration_source(default: str) -> str:
@@ -56,11 +58,11 @@ def open_calibration(source: str, side: int, n: int, *, holdout: float = 0.1, se
         data = load_data(source, side, holdout=holdout, seed=seed, skip_broken=skip_broken)
         assert isinstance(data.train, ImageSet)
         train = data.train
-        return CalibrationImages(data.name, lambda: (train, 0.0))
+        return CalibrationImages(data.name, lambda: (train, 0.0), len(train))
     opened = open_source(source if source.startswith('stream:') else f'stream:{source}')
     assert isinstance(opened.train, Stream)
     stream = opened.train
-    return CalibrationImages(opened.name, lambda: _first_images(stream, side, n, skip_broken))
+    return CalibrationImages(opened.name, cache(lambda: _first_images(stream, side, n, skip_broken)), stream.length)
 
 
 def _first_images(stream: Stream, side: int, n: int, skip_broken: bool) -> tuple[ImageSet, float]:

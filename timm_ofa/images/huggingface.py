@@ -100,8 +100,8 @@ def _begins_labeled(source: str, place: str, split: str, label: str | None) -> b
     streams, features = _load_dataset(source, place, None, True, split)
     column = _columns(source, features, label)[1]
     with _one_line(source):
-        row = next(iter(streams[split].select_columns([column])), {})
-    return row.get(column, UNLABELED) not in (None, UNLABELED)
+        labels = [row[column] for row in streams[split].select_columns([column]).take(1)]
+    return labels not in ([], [None], [UNLABELED])
 
 
 def _columns(source: str, features: Mapping[str, Any], wanted: str | None) -> tuple[str, str]:
