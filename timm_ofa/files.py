@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 MAX_ATTEMPTS = 100  # to replace a folder that others replace as well
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what an error of a full disk, or of a limit on it, may be
 MOVED_MEANWHILE = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)  # what the system says then
 TIMEOUT_S = 30.0  # seconds to wait for the next byte from a server
 CHUNK = 2**20  # bytes

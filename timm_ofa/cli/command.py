@@ -14,11 +14,11 @@ from types import FrameType
 
 from ..console import PROGRESS_SWITCH, say
 from ..errors import InputError, Interrupted, ending_signals, one_line
+from ..files import FULL
 from . import environment, learning, measuring, releasing, running, searching, sharing, shelves, specializing
 from .verbs import Verb, parse
 
 PIPE = 13  # the signal that ends other programs in this case
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what an error of a full disk, or of a limit on it, may be
 GROUPS = (  # in the order of `timm-ofa -h`
     running, learning, shelves, measuring, searching, specializing, sharing, releasing, environment)
 VERBS = {verb.name: verb for group in GROUPS for verb in vars(group).values() if isinstance(verb, Verb)}
@@ -93,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     """Run a verb, and say what it answers."""
+    call = None
     try:
         with _remarks_shown(), _ended_in_order():
             call = parse(VERBS, argv)
@@ -109,8 +110,8 @@ def _run(argv: Sequence[str] | None) -> int:
         return 2
     except OSError as error:
         if error.errno in FULL:
-            say(f'timm-ofa: the disk takes no more ({one_line(error)}); free space, then run the same command again, '
-                'train with --resume')
+            say(f'timm-ofa: the disk takes no more ({one_line(error)}); free space, then run the same command again'
+                f'{", with --resume" if call and "resume" in call.verb.options else ""}')
         elif error.filename is not None:
             say(f'timm-ofa: {str(error.filename)!r:.160} cannot be used ({error.strerror}); choose another place, or '
                 'change its rights')
