@@ -1,4 +1,5 @@
 """`timm-ofa release`: every model is made and published once, whatever fails or breaks off."""
+import errno
 import json
 import os
 import shutil
@@ -11,17 +12,30 @@ import yaml
 from hub_makers import items_of
 from huggingface_hub.utils import close_session
 from named_models import upstream_checkpoint
+from PIL import Image
 from safetensors.torch import load_file
 
 from timm_ofa.cli.command import main
-from timm_ofa.hub import configs, find_config
+from timm_ofa.errors import InputError
+from timm_ofa.hub import configs, find_config, releasing
 from timm_ofa.hub.folder import load_record
+from timm_ofa.images import calibration
 from timm_ofa.networks import load_supernet
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the Hub's client, as it uploads
 SHIPPED, FOUND, RECIPE = 'ofa_mbv3_cifar10_epyc_lat0p6ms', 'ofa_mbv3_tiny_lat2ms', 'finetune_cifar10_8'
 SUPERNET, LOST = 'ofa_mbv3_tiny_supernet', 'ofa_resnet_tiny_supernet'
 IMAGES = ('--data', 'digits', '--num-calibration', '40')
+CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
+
+
+def images_by_class(folder: Path) -> Path:
+    """Two images of each of CLASSES, in a folder of its own."""
+    for i, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True)
+        for j in range(2):
+            Image.new('RGB', (32, 32), (25 * i, 100 * j, 0)).save(folder / name / f'{j}.png')
+    return folder
 
 
 def supernet_config(space: str, url: str) -> dict:
@@ -106,12 +120,131 @@ def test_all_models_are_published_once_and_one_that_fails_does_not_end_the_other
     assert status == 0 and not [row for row in rows.values() if row['changed']]
     assert commits(here) == {**before, f'acme/{LOST}': 2}
 
-    words = ('--only', SHIPPED, '--eval-data', 'digits')
-    status, rows = release(capsys, out, *words)
-    accuracy = load_record(out / SHIPPED).accuracy
-    assert status == 0 and rows[SHIPPED]['top1_pct'] < 50 and (accuracy.dataset, accuracy.n) == ('digits', 360)
-    assert release(capsys, out, *words)[1][SHIPPED]['state'] == 'skipped'
-    assert here.repos[names[0]].tags.keys() == {'v1', 'v2'}
+
+def test_networks_are_evaluated_on_the_data_set_that_they_learned_alone(here, shelf, capsys, tmp_path):
+    out, words = tmp_path / 'out', ('--only', SHIPPED, '--eval-data')
+    cifar10 = images_by_class(tmp_path / 'cifar10/test')
+    for data in ('digits', images_by_class(tmp_path / 'others/test').parent):  # ten classes as well
+        assert main(['release', '--org', 'acme', '--out', str(out), *words, str(data)]) == 2
+        assert 'give uoft-cs/cifar10, or a copy of it in a folder called cifar10' in capsys.readouterr().err
+    assert not here.repos
+    for source in cifar10.parent, cifar10:  # the folder around the split, and the split alone
+        status, rows = release(capsys, out, *words, str(source))
+        assert status == 0 and rows[SHIPPED]['state'] == 'done'
+    record = load_record(out / SHIPPED)
+    assert record.class_names == CLASSES and [c.n for c in record.per_class] == [2] * 10
+    assert (record.accuracy.dataset, record.accuracy.n, record.dataset_id) == ('cifar10 test', 20, 'uoft-cs/cifar10')
+    assert 'datasets:\n- uoft-cs/cifar10' in (out / SHIPPED / 'README.md').read_text()
+    for again in (*words, str(cifar10)), words[:2], ('--only', '*mbv3*', *IMAGES, words[2], str(cifar10)):
+        rows = release(capsys, out, *again)[1]
+        assert rows[SHIPPED]['state'] == 'skipped' and rows[SHIPPED]['top1_pct'] == record.top1_pct
+    assert rows[FOUND]['state'] == 'done' and rows[FOUND]['top1_pct'] is None  # it learned ImageNet
+    assert here.repos[f'acme/{SHIPPED}'].tags.keys() == {'v1', 'v2'}
+
+
+def test_what_would_be_made_otherwise_by_now_is_published_anew(here, shelf, authors, capsys, tmp_path, monkeypatch):
+    def done(*words):
+        for name in SHIPPED, FOUND:
+            shutil.rmtree(tmp_path / 'out' / name, ignore_errors=True)
+        configs.hub_configs.cache_clear()
+        rows = release(capsys, tmp_path / 'out', '--only', 'ofa_mbv3_*', *words)[1]
+        assert not [row['why'] for row in rows.values() if row['state'] == 'failed']
+        return {name for name in (SHIPPED, SUPERNET, FOUND) if rows[name]['state'] == 'done' and rows[name]['changed']}
+
+    def told(name):
+        return json.loads(here.repos[f'acme/{name}'].files('main')['config.json'])['timm_ofa']
+
+    assert done(*IMAGES) == {SHIPPED, SUPERNET, FOUND} and done(*IMAGES) == done() == set()
+    monkeypatch.setenv('TIMM_OFA_CALIBRATION_DATA', 'digits')
+    shutil.copy(authors[0] / 'init', authors[0] / 'moved')
+    for name, old, new in ((SHIPPED, 'top1_pct: 86.89', 'top1_pct: 87'), (SHIPPED, 'apache-2.0', 'mit'),
+                           (SUPERNET, 'license: mit', 'license: bsd'), (SUPERNET, '/init', '/moved'),
+                           (FOUND, 'predicted_top1_pct: 91.5', 'predicted_top1_pct: 9')):
+        text = (shelf / f'{name}.yaml').read_text()
+        assert old in text
+        (shelf / f'{name}.yaml').write_text(text.replace(old, new))
+        assert done() == {name} and done() == set()
+    assert told(SHIPPED)['top1_pct'] == 87 and told(SUPERNET)['source'] == f'{authors[1]}/moved'
+    network = releasing._network
+
+    def other_weights(config, weights):
+        model = network(config, weights)
+        if config.name == SHIPPED:
+            model.state_dict()['classifier.weight'] += 1
+        return model
+
+    monkeypatch.setattr(releasing, '_network', other_weights)
+    assert done() == {SHIPPED} and done() == set()
+
+
+def test_networks_are_made_from_the_images_that_are_asked_for_which_are_fetched_once(
+        here, shelf, capsys, tmp_path, monkeypatch):
+    second = FOUND.replace('2ms', '3ms')
+    text = (shelf / f'{FOUND}.yaml').read_text().replace(FOUND, second).replace('latency_ms: 2', 'latency_ms: 3')
+    (shelf / f'{second}.yaml').write_text(text)
+    configs.hub_configs.cache_clear()
+    fetched, fetch = [], calibration._first_images
+    monkeypatch.setattr(calibration, '_first_images', lambda *args: fetched.append(1) or fetch(*args))
+    pictures = f'stream:{images_by_class(tmp_path / "pictures")}'
+    for words, state, expected in (
+            (IMAGES, 'done', ('digits', 40, 0)), (IMAGES, 'skipped', ('digits', 40, 0)),
+            (('--data', 'digits', '--num-calibration', '30'), 'done', ('digits', 30, 0)),
+            (('--seed', '1', '--num-calibration', '30', '--data', 'digits'), 'done', ('digits', 30, 1)),
+            ((), 'skipped', ('digits', 30, 1)), (('--data', pictures), 'done', ('pictures', 20, 0))):
+        rows = release(capsys, tmp_path / 'out', '--only', 'ofa_mbv3_tiny_*', *words)[1]
+        for name in FOUND, second:
+            made = load_record(tmp_path / 'out' / name).calibration
+            assert rows[name]['state'] == state and (made.data, made.images, made.seed) == expected
+    assert fetched == [1]
+
+
+def test_a_wrong_source_or_space_is_found_before_the_work(here, shelf, capsys, tmp_path):
+    for words, naming in ((('--data', 'no/such/images'), "'no/such/images' is not a folder"),
+                          (('--eval-data', 'no/such/images'), "'no/such/images' is not a folder"),
+                          (('--space', 'a/b/c'), "'a/b/c' is not a valid name")):
+        for dry_run in ((), ('--dry-run',)):
+            assert main(['release', '--org', 'acme', '--out', str(tmp_path / 'out'), *words, *dry_run]) == 2
+            assert naming in capsys.readouterr().err
+    assert main(['release', '--org', 'acme', '--out', str(tmp_path / 'out'), '--space', 'zoe/catalog']) == 2
+    assert "namespace 'zoe' is not open to this token" in capsys.readouterr().err
+    assert not here.repos and not (tmp_path / 'out').exists()
+
+
+def test_a_hub_that_fails_is_no_hub_without_the_model(here, shelf, capsys, tmp_path, monkeypatch):
+    words = ('--only', SHIPPED)
+    release(capsys, tmp_path / 'out', *words)
+
+    def fails(*_):
+        raise InputError('the Hub answered 500')
+
+    monkeypatch.setattr(releasing, 'fetch_record', fails)
+    for dry_run in ((), ('--dry-run',)):
+        status, rows = release(capsys, tmp_path / 'out', *words, *dry_run)
+        assert status == 1 and (rows[SHIPPED]['state'], rows[SHIPPED]['why']) == ('failed', 'the Hub answered 500')
+
+
+def test_a_full_disk_ends_in_the_table(here, shelf, capsys, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(releasing, 'save_released', full)
+    status, rows = release(capsys, tmp_path / 'out')
+    assert status == 1 and rows.pop(SHIPPED)['state'] == 'done' and len(rows) == 6
+    assert all(row['state'] == 'failed' and 'the disk takes no more' in row['why'] for row in rows.values())
+    monkeypatch.setattr(releasing, 'locked', full)
+    assert main(['release', '--org', 'acme', '--out', str(tmp_path / 'out')]) == 2
+    told = capsys.readouterr().err
+    assert 'run the same command again' in told and '--resume' not in told
+
+
+def test_a_catalog_waits_for_a_network_with_a_latency_and_is_of_the_hub(here, shelf, capsys, tmp_path, monkeypatch):
+    status, rows = release(capsys, tmp_path / 'out', '--only', 'finetune*')
+    assert status == 0 and rows['catalog']['state'] == 'skipped' and not here.repos
+    assert rows['catalog']['why'] == 'no network with a latency yet'
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'acme').mkdir()  # called like the owner
+    assert states(release(capsys, tmp_path / 'out', '--only', SHIPPED)[1])['catalog'] == 'done'
+    assert f'acme/{SHIPPED}' in here.repos['spaces/acme/catalog'].files('main')['index.html'].decode()
 
 
 def test_a_release_that_is_killed_or_meets_faults_goes_on_to_the_same(here, shelf, capsys, tmp_path):

@@ -27,8 +27,12 @@ PAGE, STYLE, SCRIPT = (TEMPLATES / f'catalog.{end}' for end in ('html.j2', 'css'
 
 def catalog(source: str, out: str | Path) -> Path:
     """Write the page of all networks of an organization on the Hub, or of all published folders in a folder."""
-    found = find(source)
     name = Path(source).resolve().name if Path(source).is_dir() else source
+    return write_catalog(name, find(source), out)
+
+
+def write_catalog(name: str, found: list[Found], out: str | Path) -> Path:
+    """Write the page of these networks; `name` says whose they are."""
     write_text(out, render_catalog(f'{name}: networks by device and latency', found))
     return Path(out)
 

@@ -57,16 +57,18 @@ class Found:
         return [m for m in known if max_latency_ms is None or within(m.typical_ms, max_latency_ms)]
 
 
-def find(source: str, device: str | None = None, max_latency_ms: float | None = None) -> list[Found]:
+def find(source: str, device: str | None = None, max_latency_ms: float | None = None, *,
+         on_hub: bool = False) -> list[Found]:
     """The networks of an organization on the Hub, or of the folders in a folder, by id.
 
     Args:
         device: A slug: only networks whose latency on this device is known.
         max_latency_ms: Only networks that take at most this long there, or on any device if none is given.
+        on_hub: The source is on the Hub, also if there is a folder of that name here.
     """
     if device is not None:
         check_slug(device, 'device')
-    if Path(source).is_dir():
+    if not on_hub and Path(source).is_dir():
         found = valid((str(path), partial(_found, str(path), None, path)) for path in _folders_with(source, PERF))
     else:
         found = valid((place[0], partial(_found, *place)) for place in _on_hub(source, device, max_latency_ms))

@@ -1,19 +1,22 @@
 """Every model of `hub_configs/` is made and brought to the Hub, one after the other, and nothing twice.
 
 There is no list of what is done. A repository is done if its last commit has a version tag, which `publish` makes at
-its very end, and if it holds the model of the configuration. A folder is done if it is there, since it appears whole or
-not at all. So a run that broke off anywhere goes on where it was, and another one after it makes no commit.
+its very end, and if it holds what is made of the configuration now: the same figures, the weights that ship, and the
+images that are asked for. A folder is done if it holds the same; it appears whole or not at all. So a run that broke
+off anywhere goes on where it was, and another one after it makes no commit.
 """
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import timm
 from huggingface_hub import HfApi
@@ -22,18 +25,19 @@ from torch import nn
 
 from ..console import progress_bar
 from ..errors import InputError, listed, one_line
-from ..files import check_room, locked
+from ..files import FULL, check_room, locked, save_tensors, sha256_of
 from ..images import Data
-from ..networks import hub_errors
+from ..networks import DIGEST, WEIGHTS, hub_errors, our_block
 from ..spaces import load_space
 from ..training import load_config, supernet_folder
-from .catalog_page import catalog
-from .client import check_token, hub_api
+from .catalog_page import write_catalog
+from .client import check_repo_id, check_token, hub_api
 from .configs import HubConfig, NamedSubnet, Weights, hub_configs
 from .device_collections import collect
 from .finishing import with_accuracy
 from .folder import check_folder, load_record
-from .listing import fetch_record
+from .listing import fetch_record, find
+from .outgoing import public_name
 from .publishing import publish, publish_page
 from .record import Record, SupernetRecord
 from .saving import save_folder
@@ -68,6 +72,9 @@ class Outcome:
             changed=told.get('changed', False), why=self.why, repo_id=self.repo_id, url=told.get('url'))
 
 
+Work: TypeAlias = Callable[[], Outcome]
+
+
 @dataclass(frozen=True)
 class Release:
     """What a release needs.
@@ -77,13 +84,15 @@ class Release:
         out: Folder of the folders of all models.
         find: Makes a network that our search found: (its supernet's name or folder, its name, the network) -> weights
             and record.
-        eval_data: Network -> images on whose test part it is evaluated, if they have its classes. None: it keeps the
-            accuracy that its authors published, or has none.
+        asked: Network that our search found -> fields of its `Calibration` that it must have. Others may be any.
+        eval_data: Network -> images on whose test part it is evaluated, if they are of the data set that it learned.
+            None: it keeps the accuracy that its authors published, or has none.
         private: Repositories, collections and Space are private.
     """
     owner: str
     out: Path
     find: Callable[[str, str, NamedSubnet], tuple[nn.Module, Record]]
+    asked: Callable[[NamedSubnet], Mapping[str, Any]] = lambda _: {}
     eval_data: Callable[[NamedSubnet], Data] | None = None
     private: bool = False
 
@@ -100,24 +109,29 @@ class Release:
             What became of each model, and with `dry_run` what would.
         """
         configs = _chosen(only)
+        space_id = space_id or f'{self.owner}/catalog'
+        check_repo_id(space_id)
         if not dry_run:
             check_token(self.owner, (repository_name(config) for config in configs))
+            check_token(space_id.split('/')[0])
+        self._check_data(configs)
         api = hub_api()
+        models = [self._outcome(config, FAILED) for config in configs]
         if dry_run:
-            return [self._planned(api, config) for config in configs]
+            return list(_tried(zip(models, (partial(self._planned, api, config) for config in configs))))
         check_room(self.out, sum(_megabytes(c) for c in configs if not (self.out / c.name).exists()))
         self.out.mkdir(parents=True, exist_ok=True)
         with locked(self.out):
             _remove_torn(self.out, configs)
-            with progress_bar(len(configs), 'release', 'model') as bar:
-                outcomes = []
-                for config in configs:
-                    outcomes.append(_tried(self._outcome(config, FAILED), partial(self._released, api, config)))
-                    bar.update()
+            outcomes = list[Outcome]()
             listing = Outcome('device collections', 'last', FAILED)
-            outcomes.append(_tried(listing, lambda: self._collected(listing, api, outcomes)))
-            page = Outcome('catalog', 'last', FAILED, repo_id=space_id or f'{self.owner}/catalog')
-            outcomes.append(_tried(page, lambda: self._with_catalog(page)))
+            page = Outcome('catalog', 'last', FAILED, repo_id=space_id)
+            works: list[Work] = [partial(self._released, api, config) for config in configs]
+            works += [lambda: self._collected(listing, api, outcomes), lambda: self._with_catalog(page)]
+            with progress_bar(len(works), 'release', 'step') as bar:
+                for outcome in _tried(zip([*models, listing, page], works)):
+                    outcomes.append(outcome)
+                    bar.update()
         return outcomes
 
     def _outcome(self, config: HubConfig, state: str, why: str = '', **about: Any) -> Outcome:
@@ -156,37 +170,37 @@ class Release:
             head = next((branch.target_commit for branch in refs.branches if branch.name == 'main'), None)
             if head not in {tag.target_commit for tag in refs.tags if re.fullmatch(r'v\d+', tag.name)}:
                 return None
-            try:
-                if not config.subnet:
-                    return self._current(config, read_supernet(supernet_folder(f'hf-hub:{repo_id}@{head}'))[0])
-                folder = fetch_record(repo_id, head)
-                return None if folder is None else self._current(config, load_record(folder))
-            except InputError:  # publishing says what is wrong with it
-                return None
+            at = f'hf-hub:{repo_id}@{head}'
+            folder = fetch_record(repo_id, str(head)) if config.subnet else supernet_folder(at)
+        read = load_record if config.subnet else lambda folder: read_supernet(folder)[0]
+        return None if folder is None else self._current(config, folder, read)
 
     def _made(self, folder: Path, config: HubConfig) -> Record | SupernetRecord | None:
         """What the folder of a model holds, if that is what would be made; else None."""
-        if not folder.exists():
-            return None
+        read = check_folder if config.subnet else lambda folder: check_supernet(folder)[0]
+        return self._current(config, folder, read) if folder.exists() else None
+
+    def _current(self, config: HubConfig, folder: Path, read: Callable[[Path], Record | SupernetRecord],
+                 ) -> Record | SupernetRecord | None:
+        """The record of a folder, if it is what would be made now; else None."""
         try:
-            return self._current(config, check_folder(folder) if config.subnet else check_supernet(folder)[0])
-        except InputError:
+            record = read(folder)
+        except InputError:  # it is made anew; publishing says whether it may be replaced
             return None
-
-    def _current(self, config: HubConfig, record: Record | SupernetRecord) -> Record | SupernetRecord | None:
-        """The record, if it is what this version makes of the configuration."""
-        from .. import __version__
-
-        if isinstance(record, SupernetRecord):
-            return record if record.name == config.name else None
-        subnet = config.subnet
-        assert subnet is not None
-        if (record.name, record.space, record.arch, record.code_version) != (
-                config.name, subnet.space, subnet.arch, __version__):
+        if any(getattr(record, name) != value for name, value in _figures(config, record).items()):
             return None
-        data = self._evaluated_on(config, record.num_classes)
+        if way(config) == 'shipped' and (our_block(folder) or {}).get(DIGEST) != _shipped_digest(config):
+            return None
+        return record if isinstance(record, SupernetRecord) or self._is_as_asked(config, record) else None
+
+    def _is_as_asked(self, config: HubConfig, record: Record) -> bool:
+        """Whether a network was made from the images that were asked for, and was evaluated on them."""
+        assert config.subnet is not None
+        asked = self.asked(config.subnet) if way(config) == 'found' else {}
+        data = self._evaluated_on(config.subnet)
         told = record.accuracy and (record.accuracy.dataset, record.accuracy.split, record.accuracy.n)
-        return record if data is None or told == (data.name, data.split, len(data.test)) else None
+        return (all(getattr(record.calibration, name, None) == value for name, value in asked.items())
+                and (data is None or told == (data.name, data.split, len(data.test))))
 
     # ---- what is made -----------------------------------------------------------------------------------------------
 
@@ -202,8 +216,9 @@ class Release:
             of = 'weights of the supernet, not fine-tuned'
         else:
             model, record, of = _network(config, weights), subnet_record(config.name, subnet), 'weights as published'
-        data = self._evaluated_on(config, record.num_classes)
-        record = record if data is None else with_accuracy(model, record, data, of)
+        data = self._evaluated_on(subnet)
+        if data:
+            record = with_accuracy(model, replace(record, class_names=data.class_names), data, of)
         save_folder(folder, model, record)
         return record
 
@@ -213,11 +228,25 @@ class Release:
         folder = self.out / subnet.supernet
         return str(folder) if self._made(folder, hub_configs()[subnet.supernet]) else subnet.supernet
 
-    def _evaluated_on(self, config: HubConfig, num_classes: int) -> Data | None:
-        """The images that a network is evaluated on, if there are any with its classes."""
-        assert config.subnet is not None
-        data = self.eval_data(config.subnet) if self.eval_data else None
-        return data if data and data.num_classes == num_classes else None
+    def _evaluated_on(self, subnet: NamedSubnet) -> Data | None:
+        """The images that a network is evaluated on, if there are any of the data set that it learned: of its Hub id,
+        or of a folder that is called like it."""
+        data = self.eval_data(subnet) if self.eval_data else None
+        name = data.name.partition(' ')[0] if data else ''  # that of a split's folder follows
+        fits = data and name in (subnet.data, _short(subnet)) and data.num_classes == subnet.space.num_classes
+        return data if fits else None
+
+    def _check_data(self, configs: Sequence[HubConfig]) -> None:
+        """Open the images before the work; raises `InputError` for what cannot be read, or fits no network."""
+        found = next((config.subnet for config in configs if way(config) == 'found'), None)
+        if found:
+            self.asked(found)
+        subnets = [config.subnet for config in configs if config.subnet]
+        if self.eval_data and subnets and not any(map(self._evaluated_on, subnets)):
+            data = self.eval_data(subnets[0])
+            ids, short = (listed(sorted({*map(name, subnets)})) for name in (attrgetter('data'), _short))
+            raise InputError(f'data {data.name!r:.100} of {data.num_classes} classes is not what one of these networks '
+                             f'learned; give {ids}, or a copy of it in a folder called {short}')
 
     # ---- what comes last --------------------------------------------------------------------------------------------
 
@@ -233,7 +262,11 @@ class Release:
     def _with_catalog(self, page: Outcome) -> Outcome:
         """Bring the page of all networks of the owner to its Space."""
         assert page.repo_id is not None
-        url = publish_page(catalog(self.owner, self.out / 'catalog.html'), page.repo_id, private=self.private)
+        found = find(self.owner, on_hub=True)
+        if not any(f.record.measurements for f in found):
+            return replace(page, state=SKIPPED, why='no network with a latency yet')
+        path = write_catalog(self.owner, found, self.out / 'catalog.html')
+        url = publish_page(path, page.repo_id, private=self.private)
         return replace(page, state=DONE, published=dict(url=url))
 
 
@@ -284,14 +317,46 @@ def _about(config: HubConfig, weights: Weights) -> dict[str, Any]:
     return {**about, 'data': training.data, 'training': training.to_dict()}
 
 
-def _tried(failed: Outcome, work: Callable[[], Outcome]) -> Outcome:
-    """The outcome of a piece of work. Whatever goes wrong in it must not end the others, except a disk."""
-    try:
-        return work()
-    except OSError:
-        raise
-    except Exception as error:
-        return replace(failed, why=one_line(error))
+def _figures(config: HubConfig, record: Record | SupernetRecord) -> dict[str, Any]:
+    """What the record of a model says if it is made now, except what is measured, and what images decide."""
+    from .. import __version__
+
+    subnet, weights = config.subnet, config.weights
+    if subnet is None or isinstance(record, SupernetRecord):
+        about = dict(license=weights.license, source=public_name(weights.url)) if weights else {}
+        return dict(name=config.name, **about)
+    published = {} if record.per_class else dict(top1_pct=subnet.top1_pct)  # else it was evaluated
+    return dict(name=config.name, space=subnet.space, arch=subnet.arch, code_version=__version__, **published,
+                **subnet.known())
+
+
+def _shipped_digest(config: HubConfig) -> str:
+    """The SHA-256 of the file of weights, if it is written now."""
+    assert config.weights is not None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / WEIGHTS
+        save_tensors(path, _network(config, config.weights).state_dict())
+        return sha256_of(path)
+
+
+def _short(subnet: NamedSubnet) -> str:
+    """The name of the data set that a network learned, without its owner."""
+    return subnet.data.rpartition('/')[2]
+
+
+def _tried(steps: Iterable[tuple[Outcome, Work]]) -> Iterator[Outcome]:
+    """The outcome of each piece of work, which comes with what it is if it fails. Whatever goes wrong in one must not
+    end the others. On a full disk no other one is begun."""
+    full = ''
+    for failed, work in steps:
+        try:
+            outcome = replace(failed, why=full) if full else work()
+        except Exception as error:
+            why = one_line(error)
+            if isinstance(error, OSError) and error.errno in FULL:
+                full = why = f'the disk takes no more ({why}); free space'
+            outcome = replace(failed, why=why)
+        yield outcome
 
 
 def _remove_torn(out: Path, configs: list[HubConfig]) -> None:
