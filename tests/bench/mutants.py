@@ -115,13 +115,17 @@ def changeable(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def tests_of(mutant: Mutant, data: CoverageData) -> list[str]:
-    """The tests that run the line, or, where none does, the file: its package's first, those named like it before."""
+    """The tests that run the line, or, where none does, the file: its package's first, those named like it before.
+
+    A file that only other processes run, or copies of it, has the tests of its package.
+    """
+    own = f'tests/{mutant.path.split("/")[1]}/'
     measured = next((path for path in data.measured_files() if path.endswith(f'/{mutant.path}')), None)
     if measured is None:
-        return []
+        return [own]
     by_line = data.contexts_by_lineno(measured)
     names = tests_in(by_line.get(mutant.line, [])) or tests_in([one for found in by_line.values() for one in found])
-    own, mixed = f'tests/{mutant.path.split("/")[1]}/', sorted(names)
+    mixed = sorted(names)
     random.Random(mutant.key).shuffle(mixed)  # so that tests of all kinds run before time is up
     return sorted(mixed, key=lambda name: (not name.startswith(own), Path(mutant.path).stem not in name))
 

@@ -15,7 +15,7 @@ from timm_ofa.images import eval_batch, load_data
 from timm_ofa.networks import repairing, streams
 from timm_ofa.networks.energy import energy
 from timm_ofa.networks.least_squares import RIDGES, Moments
-from timm_ofa.networks.repairing import repair
+from timm_ofa.networks.repairing import TINY, repair
 
 SIDE = 24
 
@@ -192,6 +192,30 @@ def test_a_repaired_subnet_of_a_trained_network_is_better_than_a_cut_one(trained
         'whole': supernet, 'cut': supernet.extract(arch), 'recalibrated': recalibrate_bn(supernet.extract(arch), [x]),
         'repaired': repair(supernet, arch, x)}.items()}
     assert hits['whole'] > 0.8 and hits['repaired'] > max(hits['recalibrated'] + 0.1, hits['cut'] + 0.2)
+
+
+@torch.no_grad()
+def test_statistics_move_by_as_much_as_their_inputs(trained):
+    supernet, data = trained
+    x = eval_batch(data.train.fetch(torch.arange(256)), supernet.space, SIDE)
+    subnet = repair(supernet, narrow(supernet.space.max_arch(SIDE), 0, 0, 2), x)
+    moved = []
+    for name, own in subnet.named_modules():
+        whole = supernet.get_submodule(name) if isinstance(own, nn.BatchNorm2d) else own
+        n = getattr(own, 'num_features', 0)
+        if whole is own or torch.equal(own.running_var, whole.running_var[:n]):
+            continue  # no BatchNorm, or one whose inputs are as before
+        inputs = []
+        for norm, model in (own, subnet), (whole, supernet):
+            hook = norm.register_forward_pre_hook(lambda _, given: inputs.append(given[0][:, :n]))
+            model(x)
+            hook.remove()
+        shift = inputs[0].mean((0, 2, 3)) - inputs[1].mean((0, 2, 3))
+        torch.testing.assert_close(own.running_mean, whole.running_mean[:n] + shift, rtol=0.01, atol=0.01)
+        grown = (inputs[0].var((0, 2, 3)) + TINY) / (inputs[1].var((0, 2, 3)) + TINY)
+        torch.testing.assert_close(own.running_var, whole.running_var[:n] * grown, rtol=0.01, atol=1e-5)
+        moved.append(float(shift.abs().max()))
+    assert len(moved) > 5 and max(moved) > 0.05
 
 
 @torch.no_grad()
