@@ -3,6 +3,7 @@ import hashlib
 import os
 import stat
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from timm_ofa.files import (
     drop_torn_line,
     fetch,
     locked,
+    remove_parts,
     replacing,
     replacing_both,
     replacing_folder,
@@ -87,6 +89,37 @@ def test_a_lock_that_another_holds_is_refused_at_once_where_nobody_waits(tmp_pat
             pass
     with locked(tmp_path / 'a', wait=False):
         pass
+
+
+def test_who_waits_for_a_lock_says_so_and_removes_what_killed_processes_left(tmp_path, caplog):
+    path, left = tmp_path / 'a[1].safetensors', tmp_path / '.a[1].safetensors.0123456789ab.part'
+    for file in (left, tmp_path / '.a1.safetensors.0123456789ab.part'):
+        file.write_bytes(b'half')
+
+    def work():
+        with locked(path, waiting='another process makes a'):
+            remove_parts(path)
+    with locked(path):
+        waiting = threading.Thread(target=work)
+        waiting.start()
+        while not caplog.messages:
+            time.sleep(0.01)
+        assert caplog.messages == ['another process makes a; this one waits for it'] and left.exists()
+    waiting.join()
+    assert not left.exists() and len([*tmp_path.iterdir()]) == 1
+
+
+def test_a_full_disk_is_no_fault_of_the_address(address, tmp_path):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2, hard))
+    try:
+        with pytest.raises(OSError, match='File too large'):
+            fetch(f'{address}/file', tmp_path / 'a')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize('text, left', [

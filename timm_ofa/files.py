@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what an error of a full disk
 MOVED_MEANWHILE = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)  # what the system says then
 TIMEOUT_S = 30.0  # seconds to wait for the next byte from a server
 CHUNK = 2**20  # bytes
+_logger = logging.getLogger(__name__)
 
 
 class _YamlLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):  # type: ignore[misc]  # C where yaml has it
@@ -52,6 +55,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what killed processes left of a file that `replacing` writes. Call it inside `locked(path)`."""
+    for part in path.parent.glob(f'.{escape(path.name)}.*.part'):
+        part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -101,20 +110,24 @@ def put_in_place(new: Path, folder: Path) -> None:
 
 
 @contextmanager
-def locked(path: str | Path, *, wait: bool = True) -> Iterator[None]:
+def locked(path: str | Path, *, wait: bool = True, waiting: str = '') -> Iterator[None]:
     """Hold the lock of a file or a folder; other processes of this computer wait for it. Nothing is left beside it.
 
-    Raises `InputError` at once instead of waiting unless `wait`.
+    Raises `InputError` at once instead of waiting unless `wait`. `waiting`: what is logged where it waits.
     """
     from filelock import FileLock, Timeout
 
     key = hashlib.sha256(str(Path(path).resolve()).encode()).hexdigest()[:24]
     lock = FileLock(Path(tempfile.gettempdir()) / f'timm_ofa-{key}.lock', mode=0o666)
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        lock.acquire(timeout=0)
     except Timeout:
-        raise InputError(f'{str(path)!r:.160} is being written by another process; wait for its end, or choose '
-                         'another place') from None
+        if not wait:
+            raise InputError(f'{str(path)!r:.160} is being written by another process; wait for its end, or choose '
+                             'another place') from None
+        if waiting:
+            _logger.warning('%s; this one waits for it', waiting)
+        lock.acquire()
     try:
         yield
     finally:
@@ -196,6 +209,8 @@ def fetch(url: str, path: Path, sha256: str | None = None) -> Path:
                     digest.update(chunk)
                 missing = response.length  # None: the server did not say how much it sends
         except (OSError, ValueError, HTTPException) as error:
+            if getattr(error, 'errno', None) in FULL:
+                raise
             if isinstance(error, HTTPError):
                 error.close()
             reason = ' '.join(str(error).split())

@@ -169,7 +169,8 @@ def test_unknown_and_missing_fields_are_refused_by_name(profile):
 
 @pytest.mark.parametrize('text, message', [
     ('{', 'is not JSON'), ('[' * 10**5, 'is not JSON'), ('{"a": 1, "a": 2}', "'a' is given twice"),
-    ('[]', 'is not an object')], ids=['cut', 'deep', 'twin', 'list'])
+    ('{' + ''.join(f'"{i}": 0, ' for i in range(10**5)) + '"9": 1}', "'9' is given twice"),  # in one pass
+    ('[]', 'is not an object')], ids=['cut', 'deep', 'twin', 'twin of many', 'list'])
 def test_a_broken_file_is_one_line_that_names_it(tmp_path, text, message):
     path = tmp_path / 'broken.json'
     path.write_text(text)

@@ -105,6 +105,16 @@ def test_the_weights_are_those_of_specialize_on_the_same_images_whatever_happene
     assert about['supernet_sha256'] == supernet_digest(supernet) and about['model_sha256'] == sha256_of(made.path)
     assert about['images_sha256'] == calibration_set(train).digest()
 
+    made.path.unlink()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast('cpu', torch.bfloat16), torch.device('meta'):
+            made.make('nobody has them')
+        assert torch.get_default_dtype() is torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert sha256_of(made.path) == about['model_sha256']  # whatever the settings of the caller
+
     monkeypatch.setattr('socket.socket.connect', None)
     monkeypatch.setattr(making, 'recalibrate_bn', kill)
     torch.manual_seed(3)

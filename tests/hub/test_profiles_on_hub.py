@@ -108,6 +108,21 @@ def test_hostile_profiles_are_refused_in_one_line_each(here, caplog, capsys):
     assert len(caplog.messages) == len(HOSTILE) + 2 and all('\n' not in line for line in caplog.messages)
 
 
+def test_a_profile_that_grows_between_question_and_download_is_not_read(here, monkeypatch):
+    import huggingface_hub
+
+    put_on(here, REPO, {'profile.json': edited()})
+    ask = huggingface_hub.get_hf_file_metadata
+
+    def grow(url):
+        found = ask(url)
+        put_on(here, REPO, {'profile.json': HOSTILE['huge'][0]})
+        return found
+    monkeypatch.setattr(huggingface_hub, 'get_hf_file_metadata', grow)
+    with pytest.raises(InputError, match='is larger than the 16777216 bytes that are read'):
+        load_profile(NAME)
+
+
 def test_a_profile_that_is_not_the_listed_one_is_refused_and_the_cache_serves_offline(here, monkeypatch):
     put_on(here, REPO, {'profile.json': edited()})
     here.tamper = lambda path, data: data.replace(b'Toy', b'Tox')

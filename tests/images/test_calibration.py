@@ -17,6 +17,14 @@ def test_the_stamp_of_a_folder_changes_with_any_of_its_files(tmp_path, source):
     assert before != changed == files_stamp(source.format(folder))
 
 
+def test_the_stamp_of_a_file_changes_with_it(tmp_path):
+    path = tmp_path / 'a.tar'
+    path.write_bytes(b'a')
+    before = files_stamp(f'timm:{path}')
+    path.write_bytes(b'changed')
+    assert before != files_stamp(f'timm:{path}') != ''
+
+
 @pytest.mark.parametrize('source', ['digits', 'acme/flowers', 'stream:acme/flowers', 'timm:hfds/acme/flowers'])
 def test_what_is_no_folder_has_no_stamp(source):
     assert files_stamp(source) == ''

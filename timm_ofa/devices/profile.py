@@ -314,10 +314,11 @@ def _profile_path(name: str | Path) -> Path:
 
 
 def _no_twins(pairs: list[tuple]) -> dict:
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        twin = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-        raise InputError(f'{twin!r:.90} is given twice; remove one')
+    data: dict = {}
+    for key, value in pairs:
+        if key in data:
+            raise InputError(f'{key!r:.90} is given twice; remove one')
+        data[key] = value
     return data
 
 

@@ -20,7 +20,7 @@ from timm.models import load_state_dict as load_checkpoint_file
 from torch import nn
 
 from ..errors import InputError, one_line
-from ..files import fetch, save_tensors, sha256_of
+from ..files import fetch, locked, remove_parts, save_tensors, sha256_of
 from ..networks import NotThere, convert_upstream, hub_address, hub_errors, hub_weights, refuse_unreachable
 from .configs import HubConfig, Weights
 from .pins import refuse_changed
@@ -92,10 +92,12 @@ def _fetch_upstream(name: str, url: str, model: nn.Module, cache_dir: str | Path
     from timm.models._hub import get_cache_dir
 
     path = Path(cache_dir or get_cache_dir()) / f'{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}.safetensors'
-    if not path.is_file():
-        if constants.HF_HUB_OFFLINE:
-            raise InputError(f'HF_HUB_OFFLINE is set and {url!r:.200} is not in the cache; unset it to reach it')
-        save_tensors(path, read_upstream(url, model))
+    with locked(path, waiting=f'another process fetches {url}'):
+        remove_parts(path)
+        if not path.is_file():
+            if constants.HF_HUB_OFFLINE:
+                raise InputError(f'HF_HUB_OFFLINE is set and {url!r:.200} is not in the cache; unset it to reach it')
+            save_tensors(path, read_upstream(url, model))
     return path
 
 

@@ -12,6 +12,8 @@ import json
 import logging
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +26,7 @@ from torch import nn
 from ..accuracy import CALIBRATION_IMAGES, SubnetJudge, recalibrate_bn, supernet_digest
 from ..console import counted
 from ..errors import InputError, one_line
-from ..files import check_room, locked, save_tensors, sha256_of, write_text
+from ..files import check_room, locked, remove_parts, save_tensors, sha256_of, write_text
 from ..images import (
     CALIBRATION_BATCH,
     Augment,
@@ -64,6 +66,18 @@ def calibrated(supernet: Supernet, arch: Arch, images: CalibrationImages, *, aug
     return model, Calibration(
         images=n, batch_size=CALIBRATION_BATCH, data=images.name, sha256=judge.calibration_digest(),
         seed=seed), fetched_mb
+
+
+@contextmanager
+def usual_settings() -> Iterator[None]:
+    """Compute on the CPU in float32, whatever the caller has set for models that are built in a block of theirs."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device('cpu'), torch.autocast('cpu', enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def images_for(subnet: NamedSubnet) -> str:
@@ -118,9 +132,10 @@ class WeightsToMake:
 
         `why`: what was said where they were looked for.
         """
-        with locked(self.path):
+        with locked(self.path, waiting=f'another process makes the weights of {self.name}'):
             if self.is_kept():
                 return self.path
+            remove_parts(self.path)
             began = time.perf_counter()
             _logger.warning(self._announcement())
             try:
@@ -153,10 +168,10 @@ class WeightsToMake:
         space, arch = self.subnet.space, self.subnet.arch
         config = load_config(self.released.path)
         check_room(self.folder, 4e-6 * (2 * space.params(space.max_arch()) + space.params(arch)))
-        images = open_calibration(
-            self.source, stored_side(space, arch.resolution), CALIBRATION_IMAGES, holdout=config.holdout,
-            seed=config.seed)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), usual_settings():
+            images = open_calibration(
+                self.source, stored_side(space, arch.resolution), CALIBRATION_IMAGES, holdout=config.holdout,
+                seed=config.seed)
             supernet = timm.create_model(self.released.name, pretrained=True, cache_dir=self.cache_dir)
             assert isinstance(supernet, Supernet)
             model, calibration, image_mb = calibrated(supernet, arch, images, augment=config.augment)

@@ -36,4 +36,5 @@ def refuse_changed(name: str, address: str, weights: Path, folder: str | Path) -
     if pinned != digest:
         raise InputError(
             f'weights of {name!r} at {address} have changed: SHA-256 {digest[:12]}..., at first use '
-            f'{str(pinned)[:12]}...; to take the new ones, delete that line in {str(path)!r}')
+            f'{str(pinned)[:12]}...; delete {str(weights.resolve())!r} to fetch them again, or, to take these, delete '
+            f'that line in {str(path)!r}')

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -81,15 +82,15 @@ def _first_images(stream: Stream, side: int, n: int, skip_broken: bool) -> tuple
 
 
 def files_stamp(source: str) -> str:
-    """What changes where a file of a folder changes: a hash of all names, sizes and times. '' for all other sources."""
-    root = Path(re.sub('^(stream|timm):', '', source.partition('?')[0]))
-    if not root.is_dir():
+    """What changes where a file, or one in a folder, changes: a hash of all names, sizes and times. '' if neither."""
+    root = re.sub('^(stream|timm):', '', source.partition('?')[0])
+    if not os.path.exists(root):
         return ''
+    places = [root] if os.path.isfile(root) else (
+        os.path.join(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
     found = []
-    for folder, _, names in os.walk(root, followlinks=True):
-        for entry in (Path(folder) / name for name in names):
-            if not entry.exists():  # a link to nothing
-                continue
-            status = entry.stat()
-            found.append(f'{entry.relative_to(root)} {status.st_size} {status.st_mtime_ns}')
+    for place in places:
+        with suppress(FileNotFoundError):  # a link to nothing
+            status = os.stat(place)
+            found.append(f'{place[len(root):].lstrip(os.sep)} {status.st_size} {status.st_mtime_ns}')
     return hashlib.sha256('\n'.join(sorted(found)).encode()).hexdigest()

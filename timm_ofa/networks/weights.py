@@ -129,6 +129,9 @@ def hub_file(place: str, name: str, repo_type: str = 'dataset') -> Path:
                                  'give another one')
             path = Path(hf_hub_download(
                 repo_id, name, repo_type=repo_type, revision=revision or None, library_name='timm_ofa'))
+    if path.stat().st_size > MAX_JSON_BYTES:  # it grew meanwhile
+        raise InputError(f'{name} of {place!r:.120} is larger than the {MAX_JSON_BYTES} bytes that are read; give '
+                         'another one')
     _check_listed(path, sha256_of(path), place)
     return path
 
