@@ -39,6 +39,23 @@ def test_broken_images_are_left_out_where_that_is_wished(tmp_path, prefix, n):
         open_calibration(f'{prefix}{tmp_path}', 16, 100).fetch()[0].decode()
 
 
+@pytest.mark.parametrize('place', ['', 'photos'])
+def test_a_folder_of_photos_without_classes_is_enough(tmp_path, place):
+    write_folder(tmp_path / 'classes', splits=['train'], n=3)
+    folder = tmp_path / 'mine' / place
+    folder.mkdir(parents=True)
+    for path in (tmp_path / 'classes').rglob('*.png'):
+        path.rename(folder / f'{path.parent.name}{path.name}')
+    (folder / 'notes.txt').write_text('no image')
+    (folder / 'broken.png').write_bytes(b'broken')
+    images, megabytes = open_calibration(str(tmp_path / 'mine'), 16, 100, skip_broken=True).fetch()
+    assert len(images) == len([*folder.glob('*.png')]) - 1 and not megabytes
+    assert images.fetch(range(len(images))).shape == (len(images), 3, 16, 16)
+    (tmp_path / 'mine/more').mkdir()
+    with pytest.raises(InputError, match='mine'):
+        open_calibration(str(tmp_path / 'mine' / 'more'), 16, 100)
+
+
 def test_a_stream_of_one_image_is_refused(tmp_path):
     write_folder(tmp_path, splits=['train'], n=1)
     (tmp_path / 'train/red/0.png').write_bytes(b'broken')

@@ -48,7 +48,7 @@ def open_calibration(source: str, side: int, n: int, *, holdout: float = 0.1, se
     """Open a source of images for calibration; raises `InputError` for what cannot be read.
 
     Of a data set of the Hub, only the `n` images are read. All others give their training images, as `load_data` with
-    the same arguments does.
+    the same arguments does, or, where a folder has no classes, all of its images.
 
     Args:
         source: As `load_data` takes it. A data set of the Hub is read as a stream, also without 'stream:'.
@@ -56,14 +56,34 @@ def open_calibration(source: str, side: int, n: int, *, holdout: float = 0.1, se
         skip_broken: Leave out images that cannot be decoded. All that are read are decoded to find them.
     """
     if not is_streamed(source):
-        data = load_data(source, side, holdout=holdout, seed=seed, skip_broken=skip_broken)
-        assert isinstance(data.train, ImageSet)
-        train = data.train
-        return CalibrationImages(data.name, lambda: (train, 0.0), len(train))
+        try:
+            data = load_data(source, side, holdout=holdout, seed=seed, skip_broken=skip_broken)
+        except InputError:
+            train = _photos(source, side)
+            if train is None:
+                raise
+            name, train = train.title, train.without_broken() if skip_broken else train
+        else:
+            assert isinstance(data.train, ImageSet)
+            name, train = data.name, data.train
+        return CalibrationImages(name, lambda: (train, 0.0), len(train))
     opened = open_source(source if source.startswith('stream:') else f'stream:{source}')
     assert isinstance(opened.train, Stream)
     stream = opened.train
     return CalibrationImages(opened.name, cache(lambda: _first_images(stream, side, n, skip_broken)), stream.length)
+
+
+def _photos(source: str, side: int) -> ImageSet | None:
+    """All images of a folder without classes, in it or in one folder of it; None for what is no such folder."""
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    root = Path(source)
+    folders = [root, *(path for path in root.glob('*/') if not path.name.startswith('.'))] if root.is_dir() else []
+    paths = [path for folder in folders for path in sorted(folder.iterdir())
+             if path.suffix.lower() in ImageFolder.EXTENSIONS]
+    if len(folders) > 2 or len(paths) < 2:
+        return None
+    return encoded_set([(dict(bytes=None, path=str(path)), 0) for path in paths], side, root.resolve().name)
 
 
 def _first_images(stream: Stream, side: int, n: int, skip_broken: bool) -> tuple[ImageSet, float]:
