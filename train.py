@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train an elastic supernet by progressive shrinking, from the largest network to the smallest choices.
+"""Train an elastic supernet as a configuration says: which space, which images, which recipe.
 
     accelerate launch train.py --config hub_configs/ofa_mbv3_fashion_supernet.yaml --output out/supernet
 

@@ -4,6 +4,7 @@ import re
 import runpy
 import shlex
 import sys
+from dataclasses import fields
 from importlib.metadata import metadata
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from timm_ofa.cli.command import VERBS
 from timm_ofa.cli.verbs import parse
 from timm_ofa.networks.supernet import new_supernet
 from timm_ofa.spaces import load_space
+from timm_ofa.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ('README.md', 'timm_ofa/README.md', 'hub_configs/README.md', 'tests/bench/README.md', '.github/CONTRIBUTING.md',
@@ -130,6 +132,12 @@ def test_every_file_that_a_document_points_to_is_there(name):
     folder = (ROOT / name).parent
     targets = re.findall(r'\]\((?!https?:)([^)#]+)\)', TEXTS[name])
     assert [t for t in targets if not (folder / t).resolve().exists()] == []
+
+
+def test_every_key_of_a_training_is_in_its_table():
+    table = TEXTS['hub_configs/README.md'].partition('## Keys of a training')[2].partition('\n## ')[0]
+    keys = {key for line in re.findall(r'^\|(.*?)\|', table, re.MULTILINE) for key in re.findall('`([a-z_]+)`', line)}
+    assert {field.name for field in fields(TrainConfig)} - {'name'} <= keys
 
 
 def test_the_readme_is_short():

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from timm_ofa.runtimes import runtime_names
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'timm_ofa'
 GROUND = ('errors', 'fields', 'files', 'console')  # modules beside the packages; each may import those before it
@@ -188,6 +190,15 @@ def test_every_room_says_what_it_is_for():
     for path in MODULES:
         doc = ast.get_docstring(ast.parse(path.read_text()))
         assert doc and len(doc.splitlines()[0]) <= 120, path.name
+
+
+@pytest.mark.parametrize('package', PACKAGES)
+def test_a_package_says_what_each_of_its_modules_is_for(package):
+    text = (PACKAGE / package / '__init__.py').read_text()
+    names = {path.stem for path in (PACKAGE / package).glob('[!_]*.py')}
+    if package == 'runtimes':
+        names -= set(runtime_names())  # one file each
+    assert {name for name in names if f'`{name}`' not in text} == set()
 
 
 def test_the_linter_has_nothing_to_say():

@@ -149,7 +149,7 @@ def _read_list(kinds: tuple, value: Any, where: str, bounds: Mapping) -> tuple:
     if not isinstance(value, (list, tuple)) or len(value) > MAX_ITEMS:
         raise InputError(f'{where}: {shown(value)} is not a list of up to {MAX_ITEMS} entries; write [..]')
     if kinds[-1] is not Ellipsis and len(value) != len(kinds):
-        raise InputError(f'{where}: {shown(value)} needs {len(kinds)} entries; write so many')
+        raise InputError(f'{where}: {shown(value)} needs {len(kinds)} entries, not {len(value)}')
     numbered = is_dataclass(kinds[0]) or typing.get_origin(kinds[0]) is tuple
     wheres = [f'{where}[{i}]' if numbered else where for i in range(len(value))]
     return tuple(read_value(kinds[0], v, here, **bounds) for v, here in zip(value, wheres))

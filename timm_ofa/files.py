@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from .errors import InputError
+from .errors import InputError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +40,16 @@ _YamlLoader.add_implicit_resolver(
 def read_yaml(text: str) -> Any:
     """The values of a YAML text: plain data only. Raises `yaml.YAMLError`, ValueError or RecursionError."""
     return yaml.load(text, _YamlLoader)
+
+
+def read_yaml_file(path: str | Path, what: str) -> Any:
+    """The values of a YAML file. Raises `InputError`, which begins with `what`, if it cannot be read or is no YAML."""
+    try:
+        return read_yaml(Path(path).read_text(encoding='utf-8'))
+    except OSError as error:
+        raise InputError(f'{what} cannot be read ({error.strerror}); give a hub_configs/*.yaml') from None
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f'{what} is not YAML ({one_line(error)}); mend the file') from None
 
 
 @contextmanager

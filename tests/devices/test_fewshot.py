@@ -112,6 +112,8 @@ def test_a_latency_in_another_unit_is_named_and_does_no_harm(space, archs, ms_pe
     assert profile.protocol['left_out'] == 1 and f'of arch {archs[7]} is far from' in caplog.text
     caplog.clear()
     assert 'left_out' not in fitted(space, archs[:30], truth_ms[:30]).protocol and not caplog.text
+    with pytest.raises(InputError, match='9 measured networks are too few; measure at least 10'):
+        fitted(space, archs[:10], measured_ms[:10])
 
 
 def test_the_check_tells_a_device_that_cannot_be_priced(space, archs):

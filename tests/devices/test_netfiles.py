@@ -33,7 +33,7 @@ def test_measured_networks_are_read_from_csv_and_json_lines(tmp_path, name, kind
     space = load_space(name)
     archs = space.sample(np.random.default_rng(0), 12)
     path = tmp_path / ('nets.csv' if kind == 'csv' else 'nets.jsonl')
-    path.write_text('\n'.join(lines_of(archs, kind)) + '\n')
+    path.write_text('\n'.join(lines_of(archs, kind)) + '\n\n')
     assert read_networks(path, space) == (archs, [i + 1.5 for i in range(12)])
     assert read_networks(path.rename(tmp_path / path.name.upper()), space)[0] == archs
 
@@ -43,7 +43,8 @@ def test_measured_networks_are_read_from_csv_and_json_lines(tmp_path, name, kind
     ('"ARCH",-5', "line 4: latency_ms '-5' is not within 1e-06"),
     ('"ARCH",nan', "line 4: latency_ms 'nan' is not within 1e-06"), ('"ARCH",inf', "latency_ms 'inf'"),
     ('"ARCH",fast', "line 4: latency_ms 'fast' is not a number"), ('"ARCH",', "line 4: latency_ms '' is not a number"),
-    ('ARCH,5', 'line 4 has not 2 values; put those with commas in quotes'), ('"ARCH"', 'line 4 has not 2 values'),
+    ('ARCH,5', 'line 4 does not have 2 values; put those with commas in quotes'),
+    ('"ARCH"', 'line 4 does not have 2 values'),
     ('"hello",5', "line 4: arch 'hello' cannot be read"), ('"ARCH"x,5', 'line 4 is not CSV')])
 def test_a_bad_line_of_csv_is_named(tmp_path, space, archs, line, message):
     lines = lines_of(archs[:12], 'csv')

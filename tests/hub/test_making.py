@@ -155,10 +155,10 @@ def test_two_that_want_the_same_weights_make_them_once(no_weights, cache, tmp_pa
 
 def test_what_is_wrong_on_the_hub_is_said_and_nothing_is_made(no_weights, cache, monkeypatch):
     def wrong(*_):
-        raise InputError('model.safetensors has not the hash that the Hub lists')
+        raise InputError('model.safetensors does not have the hash that the Hub lists')
     monkeypatch.setattr(checkpoints, 'hub_weights', wrong)
     monkeypatch.setattr(making.WeightsToMake, 'make', kill)
-    with pytest.raises(InputError, match='has not the hash'):
+    with pytest.raises(InputError, match='does not have the hash'):
         timm.create_model('ofa_mbv3_note10_lat20ms', pretrained=True, cache_dir=cache)
 
 

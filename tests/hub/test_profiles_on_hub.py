@@ -51,6 +51,8 @@ def test_one_publishes_and_another_finds_loads_and_searches(here, capsys, monkey
     assert found == own
     assert command(capsys, 'devices', '--source', 'acme', '--device', 'pixel-8')[0] == 2
     assert command(capsys, 'publish', file, '--owner', 'acme')[0] == 2  # of another user
+    status, _, err = command(capsys, 'publish', file, '--owner', 'zoe', '--repo', 'zoe/mine', '--dry-run')
+    assert status == 2 and "--repo 'zoe/mine' and --owner 'zoe' both say where; leave one out" in err
 
 
 def test_a_profile_is_published_by_the_verb_that_makes_it(here, capsys, tmp_path):
@@ -126,7 +128,7 @@ def test_a_profile_that_grows_between_question_and_download_is_not_read(here, mo
 def test_a_profile_that_is_not_the_listed_one_is_refused_and_the_cache_serves_offline(here, monkeypatch):
     put_on(here, REPO, {'profile.json': edited()})
     here.tamper = lambda path, data: data.replace(b'Toy', b'Tox')
-    with pytest.raises(InputError, match='has not the hash that the Hub lists; delete'):
+    with pytest.raises(InputError, match='does not have the hash that the Hub lists; delete'):
         load_profile(NAME)
     here.tamper = lambda path, data: data
     put_on(here, REPO, {'profile.json': edited(device_name='Pixel')})

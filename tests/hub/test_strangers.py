@@ -15,7 +15,7 @@ def test_a_download_is_checked_before_it_is_used(server, client, folder):
         client(f'hub.publish({str(folder)!r}, "acme/{name}")')
     assert client('print(hub.pull("acme/good").name)') == server.repos['acme/good'].commits[-1][0]
     server.tamper = lambda path, data: data[:-1] + b'!' if path == 'model.safetensors' else data
-    assert 'has not the hash' in client('hub.pull("acme/changed")')
+    assert 'does not have the hash' in client('hub.pull("acme/changed")')
     server.tamper = lambda path, data: data[:-9] if path == 'model.safetensors' else data
     client(f'hub.publish({str(folder)!r}, "acme/truncated")')
     line = client('hub.pull("acme/truncated")')
@@ -41,7 +41,7 @@ path = hub.pull('acme/kept') / 'model.safetensors'
 data = path.read_bytes()
 path.resolve().write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
 hub.pull('acme/kept')''')
-    assert line.startswith('InputError: model.safetensors of acme/kept has not the hash') and '\n' not in line
+    assert line.startswith('InputError: model.safetensors of acme/kept does not have the hash') and '\n' not in line
 
 
 def test_files_of_a_stranger_stay_where_they_are(server, client, template):
@@ -110,7 +110,7 @@ def test_timm_uses_no_weights_but_those_that_were_recorded(server, client, folde
     other = weights_bytes(make_model(make_record(), seed=1))
     assert load('good') == 'MobileNetV3'
     assert 'not that which config.json was written for' in load('swapped', lambda f: f.update({WEIGHTS: other}))
-    assert 'has not the hash that the Hub lists' in load(
+    assert 'does not have the hash that the Hub lists' in load(
         'noisy', tamper=lambda path, data: data[:-1] + b'!' if path == WEIGHTS else data)
     assert 'the transfer of model.safetensors' in load(
         'cut', tamper=lambda path, data: data[:-9] if path == WEIGHTS else data)

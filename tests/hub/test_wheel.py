@@ -91,8 +91,8 @@ timm.create_model('ofa_mbv3_test_lat1ms', pretrained=True)""")
     assert lines[1] == 'ofa_mbv3_test_lat1ms.test_cifar10 ofa_mbv3_test_supernet.test_cifar10'
     assert lines[2] == ' '.join(str(v.half().double().sum().item()) for v in sums) and lines[3] == '7'
     assert done.stderr.splitlines()[-1].endswith(
-        "InputError: weights of 'ofa_mbv3_test_lat1ms': weights/ofa_mbv3_test_lat1ms.safetensors has not the SHA-256 "
-        'that ofa_mbv3_test_lat1ms.yaml names; install timm_ofa again, or use pretrained=False')
+        "InputError: weights of 'ofa_mbv3_test_lat1ms': weights/ofa_mbv3_test_lat1ms.safetensors does not have the "
+        'SHA-256 that ofa_mbv3_test_lat1ms.yaml names; install timm_ofa again, or use pretrained=False')
 
 
 @pytest.fixture(scope='module')

@@ -183,7 +183,7 @@ def test_brightness_and_saturation_change_colors_from_0_to_255_as_torchvision_do
     assert ours.min() > -1e-4 and ours.max() < 1 + 1e-4
 
 
-def test_brightness_scales_towards_black_and_saturation_towards_gray(space):
+def test_brightness_scales_toward_black_and_saturation_toward_gray(space):
     pixels = torch.tensor([200, 100, 50], dtype=torch.uint8).view(1, 3, 1, 1).expand(300, 3, 8, 8).contiguous()
     plain = replace(PLAIN, shift=0)
     unit = replace(space, mean=(0.0,) * 3, std=(1.0,) * 3)

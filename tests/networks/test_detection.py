@@ -73,7 +73,7 @@ def backbone(request, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def detector(backbone):
-    """A detector that has learnt to find the squares, and its losses."""
+    """A detector that has learned to find the squares, and its losses."""
     network, steps = backbone
     torch.manual_seed(0)
     anchors = AnchorGenerator(((16, 24, 32),) * len(network.feature_info.channels()), ((1.0,),) * 3)

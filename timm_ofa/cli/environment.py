@@ -56,7 +56,7 @@ def _memory() -> str:
     """Free and whole memory, where the system tells."""
     try:
         with open('/proc/meminfo', encoding='ascii') as file:
-            kilobytes = {line.split(':')[0]: int(line.split()[1]) for line in file}
+            in_bytes = {line.split(':')[0]: 1024 * int(line.split()[1]) for line in file}
     except OSError:
         return 'not known'
-    return f'{kilobytes["MemAvailable"] / 1e6:.1f} GB free of {kilobytes["MemTotal"] / 1e6:.1f} GB'
+    return f'{in_bytes["MemAvailable"] / 1e9:.1f} GB free of {in_bytes["MemTotal"] / 1e9:.1f} GB'

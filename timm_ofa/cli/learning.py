@@ -33,7 +33,7 @@ QUICKSTART = Verb(
             'largest latency in ms; by default 60 % of the latency of the largest subnet', 'MS', positive),
         budget=Option('factor on the number of training epochs and of evaluated subnets', 'FACTOR', positive)))
 TRAIN = Verb(
-    'train', 'Train a supernet by progressive shrinking, as train.py does.', '--config hub_configs/NAME.yaml',
+    'train', 'Train a supernet as a configuration says, like train.py.', '--config hub_configs/NAME.yaml',
     options(
         'test skip_broken',
         config=Option("a YAML file with 'kind: supernet'", 'YAML'),
@@ -49,8 +49,8 @@ COLLECT = Verb(
     '--supernet out/supernet --data fashion-mnist-12k --num 100 --out records.jsonl',
     options(
         'supernet data test seed num_calibration skip_broken',
-        num=Option('number of records that the file holds at the end; behind torchrun, which has a --num of its own, '
-                   'write --num-subnets', 'N', whole(1), flags=('--num', '--num-subnets')),
+        num=Option('number of records that the file holds at the end; behind torchrun, which takes --num for its '
+                   '--numa-binding, write --num-subnets', 'N', whole(1), flags=('--num', '--num-subnets')),
         num_images=Option('number of held-out images to evaluate on, random ones of each class; by default all', 'N',
                           whole(1)),
         active=Option('after 20 random subnets, choose those that may enlarge the front of accuracy and cost most'),

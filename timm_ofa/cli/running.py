@@ -10,19 +10,21 @@ from pathlib import Path
 
 from ..errors import stopped
 from .shared import GO_ON, options
-from .verbs import Answer, Option, Verb, positive
+from .verbs import Answer, Option, Verb, positive, whole
 
 RUN = Verb(
     'run', 'Go from images and a timm network to smaller networks that are as good, for this machine or a device.',
     '--data photos --from efficientnet_lite0 --max-latency-ms 3',
     options(
-        'data test skip_broken also runtime precision threads resolutions seed',
+        'data test skip_broken also runtime precision threads seed',
         origin=Option('timm network with weights: a name, a folder, or hf-hub:ORG/NAME; it is trained unless '
                       'it knows these classes already', 'MODEL', flags=('--from',)),
         max_latency_ms=Option('largest latency in ms; by default 60 % of the latency of the whole network', 'MS',
                               positive),
         limits_ms=Option('several such limits; a network is made for each', 'MS', positive, many=True),
         profile=Option('device profile; by default this machine is measured', 'PROFILE'),
+        resolutions=Option("resolutions in px; by default multiples of the network's stride that suit the images", 'PX',
+                           whole(1), many=True),
         minutes=Option('about how long all of it may take; a run that goes on keeps its plan', 'M', positive),
         publish=Option('at the end publish the networks on the Hub', 'ORG'),
         out=Option('folder of all results; given again, finished steps are not repeated', 'DIR')))

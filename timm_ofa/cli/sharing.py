@@ -13,7 +13,7 @@ from .shared import check_files
 from .verbs import Answer, Option, Verb
 
 PUBLISH = Verb(
-    'publish', 'Publish networks, a supernet or a profile on the Hub of HF_ENDPOINT, with the token in HF_TOKEN.',
+    'publish', 'Publish networks, a supernet or a profile on the Hub, with the token of `hf auth login` or HF_TOKEN.',
     'out/net --repo acme/net --dry-run',
     dict(
         folder=Option('folder of a network or supernet; several, or a folder of such, are networks of one search, '
@@ -92,6 +92,8 @@ def _publish_profile(path: str, repo: str | None, owner: str | None, private: bo
     """A device profile."""
     from ..hub import publish_profile
 
+    if repo and owner:
+        raise InputError(f'--repo {repo!r:.120} and --owner {owner!r:.120} both say where; leave one out')
     for name in (name for name, given in others.items() if given):
         raise InputError(f'--{name} is for networks, {path!r:.120} is a device profile; leave it out')
     return _fields(publish_profile(path, owner, repo, private=private, dry_run=dry_run, force=force))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, listed
 from ..files import write_text
 from .shared import check_files, options
-from .verbs import Answer, Option, Verb, rows_answer
+from .verbs import Answer, Option, Verb, rows_answer, whole
 
 if TYPE_CHECKING:
     from ..devices import DeviceProfile
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 SPACES = Verb(
     'spaces', 'List the search spaces that come with the package, or write one that is read off a network of timm.',
     '--from tf_efficientnet_lite0 --out lite0.json',
-    options(
-        'resolutions',
+    dict(
         network=Option('write the space whose largest network is this one of timm', 'NAME', flags=('--from',)),
+        resolutions=Option("resolutions in px; by default multiples of the network's stride, from half of its own "
+                           'resolution to all of it', 'PX', whole(1), many=True),
         out=Option('file of the space, for `--space` and for `space:` of a training', 'FILE.json')))
 SPACE_HEADER = ['space', 'networks', 'resolutions', 'mmacs', 'mparams']
 DEVICES = Verb(

@@ -43,7 +43,8 @@ def csv_entries(file: TextIO, where: str, needed: Sequence[str], optional: Seque
         for entry in reader:
             if None in entry or None in entry.values():
                 raise InputError(
-                    f'{where} line {reader.line_num} has not {len(columns)} values; put those with commas in quotes')
+                    f'{where} line {reader.line_num} does not have {len(columns)} values; '
+                    'put those with commas in quotes')
             yield reader.line_num, entry
     except csv.Error as error:
         raise InputError(f'{where} line {reader.line_num + 1} is not CSV ({error}); mend it') from None
@@ -52,7 +53,8 @@ def csv_entries(file: TextIO, where: str, needed: Sequence[str], optional: Seque
 def _json_entries(file: TextIO, where: str) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(file, 1):
         try:
-            yield number, json.loads(line)
+            if line.strip():
+                yield number, json.loads(line)
         except (ValueError, RecursionError):
             raise InputError(f'{where} line {number} is not JSON; write an object a line') from None
 

@@ -164,6 +164,7 @@ class DeviceProfile:
             _logger.warning('latency_ms %g of arch %s is far from what the other networks say, and is left out; '
                             'measure it again', measured_ms[n], archs[n])
         amounts, measured_ms = amounts[~left_out], measured_ms[~left_out]
+        checked_latencies([arch for arch, far in zip(archs, left_out) if not far], measured_ms)  # they are still enough
         prices = fit_prices(amounts, measured_ms)
         priced = space.restrict(resolutions=resolutions)
         rows = [

@@ -36,7 +36,7 @@ def packaged_weights(config: HubConfig, weights: Weights) -> Path:
     assert path is not None
     if path.is_file() and sha256_of(path) == weights.sha256:
         return path
-    problem = f'has not the SHA-256 that {config.path.name} names' if path.is_file() else 'is not in the package'
+    problem = f'does not have the SHA-256 that {config.path.name} names' if path.is_file() else 'is not in the package'
     raise InputError(f'weights of {config.name!r}: {weights.file} {problem}; install timm_ofa again, '
                      'or use pretrained=False')
 

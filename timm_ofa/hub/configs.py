@@ -15,11 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ..errors import InputError, listed, one_line
+from ..errors import InputError, listed
 from ..fields import HUB_ID, choice, number, read, text
-from ..files import read_yaml
+from ..files import read_yaml_file
 from ..spaces import Arch, SearchSpace, shelf_space, space_names
 from .record import DATASET_ID, Search
 
@@ -163,10 +161,7 @@ def read_hub_config(path: str | Path) -> HubConfig:
     path = Path(path)
     where = f'hub config {path.name}'
     name, _, tag = path.stem.partition('.')
-    try:
-        data = read_yaml(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise InputError(f'{where} is not YAML ({one_line(error)}); mend the file') from None
+    data = read_yaml_file(path, where)
     if not isinstance(data, dict):
         raise InputError(f'{where} holds no fields; write lines like name: {name}')
     if data.get('name', name) != name or (tag and data.get('tag') != tag):

@@ -54,7 +54,7 @@ def _fetched(api: HfApi, repo_id: str, revision: str | None) -> Path:
         wrong = api.verify_repo_checksums(repo_id, revision=path.name, local_dir=path).mismatches
     if wrong:
         raise InputError(
-            f'{wrong[0]["path"]} of {repo_id} has not the hash that the Hub lists; delete {path} and pull again')
+            f'{wrong[0]["path"]} of {repo_id} does not have the hash that the Hub lists; delete {path} and pull again')
     return path
 
 

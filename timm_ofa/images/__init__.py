@@ -1,8 +1,11 @@
 """Images for training and judging: where they come from, how they are stored, changed and put into batches.
 
-`splits`, `sources`, `huggingface`, `timm_readers`: from a name or a folder to splits with labels. `image_sets`: stored
-squares and streams. `data`: the parts for training, comparing and testing. `augmentation`, `batches`: from stored
-images to batches. A new source of images is a module beside `timm_readers`; a new augmentation goes to `augmentation`.
+- `sources`, `splits`, `huggingface`, `timm_readers`, `folders`: from a name or a folder to splits with labels
+- `decoding`, `image_sets`: from encoded images to stored squares
+- `data`: the parts for training, comparing and testing; `checking`: what is said of them before a training
+- `augmentation`, `batches`: from stored images to batches; `calibration`: images for BatchNorm statistics
+
+A new source of images is a module beside `timm_readers`; a new augmentation goes to `augmentation`.
 """
 import lazy_loader
 

@@ -1,6 +1,7 @@
 """Subnets as stock timm networks, and the supernet, which holds them all.
 
-- `stock`, `ofa`: an arch as a stock timm network; the entry-points that timm registers for it
+- `stock`, `ofa`: an arch as a stock timm network; the entry-points that timm registers for it; `blank`: networks
+  without weights; `saved_config`: their `config.json`
 - `slices`, `layers`, `depthwise`, `elastic`: the parts of weights that a subnet uses, and the blocks that use them
 - `supernet`: the supernet of a search space; `initial`: the trained weights with which it may begin
 - `chain`: the convolutions of a block, in order; `energy`: how much a channel counts; `repairing`, with `streams` and

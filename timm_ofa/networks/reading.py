@@ -89,7 +89,7 @@ def stock_network(model: str | nn.Module) -> nn.Module:
 
 
 def _difference(model: nn.Module, network: nn.Module) -> str | None:
-    """The first layer that two networks have not in common."""
+    """The first layer in which two networks differ."""
     def told(net: nn.Module) -> dict[str, str]:
         return {name: f'{type(layer).__name__} {layer.extra_repr()}' for name, layer in net.named_modules()
                 if _is_layer(layer) and not isinstance(layer, (nn.Dropout, DropPath, nn.Identity))}

@@ -147,7 +147,8 @@ def _check_listed(path: Path, digest: str, place: str) -> None:
         digest = hashlib.sha1(b'blob %d\0' % len(data) + data, usedforsecurity=False).hexdigest()
     if re.fullmatch('[0-9a-f]{40}|[0-9a-f]{64}', blob.name) and blob.name != digest:
         raise InputError(
-            f'{path.name} of {place!r:.120} has not the hash that the Hub lists; delete {str(blob)!r} and try again')
+            f'{path.name} of {place!r:.120} does not have the hash that the Hub lists; delete {str(blob)!r} '
+            'and try again')
 
 
 def folder_weights(folder: str | Path) -> Path:

@@ -113,7 +113,7 @@ def _check_family(space: SearchSpace, where: str) -> None:
         refuse('first, last_width', (space.first, space.last_width), 'give both')
     if bool(space.num_features) != (space.family == 'mobilenetv3') or space.stem_pool:
         refuse('num_features, stem_pool', (space.num_features, space.stem_pool),
-               'MobileNetV3 has features behind the pool, EfficientNet has not, neither has a stem_pool')
+               'MobileNetV3 has features behind the pool, EfficientNet has none, and neither has a stem_pool')
     for i, s in enumerate(space.stages, 1):
         if len(s.widths) != 1:
             refuse('widths', s.widths, f'give one for stage {i}')

@@ -6,6 +6,7 @@
 - `loop`: the steps of a phase, shared by all recipes and by fine-tuning
 - `teachers`: networks whose soft targets subnets learn from; a new kind of teacher goes there
 - `checkpoints`, `runs`: how a run stops and goes on, and what its folder holds
+- `trackers`: where losses and accuracies are sent as well
 - `supernets`, `report`: a whole run, and the accuracy of its subnets
 - `specialization`: from a supernet to one network
 """

@@ -16,7 +16,7 @@ class MovingAverage:
         self.network: Supernet = self._average.module.requires_grad_(False)
 
     def follow(self, steps: int) -> None:
-        """Move towards the weights, after so many steps of the run."""
+        """Move toward the weights, after so many steps of the run."""
         self._average.update(self._followed, steps)
 
     def start_anew(self) -> None:

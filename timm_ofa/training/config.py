@@ -13,7 +13,7 @@ import yaml
 
 from ..errors import InputError, listed
 from ..fields import MAX_LONG_TEXT, choice, number, plain, read, text
-from ..files import read_yaml
+from ..files import read_yaml, read_yaml_file
 from ..images import DECODE, Augment
 from ..spaces import SearchSpace, load_space, shelf_space, space_data
 from .recipes import RECIPES
@@ -181,21 +181,10 @@ def load_finetune(path: str | Path) -> FinetuneConfig:
 
 def _fields(path: str | Path, kind: str, what: str) -> dict:
     """The fields of a file of that kind, without the kind."""
-    data = read_config(path)
+    data = read_yaml_file(path, f'config {str(path)!r:.120}')
     if not isinstance(data, dict) or data.pop('kind', None) != kind:
         raise InputError(f"config {Path(path).name!r:.120} is not {what}; give one with 'kind: {kind}'")
     return data
-
-
-def read_config(path: str | Path) -> Any:
-    """What a YAML file says, not checked; raises `InputError` if it is no YAML."""
-    try:
-        return read_yaml(Path(path).read_text(encoding='utf-8'))
-    except OSError as error:
-        raise InputError(
-            f'config {str(path)!r:.120} cannot be read ({error.strerror}); give a hub_configs/*.yaml') from None
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise InputError(f'config {str(path)!r:.120} is not YAML ({str(error).splitlines()[0]}); mend it') from None
 
 
 def _override(data: dict, text: str) -> None:

@@ -19,10 +19,10 @@ import torch
 import yaml
 
 from ..errors import InputError, Interrupted, listed
-from ..files import drop_torn_line, replacing, save_tensors, sha256_of, write_text
+from ..files import drop_torn_line, read_yaml_file, replacing, save_tensors, sha256_of, write_text
 from ..networks import BLOCK, CONFIG, DIGEST, WEIGHTS, Supernet, hub_errors, our_block, write_config
 from .checkpoints import flush, progress_of
-from .config import TrainConfig, by_key, read_config
+from .config import TrainConfig, by_key
 
 SETTINGS, LOG, TIMES = 'train.yaml', 'log.jsonl', 'times.jsonl'
 CHECKPOINTS = 'checkpoints'  # folder in that of a run
@@ -46,7 +46,7 @@ def check_run(config: TrainConfig, output: Path, resume: bool) -> dict[str, Any]
         return {}
     if not file.exists():
         raise InputError(f'output {str(output)!r:.120} holds no run to resume; leave out --resume')
-    settings = read_config(file)
+    settings = read_yaml_file(file, f'config {str(file)!r:.120}')
     if isinstance(settings, dict):
         settings.pop('kind', None)  # older files do not have it
     before = TrainConfig.from_dict(settings, file.name)
