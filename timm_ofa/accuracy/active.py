@@ -15,7 +15,7 @@ import numpy as np
 
 from ..devices import DeviceProfile
 from ..errors import InputError
-from ..searching import MaxMacs, search
+from ..searching import MaxMacs, leading, search
 from ..spaces import Arch, CostTable, SearchSpace
 from .gaussian import AccuracyPredictor
 from .records import Records, subnets_to_judge
@@ -37,10 +37,8 @@ def _front(cost: np.ndarray, top1: np.ndarray, worst_cost: float, worst_top1: fl
     """Costs and accuracies of the networks that no other one beats; both ascend."""
     inside = (cost < worst_cost) & (top1 > worst_top1)
     cost, top1 = cost[inside], top1[inside]
-    order = np.lexsort((-top1, cost))
-    best = np.maximum.accumulate(top1[order])
-    leads = top1[order] > np.r_[-np.inf, best[:-1]]
-    return cost[order][leads], top1[order][leads]
+    front = leading(cost, top1)
+    return cost[front], top1[front]
 
 
 def added_area(cost: np.ndarray, top1: np.ndarray, front: tuple[np.ndarray, np.ndarray], worst_cost: float,

@@ -122,7 +122,3 @@ def _run(argv: Sequence[str] | None) -> int:
         say(f'\ntimm-ofa: {str(stop) or "stopped; run the same command again"}')
         return 128 + getattr(stop, 'number', signal.SIGINT)
     return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -32,6 +32,9 @@ class Backbone(Supernet):
             for block, facts in zip(stage, options.blocks):
                 make_elastic(block, facts)
 
+    def forward_after(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
     def kernels(self, arch: Arch) -> dict[str, torch.Tensor]:
         found = {}
         for stage, blocks, choices in zip(self.elastic_stages(), self.space.stages, self.choices(arch)):
@@ -53,16 +56,10 @@ class MobileNetV3Backbone(Backbone, MobileNetV3):
     def forward_before(self, x: torch.Tensor, arch: Arch) -> torch.Tensor:
         return self.bn1(self.conv_stem(x))
 
-    def forward_after(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
 
 class ResNetBackbone(Backbone, ResNet):
     def forward_before(self, x: torch.Tensor, arch: Arch) -> torch.Tensor:
         return self.maxpool(self.act1(self.bn1(self.conv1(x))))
-
-    def forward_after(self, x: torch.Tensor) -> torch.Tensor:
-        return x
 
 
 class ByobBackbone(Backbone, ByobNet):

@@ -22,7 +22,7 @@ def first_channels_norm_act(
     place, as in the original's dynamic BatchNorm. They mix all subnets, so each subnet must be recalibrated before it
     is used.
     """
-    synchronized = norm.training and isinstance(norm, (SynchronizedBatchNormAct2d, SynchronizedBatchNorm2d))
+    synchronized = norm.training and isinstance(norm, SynchronizedBatchNorm2d)
     if channels == norm.num_features and not synchronized:
         return norm(x)
     assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
@@ -37,22 +37,17 @@ def first_channels_norm_act(
     return norm.act(norm.drop(x)) if isinstance(norm, BatchNormAct2d) else x
 
 
-class SynchronizedBatchNormAct2d(BatchNormAct2d):
-    """timm's layer, but in training its statistics are those of the batches of all processes, on any device."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.training:
-            return first_channels_norm_act(self, x, self.weight, self.bias, self.num_features)
-        return super().forward(x)
-
-
 class SynchronizedBatchNorm2d(nn.BatchNorm2d):
-    """The same for a BatchNorm without an activation."""
+    """torch's layer, but in training its statistics are those of the batches of all processes, on any device."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training:
             return first_channels_norm_act(self, x, self.weight, self.bias, self.num_features)
         return super().forward(x)
+
+
+class SynchronizedBatchNormAct2d(SynchronizedBatchNorm2d, BatchNormAct2d):
+    """The same for timm's layer, which has an activation."""
 
 
 def synchronize_batch_norm(model: nn.Module) -> None:

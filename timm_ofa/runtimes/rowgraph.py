@@ -59,28 +59,25 @@ class RowGraph(Protocol):
 
     def _steps(self, x: str, steps: Sequence[Step], weights: Weights) -> str:
         for step in steps:
-            x = getattr(self, f'_{step.kind}')(x, step, weights)
+            x = self._step(x, step, weights)
         return x
 
-    def _conv(self, x: str, step: Step, weights: Weights) -> str:
-        x = self.conv(x, weights[step.name], step.stride, step.groups, step.pads)
-        return self.act(x, step.act) if step.act else x
-
-    def _se(self, x: str, step: Step, weights: Weights) -> str:
-        gate = self.act(self.conv(self.global_mean(x), weights[step.name]), step.act)
-        return self.multiply(x, self.act(self.conv(gate, weights[step.second]), step.gate))
-
-    def _max(self, x: str, step: Step, weights: Weights) -> str:
-        return self.max_pool(x)
-
-    def _average(self, x: str, step: Step, weights: Weights) -> str:
-        return self.average_pool(x, step.size)
-
-    def _mean(self, x: str, step: Step, weights: Weights) -> str:
-        return self.global_mean(x)
-
-    def _flatten(self, x: str, step: Step, weights: Weights) -> str:
-        return self.flatten(x)
-
-    def _linear(self, x: str, step: Step, weights: Weights) -> str:
-        return self.linear(x, weights[step.name])
+    def _step(self, x: str, step: Step, weights: Weights) -> str:
+        match step.kind:
+            case 'conv':
+                x = self.conv(x, weights[step.name], step.stride, step.groups, step.pads)
+                return self.act(x, step.act) if step.act else x
+            case 'se':
+                gate = self.act(self.conv(self.global_mean(x), weights[step.name]), step.act)
+                return self.multiply(x, self.act(self.conv(gate, weights[step.second]), step.gate))
+            case 'max':
+                return self.max_pool(x)
+            case 'average':
+                return self.average_pool(x, step.size)
+            case 'mean':
+                return self.global_mean(x)
+            case 'flatten':
+                return self.flatten(x)
+            case 'linear':
+                return self.linear(x, weights[step.name])
+        raise ValueError(f'no operator is known for {step.kind!r}')

@@ -7,6 +7,7 @@ from .limits import MaxParams as MaxParams
 from .limits import rounded_up as rounded_up
 from .limits import searched_with as searched_with
 from .limits import within as within
+from .problem import leading as leading
 from .strategy import Candidate as Candidate
 from .strategy import SearchResult as SearchResult
 from .strategy import refuse_infeasible as refuse_infeasible
