@@ -159,6 +159,23 @@ def test_full_convolutions_are_repaired_by_patches():
     assert torch.isfinite(repair(supernet, thin, x)(other)).all()
 
 
+@torch.no_grad()
+def test_a_full_convolution_keeps_the_means_of_its_channels():
+    supernet, x = make('ofa_resnet_tiny'), smooth(64)
+    for layer in supernet.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.bias.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(0))
+    recalibrate_bn(supernet, [x]).eval()
+    subnet, seen = repair(supernet, narrow(supernet.space.max_arch(SIDE), 0, 0, 0.2), x), []
+    for model in supernet, subnet:
+        hook = model.stages[0][0].conv2_kxk.bn.register_forward_hook(lambda *args: seen.append(args[2].mean((0, 2, 3))))
+        model(x)
+        hook.remove()
+    whole, own = seen
+    assert len(own) < len(whole) and own.min() > 0.3
+    torch.testing.assert_close(own, whole[:len(own)], rtol=0, atol=0.1)
+
+
 @pytest.fixture(scope='module')
 def trained():
     """A supernet of which only the largest subnet was trained, on images of digits; (supernet, data)."""
