@@ -6,6 +6,7 @@ from accuracy_makers import top1_of
 from timm_ofa.accuracy.additive import AdditivePredictor
 from timm_ofa.accuracy.loading import load_predictor
 from timm_ofa.errors import InputError
+from timm_ofa.networks import space_of
 from timm_ofa.searching.limits import MaxMacs, MaxParams
 from timm_ofa.searching.strategy import search
 from timm_ofa.spaces.shelf import load_space
@@ -66,3 +67,11 @@ def test_the_resolutions_and_widths_of_no_record_are_not_taken(rng):
     result = search(space, predictor)
     assert result.proven and result.best.arch.resolution == 28
     assert all(c.arch.width[1] != space.stages[1].widths[-1] for c in result.front)
+
+
+def test_a_file_for_a_space_whose_blocks_have_unequal_choices_is_read(tmp_path):
+    space, path = space_of('tinynet_e', resolutions=[64]), tmp_path / 'predictor.safetensors'
+    archs = space.sample(np.random.default_rng(0), 120)
+    predictor = AdditivePredictor.fit(space, archs, np.array([space.macs(arch) for arch in archs]) / 1e6)
+    predictor.save(path)
+    np.testing.assert_array_equal(load_predictor(path, space).predict(archs), predictor.predict(archs))

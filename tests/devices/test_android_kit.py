@@ -311,6 +311,11 @@ def test_ctrl_c_is_one_line(phone, network_kit, tmp_path):
     assert said == '\nstopped; run the same command again to go on'
 
 
+def test_no_drift_may_be_allowed(phone, networks_kit, tmp_path):
+    assert phone.run(networks_kit, '--out', tmp_path / 'results.json', '--max-drift', 0) is None
+    assert 'must be 1 or more' in phone.run(networks_kit, '--out', tmp_path / 'more.json', '--max-drift', -0.5)
+
+
 def test_a_run_that_takes_no_microsecond_takes_half_a_one(phone, network_kit, tmp_path):
     phone.set(time_us=0)
     out = tmp_path / 'results.json'

@@ -15,6 +15,7 @@ from timm_ofa.errors import InputError
 from timm_ofa.searching.exact import every_network
 from timm_ofa.searching.knapsack import cheapest
 from timm_ofa.searching.limits import Limit, MaxMacs, MaxMemory, MaxParams
+from timm_ofa.searching.problem import leading
 from timm_ofa.searching.strategy import ANNEALED, _starts, search
 from timm_ofa.spaces.shelf import load_space, space_names
 
@@ -47,6 +48,10 @@ def test_every_limit_holds_and_the_front_ascends_to_the_best(space):
     codes = searched.encode(archs)
     np.testing.assert_allclose(latency_ms, profile.cost_table(searched)(codes))
     np.testing.assert_allclose(top1, ToyPredictor().predict_codes(codes, searched))
+
+
+def test_of_equal_networks_only_the_cheapest_leads():
+    assert leading(np.array([2, 1, 3, 1]), np.array([5, 5, 6, 5])).tolist() in ([1, 2], [3, 2])
 
 
 def test_only_networks_of_the_space_are_judged(small, never_all):
