@@ -65,7 +65,7 @@ def test_median_count_and_a_price_at_one_resolution_are_kept(tmp_path, space, ke
 @pytest.mark.parametrize('line, message', [
     ('KEY,-1', "row 'KEY': ms: -1.0 is not"), ('KEY,nan', "row 'KEY': ms: nan"), ('KEY,x', "line 5: 'KEY, x' is not"),
     ('stem,1', "line 5: 'stem' is no row of ofa_mbv3_tiny"), ('FIRST,1', "line 5: 'FIRST' is given twice"),
-    ('KEY', 'line 5 has not 2 values'), ('KEY@20px,1', "line 5: 'KEY@20px' is no row of ofa_mbv3_tiny"),
+    ('KEY', 'line 5 does not have 2 values'), ('KEY@20px,1', "line 5: 'KEY@20px' is no row of ofa_mbv3_tiny"),
     ('KEY@9999,1', "line 5: 'KEY@9999' is no row of ofa_mbv3_tiny"),
     (None, 'at 20 px 1 rows are missing, the first is KEY; add them')])
 def test_a_bad_line_is_named(tmp_path, space, keys, line, message):

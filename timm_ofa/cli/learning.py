@@ -49,8 +49,9 @@ COLLECT = Verb(
     '--supernet out/supernet --data fashion-mnist-12k --num 100 --out records.jsonl',
     options(
         'supernet data test seed num_calibration skip_broken',
-        num=Option('number of records that the file holds at the end; behind torchrun, which takes --num for its '
-                   '--numa-binding, write --num-subnets', 'N', whole(1), flags=('--num', '--num-subnets')),
+        num=Option('number of records that the file holds at the end; behind torchrun, which takes --num for the '
+                   'beginning of an option of its own, write --num-subnets', 'N', whole(1),
+                   flags=('--num', '--num-subnets')),
         num_images=Option('number of held-out images to evaluate on, random ones of each class; by default all', 'N',
                           whole(1)),
         active=Option('after 20 random subnets, choose those that may enlarge the front of accuracy and cost most'),

@@ -45,6 +45,7 @@ def open_hugging_face(source: str, place: str, options: Mapping[str, str], strea
     files = str(folder) if folder.is_dir() else place
     only = _test_split(source, files, folders, options) if alone and not streaming else None
     loaded, features = _load_dataset(source, files, folders, streaming, only)
+    is_named = bool(only and options.get('test'))
     if only:
         options = {**options, 'train': only, 'test': ''}
     usual = next(iter(loaded)) if alone and len(loaded) == 1 else 'train'
@@ -63,7 +64,8 @@ def open_hugging_face(source: str, place: str, options: Mapping[str, str], strea
         raise unlabeled_test(source, wanted)
     if folders and labeled:
         refuse_unknown_classes(source, labeled.split, *(class_names(folders[s]) for s in (labeled.split, train)))
-    return Opened(name, tuple(features[label].names), split(train), labeled)
+    first = split(train)
+    return Opened(name, tuple(features[label].names), first, first if is_named else labeled)
 
 
 def _refuse_missing(source: str, splits: Iterable[str], *wanted: str | None) -> None:
