@@ -1,5 +1,6 @@
 """Mutants: one small change of the package at a time, which a test should notice.
 
+    pip install pytest-cov
     pytest -q --cov timm_ofa --cov-context test tests
     python tests/bench/mutants.py --coverage .coverage --number 300 --out tests/bench/results/mutants.jsonl
 
@@ -25,9 +26,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from coverage import CoverageData
+if TYPE_CHECKING:
+    from coverage import CoverageData
 
 ROOT = Path(__file__).resolve().parents[2]
 OPERATORS = {
@@ -228,6 +230,7 @@ def run_all(todo: list[Mutant], args: argparse.Namespace) -> None:
     import pytest  # noqa: F401  the forked processes begin with these
     import timm  # noqa: F401
     import torch
+    from coverage import CoverageData  # comes with pytest-cov
 
     torch.set_num_threads(1)
     data = CoverageData(args.coverage)
