@@ -24,7 +24,7 @@ from timm_ofa.accuracy.judge import SubnetJudge, evaluate
 from timm_ofa.devices.measuring import measure
 from timm_ofa.hub.cost import training_cost
 from timm_ofa.images import Data, eval_batch, load_data, stored_side
-from timm_ofa.networks.supernet import Supernet, load_supernet
+from timm_ofa.networks import Supernet, load_supernet
 from timm_ofa.runtimes import Session, to_onnx
 from timm_ofa.runtimes.int8 import quantize
 from timm_ofa.spaces.arch import Arch

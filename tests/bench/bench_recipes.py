@@ -21,7 +21,7 @@ from bench_alone import AUGMENT, SUBNETS, WEIGHT_DECAY, load_images, read_result
 from timm_ofa.accuracy.judge import SubnetJudge
 from timm_ofa.console import table
 from timm_ofa.images import Data
-from timm_ofa.networks.supernet import load_supernet
+from timm_ofa.networks import load_supernet
 from timm_ofa.spaces.shelf import load_space
 from timm_ofa.spaces.space import SearchSpace
 from timm_ofa.training.config import Phase, TrainConfig

@@ -25,7 +25,7 @@ from timm_ofa.devices.profile import load_profile
 from timm_ofa.files import save_tensors, sha256_of, write_text
 from timm_ofa.hub.configs import hub_configs_dir
 from timm_ofa.hub.folder import load_record
-from timm_ofa.networks.supernet import load_supernet
+from timm_ofa.networks import load_supernet
 from timm_ofa.training.runs import supernet_config
 
 HUB = Path(hub.__file__).parent  # whose configurations name weights by their place in it

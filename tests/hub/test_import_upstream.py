@@ -52,7 +52,7 @@ def test_what_is_known_of_a_network_makes_a_card(name):
 
 @pytest.mark.parametrize('name', ['ofa_mbv3_tiny_supernet', 'ofa_mbv3_w10_supernet'])
 def test_a_supernet_is_imported_for_load_supernet(tmp_path, name):
-    from timm_ofa.networks.supernet import load_supernet
+    from timm_ofa.networks import load_supernet
 
     checkpoint = upstream_checkpoint(name, 0)
     torch.save(checkpoint, tmp_path / 'checkpoint.pth')

@@ -112,7 +112,7 @@ waits = mock.patch('time.sleep', side_effect=AssertionError('waits'))
 with mock.patch('huggingface_hub.constants.ENDPOINT', 'http://127.0.0.1:9'), waits:
     for run in (lambda: hub.publish({str(template)!r}), lambda: hub.pull('acme/net'), lambda: find('acme'),
                 lambda: hub.publish_page({str(template / CARD)!r}, 'acme/page'),
-                lambda: timm_ofa.networks.supernet.load_supernet('hf-hub:acme/supernet')):
+                lambda: timm_ofa.networks.load_supernet('hf-hub:acme/supernet')):
         try:
             run()
         except timm_ofa.InputError as error:

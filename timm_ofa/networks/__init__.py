@@ -3,7 +3,7 @@
 - `stock`, `ofa`: an arch as a stock timm network; the entry-points that timm registers for it; `blank`: networks
   without weights; `saved_config`: their `config.json`
 - `slices`, `layers`, `depthwise`, `elastic`: the parts of weights that a subnet uses, and the blocks that use them
-- `supernet`: the supernet of a search space; `initial`: the trained weights with which it may begin
+- `supernet`: the supernet of a search space; `initial`: a trained one, and the weights with which it may begin
 - `chain`: the convolutions of a block, in order; `energy`: how much a channel counts; `repairing`, with `streams` and
   `least_squares`: subnets of a network that was trained as a whole
 - `reading`, `frames`: a space read off a network of timm's; `flexible`: timm's own blocks, elastic; `narrowing`: a

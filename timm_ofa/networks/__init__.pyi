@@ -6,6 +6,7 @@ from .hub_access import hub_address as hub_address
 from .hub_access import hub_errors as hub_errors
 from .hub_access import refuse_unreachable as refuse_unreachable
 from .initial import initialize as initialize
+from .initial import load_supernet as load_supernet
 from .initial import load_trained as load_trained
 from .initial import supernet_of as supernet_of
 from .layers import synchronize_batch_norm as synchronize_batch_norm
@@ -19,7 +20,6 @@ from .stock import model_args as model_args
 from .streams import in_mode as in_mode
 from .supernet import Supernet as Supernet
 from .supernet import create_supernet as create_supernet
-from .supernet import load_supernet as load_supernet
 from .supernet import new_supernet as new_supernet
 from .weights import BLOCK as BLOCK
 from .weights import BUILD_ARGS as BUILD_ARGS

@@ -1,9 +1,9 @@
-"""Weights with which training begins: those of a supernet of the same space, or of a network of timm's.
+"""Trained networks, and the weights with which training begins.
 
-A pretrained network of timm's becomes the largest subnet of a supernet that has room for it. The subnet then computes
-what that network does: narrower layers get channels that nothing reads yet, smaller kernels get a border of zeros, and
-blocks that the network lacks add nothing. What the subnet cannot compute is refused. (Function-preserving growth: Chen,
-Goodfellow and Shlens, Net2Net, arXiv:1511.05641.)
+They are those of a supernet of the same space, or of a network of timm's, which becomes the largest subnet of a
+supernet that has room for it. The subnet then computes what that network does: narrower layers get channels that
+nothing reads yet, smaller kernels get a border of zeros, and blocks that the network lacks add nothing. What the subnet
+cannot compute is refused. (Function-preserving growth: Chen, Goodfellow and Shlens, Net2Net, arXiv:1511.05641.)
 """
 from __future__ import annotations
 
@@ -37,13 +37,29 @@ TOLERANCE = 1e-2  # of the largest value: rounding stays below it, another layer
 def load_trained(source: str, what: str) -> nn.Module:
     """A network with weights, by timm's name or from a folder. Raises `InputError`; `what` names the purpose in it."""
     name = f'local-dir:{source}' if os.path.isdir(source) else source  # false for a text that can be no path, too
+    return _loaded(name, f'{what} {source!r:.120}', 'give a timm model with weights, or a folder that timm loads')
+
+
+def load_supernet(source: str) -> Supernet:
+    """A trained supernet, from a folder that training wrote, from `hf-hub:ORG/NAME`, or a released one by its name.
+
+    Raises `InputError` if it cannot be loaded or is not a supernet.
+    """
+    elsewhere = timm.is_model_pretrained(source) or (':' in source and not os.path.isdir(source))
+    model = _loaded(source if elsewhere else f'local-dir:{source}', f'supernet {source!r:.120}',
+                    'give a folder that train.py wrote, hf-hub:ORG/NAME, or the name of a released one')
+    if not isinstance(model, Supernet):
+        raise InputError(f'{source!r:.120} is a {type(model).__name__}, not a supernet; give one that train.py wrote')
+    return model
+
+
+def _loaded(name: str, what: str, cure: str) -> nn.Module:
+    """A network with weights, by timm's name. Raises `InputError` with these words."""
     try:
         _refuse_far_weights(name)
         return timm.create_model(name, pretrained=True)
     except Exception as error:  # a folder of another make may hold anything
-        raise InputError(
-            f'{what} {source!r:.120} cannot be loaded ({one_line(error):.300}); '
-            'give a timm model with weights, or a folder that timm loads') from None
+        raise InputError(f'{what} cannot be loaded ({one_line(error):.300}); {cure}') from None
 
 
 def _refuse_far_weights(name: str) -> None:

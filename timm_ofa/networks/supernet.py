@@ -5,7 +5,6 @@ Source: arXiv:1908.09791, section 3.3.
 """
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from timm.models.mobilenetv3 import MobileNetV3
 from torch import fx, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..errors import InputError, one_line
+from ..errors import InputError
 from ..spaces import Arch, SearchSpace, load_space, space_names
 from .blank import without_weights
 from .elastic import ElasticBottleneck, ElasticInvertedResidual, Importance, l1_norm
@@ -39,7 +38,7 @@ from .stock import (
     set_stem_stride,
 )
 from .streams import checked_batches, in_mode
-from .weights import OTHER_ARGS, known_file
+from .weights import OTHER_ARGS
 
 
 @fx.wrap
@@ -310,24 +309,4 @@ def new_supernet(space: SearchSpace, **kwargs) -> Supernet:
     else:
         model = timm.create_model('ofa_supernet', space=space.to_dict(), **kwargs)
     assert isinstance(model, Supernet)
-    return model
-
-
-def load_supernet(source: str, **kwargs) -> Supernet:
-    """A trained supernet, from a folder that training wrote, from `hf-hub:ORG/NAME`, or a released one by its name.
-
-    Raises `InputError` if it cannot be loaded or is not a supernet.
-    """
-    elsewhere = timm.is_model_pretrained(source) or (':' in source and not os.path.isdir(source))
-    name = source if elsewhere else f'local-dir:{source}'
-    try:
-        if name.startswith('hf-hub:'):
-            known_file(name.removeprefix('hf-hub:'))
-        model = timm.create_model(name, pretrained=True, **kwargs)
-    except Exception as error:  # a folder of another make may hold anything
-        raise InputError(
-            f'supernet {source!r:.120} cannot be loaded ({one_line(error):.300}); '
-            'give a folder that train.py wrote, hf-hub:ORG/NAME, or the name of a released one') from None
-    if not isinstance(model, Supernet):
-        raise InputError(f'{source!r:.120} is a {type(model).__name__}, not a supernet; give one that train.py wrote')
     return model
