@@ -4,7 +4,7 @@ Legend: N networks, P positions, F frames, C choices of a block.
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ class AdditivePredictor(Predictor):
     It does not know choices that no record has: no search takes such a network, and `predict` refuses it.
     """
 
-    def __init__(self, space: SearchSpace, frames: np.ndarray, blocks: np.ndarray, seen: Sequence[int], check: dict):
+    def __init__(self, space: SearchSpace, frames: np.ndarray, blocks: np.ndarray, seen: Collection[int], check: dict):
         """`fit` or `from_file` call this: percent of each frame (F,), points of each choice (P, C), resolutions."""
         self.space, self.frames, self.blocks, self.seen, self.check = space, frames, blocks, tuple(seen), check
 
@@ -80,10 +80,6 @@ class AdditivePredictor(Predictor):
     def predict_codes(self, codes: np.ndarray, space: SearchSpace) -> np.ndarray:
         own = self.own_codes(codes, space)
         return self.frames[own[:, 0]] + self._sum_blocks(own)
-
-    def resolutions(self, space: SearchSpace) -> tuple[int, ...]:
-        """The resolutions (px) of the space that were seen in fitting."""
-        return tuple(r for r in space.resolutions if r in self.seen)
 
     def save(self, path: str | Path) -> None:
         """Write `path` (.safetensors) and a readable .json beside it."""

@@ -46,6 +46,7 @@ class AccuracyPredictor(Predictor):
         """`fit` or `load` call this: training codes (M, 1 + P), dual weights (M,)."""
         self.space, self.codes, self.alpha, self.mean_pct = space, codes, alpha, mean_pct
         self.strengths, self.check = strengths, check
+        self.seen = {space.resolutions[i] for i in np.unique(space.frames[codes[:, 0], 0])}
         groups = feature_groups(space, codes)
         self._center = [g.mean(0) for g in groups]
         self._scale = [np.where(g.std(0) > 1e-9, g.std(0), np.inf) * np.sqrt(g.shape[1]) for g in groups]
@@ -125,11 +126,6 @@ class AccuracyPredictor(Predictor):
     def _scale_pct(self) -> float:
         """The most likely scale of the process, in points."""
         return math.sqrt(self.alpha @ self._covariance @ self.alpha / len(self.alpha))
-
-    def resolutions(self, space: SearchSpace) -> tuple[int, ...]:
-        """The resolutions (px) of the space that were seen in fitting."""
-        seen = {self.space.resolutions[i] for i in np.unique(self.space.frames[self.codes[:, 0], 0])}
-        return tuple(r for r in space.resolutions if r in seen)
 
     def save(self, path: str | Path) -> None:
         """Write `path` (.safetensors) and a readable .json beside it."""

@@ -5,7 +5,7 @@ Legend: N networks, P positions, F frames, C choices of a block.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..spaces import Arch, SearchSpace
 class Predictor(ABC):
     """Top-1 of any network of a space, in percent."""
     space: SearchSpace
+    seen: Collection[int]  # resolutions (px) that it was fitted on
     check: dict | None = None  # error on held-out networks
     held_out_pct: np.ndarray | None = None  # (N,) after `fit`: predicted for each network without learning from it
     _numbering: _Numbering | None = None  # of the space whose codes were asked for last
@@ -29,9 +30,9 @@ class Predictor(ABC):
     def predict_codes(self, codes: np.ndarray, space: SearchSpace) -> np.ndarray:
         """Top-1 (N,) in percent of codes (N, 1 + P) of `space`, the predictor's own space or a restriction of it."""
 
-    @abstractmethod
     def resolutions(self, space: SearchSpace) -> tuple[int, ...]:
         """The resolutions (px) of the space that the predictor knows."""
+        return tuple(r for r in space.resolutions if r in self.seen)
 
     def spread(self, archs: Iterable[Arch]) -> np.ndarray | None:
         """How unsure it is, as a standard deviation (N,) in points; None: it does not know."""

@@ -60,6 +60,7 @@ class UpstreamPredictor(Predictor):
     def __init__(self, space: SearchSpace, layers: Sequence[tuple[np.ndarray, np.ndarray]]):
         """`layers`: (weight (out, in), bias (out,)) from the first to the last; raises `InputError` for any others."""
         self.space, self.layers, self.released = load_space(space.name), layers, RELEASED[space.name]
+        self.seen = self.released.resolutions
         self._check_layers()
         encode = _resnet_inputs if self.space.elastic_widths else _mobilenet_inputs
         self._frame_inputs, self._block_inputs = encode(self.space, self.released.resolutions)
@@ -79,10 +80,6 @@ class UpstreamPredictor(Predictor):
         """The most that it can say in percent if it saturates: what its last layers give when the others give 0."""
         (_, bias), (weight, last_bias) = self.layers[-2:]
         return 100 * float((weight @ np.maximum(bias, 0) + last_bias)[0]) if self.released.saturates else None
-
-    def resolutions(self, space: SearchSpace) -> tuple[int, ...]:
-        """The resolutions (px) of the space that it was trained for."""
-        return tuple(r for r in space.resolutions if r in self.released.resolutions)
 
     def predict_codes(self, codes: np.ndarray, space: SearchSpace) -> np.ndarray:
         return self.predict_inputs(self.own_codes(codes, space)).mean(0)
