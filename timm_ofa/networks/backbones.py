@@ -13,7 +13,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..spaces import Arch, Block, SearchSpace
-from .flexible import ElasticBlock, make_elastic
+from .flexible import make_elastic
 from .frames import frame_of
 from .narrowing import stock
 from .reading import read_blocks, read_frame
@@ -34,14 +34,6 @@ class Backbone(Supernet):
 
     def forward_after(self, x: torch.Tensor) -> torch.Tensor:
         return x
-
-    def kernels(self, arch: Arch) -> dict[str, torch.Tensor]:
-        found = {}
-        for stage, blocks, choices in zip(self.elastic_stages(), self.space.stages, self.choices(arch)):
-            for block, facts, choice in zip(stage, blocks.blocks, choices):
-                assert isinstance(block, ElasticBlock)
-                found.update({f'{facts.place}.{name}': tensor for name, tensor in block.kernels(*choice).items()})
-        return found
 
 
 class EfficientNetBackbone(Backbone, EfficientNet):

@@ -142,6 +142,10 @@ class ElasticKernel(nn.Module):
                 f'k{large}to{small}': nn.Parameter(torch.eye(small**2, device=weight.device, dtype=weight.dtype))
                 for large, small in self.kernel_pairs})
 
+    def kernels(self, kernel_size: int, expand_ratio: float) -> dict[str, torch.Tensor]:
+        """The tensors of the stock block at this choice that are not leading slices, by name."""
+        raise NotImplementedError
+
     def smaller(self, weight: torch.Tensor, kernel_size: int | None) -> torch.Tensor:
         """Weight (C, 1, K, K) of a kernel size, from that of the largest; None: the largest itself.
 

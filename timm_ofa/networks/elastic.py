@@ -73,6 +73,9 @@ class ElasticInvertedResidual(ElasticKernel):
         """Active hidden units of squeeze-and-excite; 0 for a block without it."""
         return make_divisible(mid_chs * self.se_ratio) if self.se_ratio else 0
 
+    def kernels(self, kernel_size: int, expand_ratio: float) -> dict[str, torch.Tensor]:
+        return {'conv_dw.weight': self.kernel(kernel_size, self.mid_chs(expand_ratio))}
+
     def kernel(self, kernel_size: int | None, channels: int) -> torch.Tensor:
         """Depthwise weight (channels, 1, K, K) of a kernel size."""
         return self.smaller(self.conv_dw.weight[:channels], kernel_size)

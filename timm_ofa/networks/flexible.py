@@ -69,7 +69,6 @@ class ElasticBlock(ElasticKernel):
         return self.facts.mid_chs if expand_ratio is None else self.facts.active_mid_chs(expand_ratio)
 
     def kernels(self, kernel_size: int, expand_ratio: float) -> dict[str, torch.Tensor]:
-        """The tensors of the stock block at this choice that are not leading slices, by name."""
         if self.kernel_link is None:
             return {}
         conv = self.own.links[self.kernel_link].conv

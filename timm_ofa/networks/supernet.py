@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import InputError
 from ..spaces import Arch, SearchSpace, load_space, space_names
 from .blank import without_weights
+from .depthwise import ElasticKernel
 from .elastic import ElasticBottleneck, ElasticInvertedResidual, Importance, l1_norm
 from .energy import energy
 from .layers import first_channels_conv_norm_act
@@ -151,7 +152,12 @@ class Supernet(nn.Module):
 
     def kernels(self, arch: Arch) -> dict[str, torch.Tensor]:
         """The tensors of a subnet that are not leading slices, by name."""
-        return {}
+        found, names = {}, {module: name for name, module in self.named_modules()}
+        for stage, choices in zip(self.elastic_stages(), self.choices(arch)):
+            for block, choice in zip(stage, choices):
+                if isinstance(block, ElasticKernel):
+                    found.update({f'{names[block]}.{name}': own for name, own in block.kernels(*choice).items()})
+        return found
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What `torch.jit.script` compiles: the largest network, as a stock model with a copy of the weights."""
@@ -204,14 +210,6 @@ class _MobileSupernet(Supernet):
 
     def forward_before(self, x: torch.Tensor, arch: Arch) -> torch.Tensor:
         return self.blocks[0](self.bn1(self.conv_stem(x)))
-
-    def kernels(self, arch: Arch) -> dict[str, torch.Tensor]:
-        found = {}
-        for s, (stage, choices) in enumerate(zip(self.elastic_stages(), self.choices(arch)), self.first_stage):
-            for b, (block, (kernel_size, expand_ratio)) in enumerate(zip(stage, choices)):
-                assert isinstance(block, ElasticInvertedResidual)
-                found[f'blocks.{s}.{b}.conv_dw.weight'] = block.kernel(kernel_size, block.mid_chs(expand_ratio))
-        return found
 
 
 class MobileNetV3Supernet(_MobileSupernet, MobileNetV3):
