@@ -67,6 +67,14 @@ def test_a_read_only_folder_is_refused(words, no_image, capsys, monkeypatch, tmp
     assert str(tmp_path) in said and 'cannot be written to; choose another, or change its rights' in said
 
 
+def test_a_file_in_the_way_of_the_usual_folder_is_refused(no_image, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path('out').touch()
+    said = refused(capsys, 'specialize', '--config', no_image / 'ofa_mbv3_tiny.yaml', '--supernet',
+                   no_image / 'supernet', '--data', 'digits')
+    assert "out' is a file; give a folder" in said
+
+
 def test_a_token_that_may_not_write_is_refused(no_image, capsys, monkeypatch, tmp_path):
     def refuse(owner, names=()):
         raise InputError(f'namespace {owner!r} is not open to this token')

@@ -233,7 +233,7 @@ def _named(config: str, name: str | None, out: str | None) -> tuple[NamedSubnet,
     name = name or found.name
     _check_name(name)
     folder = out or f'out/{name}'
-    _check_out(folder, may_make_parent=out is None)
+    _check_out(folder)
     return found.subnet, name, folder
 
 
@@ -255,12 +255,11 @@ def _check_name(name: str) -> None:
                          'write a name like ofa_mbv3_my_phone_lat5ms')
 
 
-def _check_out(out: str, may_make_parent: bool = False) -> None:
+def _check_out(out: str) -> None:
     """Refuse a folder that cannot be written after the work."""
     from ..hub import check_target
 
-    if not may_make_parent:
-        check_folder_place(out)
+    check_folder_place(out)
     check_target(out)
 
 
