@@ -15,7 +15,7 @@ from typing import ClassVar
 from ..devices import Conditions
 from ..errors import InputError, listed
 from ..fields import HUB_ID, MAX_ITEMS, MAX_LONG_TEXT, MAX_NUMBER, SLUG, choice, number, plain, read, slug, text
-from ..spaces import Arch, SearchSpace, load_space, shelf_space, space_names
+from ..spaces import Arch, SearchSpace, load_space, shelf_space, space_data
 
 NAME = r'[a-z0-9]+([._-][a-z0-9]+)*'
 MAX_NAME = 90  # characters
@@ -225,10 +225,7 @@ class Record:
 
     def to_dict(self) -> dict:
         """The record as JSON data. A space that ships with the package is its name, any other is written in full."""
-        data = plain(self)
-        if self.space.name in space_names() and self.space == load_space(self.space.name):
-            data['space'] = self.space.name
-        return data
+        return {**plain(self), 'space': space_data(self.space)}
 
     @classmethod
     def from_dict(cls, data: Mapping) -> Record:
