@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import stopped
 from .shared import GO_ON, options
@@ -37,14 +38,10 @@ def run(*, data: str, origin: str, test: str | None = None, out: str = 'timm_ofa
         resolutions: Sequence[int] | None = None, publish: str | None = None, seed: int = 0,
         skip_broken: bool = False) -> Answer:
     """For this machine, which is measured."""
-    from .pipeline import Job
-
-    limits = [*limits_ms, *([max_latency_ms] if max_latency_ms else [])]
-    job = Job(
-        data, test, origin, Path(out), limits, also, minutes, resolutions, publish, seed, skip_broken,
+    return _run(
+        out, max_latency_ms, limits_ms, data_source=data, test=test, origin=origin, also=also, minutes=minutes,
+        resolutions=resolutions, publish=publish, seed=seed, skip_broken=skip_broken,
         conditions=dict(runtime=runtime, precision=precision, threads=threads))
-    with stopped(GO_ON):
-        return job.run()
 
 
 @RUN.mode('profile')
@@ -54,10 +51,14 @@ def run_for_device(*, data: str, origin: str, profile: str, test: str | None = N
                    resolutions: Sequence[int] | None = None, publish: str | None = None, seed: int = 0,
                    skip_broken: bool = False) -> Answer:
     """For the device of a profile; nothing is measured."""
+    return _run(
+        out, max_latency_ms, limits_ms, data_source=data, test=test, origin=origin, also=also, minutes=minutes,
+        resolutions=resolutions, publish=publish, seed=seed, skip_broken=skip_broken, profile=profile)
+
+
+def _run(out: str, max_latency_ms: float | None, limits_ms: Sequence[float], **job: Any) -> Answer:
     from .pipeline import Job
 
     limits = [*limits_ms, *([max_latency_ms] if max_latency_ms else [])]
-    job = Job(
-        data, test, origin, Path(out), limits, also, minutes, resolutions, publish, seed, skip_broken, profile=profile)
     with stopped(GO_ON):
-        return job.run()
+        return Job(out=Path(out), limits_ms=limits, **job).run()
