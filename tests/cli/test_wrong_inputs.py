@@ -95,6 +95,8 @@ WRONG = [
     ('specialize --supernet supernet --data none --arch r20:k3/3/3:e2/2/2 --out OUT --finetune f --finetune-epochs 7',
      '--finetune-epochs 7'),
     ('collect --supernet supernet --data none --num 30 --active --profile note10 --out OUT', 'prices ofa_mbv3_w12'),
+    ('collect --supernet none --data none --num 3 --profile note10 --out OUT',
+     '--profile is read only with --active; add that, or leave it out'),
     ('collect --supernet supernet --data none --num 1 --out OUT', '--num 1 is out of range'),
     ('train --config hub_configs/ofa_mbv3_fashion_supernet.yaml --data no/such/path --output OUT', 'no/such/path'),
     ('train --config config.yaml --set batch_size=500 --output OUT', 'batch_size 500'),

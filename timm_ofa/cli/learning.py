@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import stopped
+from ..errors import InputError, stopped
 from ..files import locked
 from .shared import (
     COMMON,
@@ -55,7 +55,8 @@ COLLECT = Verb(
         num_images=Option('number of held-out images to evaluate on, random ones of each class; by default all', 'N',
                           whole(1)),
         active=Option('after 20 random subnets, choose those that may enlarge the front of accuracy and cost most'),
-        profile=Option('device profile whose latency is that cost; by default the cost is MACs', 'PROFILE'),
+        profile=Option('device profile whose latency is that cost; by default the cost is MACs (only with --active)',
+                       'PROFILE'),
         out=Option('file of records; records that are there are kept', 'FILE.jsonl')))
 FIT = Verb(
     'fit', 'Fit an accuracy predictor to records.',
@@ -120,25 +121,14 @@ def train(*, config: str, data: str | None = None, test: str | None = None, outp
 
 @COLLECT.mode()
 def collect(*, supernet: str, data: str, num: int, out: str, seed: int = 0, test: str | None = None,
-            num_images: int | None = None, num_calibration: int | None = None,
-            skip_broken: bool = False) -> Answer | None:
-    """Records of subnets sampled at random."""
-    return _collect(False, None, supernet, data, num, out, seed, test, num_images, num_calibration, skip_broken)
-
-
-@COLLECT.mode('active')
-def collect_actively(*, supernet: str, data: str, num: int, out: str, seed: int = 0, test: str | None = None,
-                     num_images: int | None = None, num_calibration: int | None = None, profile: str | None = None,
-                     skip_broken: bool = False) -> Answer | None:
-    """Records of subnets that may enlarge the front."""
-    return _collect(True, profile, supernet, data, num, out, seed, test, num_images, num_calibration, skip_broken)
-
-
-def _collect(active: bool, profile: str | None, supernet: str, data: str, num: int, out: str, seed: int,
-             test: str | None, num_images: int | None, num_calibration: int | None, skip_broken: bool) -> Answer | None:
+            num_images: int | None = None, num_calibration: int | None = None, active: bool = False,
+            profile: str | None = None, skip_broken: bool = False) -> Answer | None:
+    """Records of subnets sampled at random, or of those that may enlarge the front."""
     from ..accuracy import Active, check_num, collect, launched, leave
     from ..devices import load_profile
 
+    if profile and not active:
+        raise InputError('--profile is read only with --active; add that, or leave it out')
     check_files(out=out)
     prices = load_profile(profile) if profile else None
     opened = open_supernet(supernet)
