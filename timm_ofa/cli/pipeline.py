@@ -28,6 +28,7 @@ from ..hub import (
     catalog,
     check_target,
     check_token,
+    predicted_ms,
     publish_family,
     save_front,
 )
@@ -291,4 +292,4 @@ def _front_table(found: FrontFile, compared: Mapping[str, Candidate]) -> str:
     step = max(1, len(found.front) // SHOWN)
     points = [(str(c.arch), c) for c in found.front[::-1][::step][::-1]]
     return table(['predicted before fine-tuning', 'top-1 %', 'ms'], [
-        [label, round(c.top1_pct, 1), round(stages.latency_ms(c), 3)] for label, c in [*compared.items(), *points]])
+        [label, round(c.top1_pct, 1), round(predicted_ms(c), 3)] for label, c in [*compared.items(), *points]])

@@ -20,7 +20,7 @@ from ..console import say, table
 from ..devices import DeviceProfile, load_profile, profile_into, this_device
 from ..errors import InputError
 from ..files import write_text
-from ..hub import Attempt, FrontFile, FrontPoint, NotWithin, Source, Training, finish, save_folder, training_cost
+from ..hub import Attempt, FrontFile, NotWithin, Source, Training, finish, predicted_ms, save_folder, training_cost
 from ..images import Data, check_data
 from ..networks import Supernet, load_supernet, read_json
 from ..searching import Candidate, rounded_up
@@ -122,12 +122,9 @@ def best_found(found: FrontFile, timer: Timer | None, limit_is_given: bool) -> t
 def saved(source: Source, chosen: Attempt, found: FrontFile, profile: DeviceProfile, compared: Mapping[str, Candidate],
           folder: Path, training: FinetuneConfig | None = None) -> dict[str, Any]:
     """Finish a network, save its folder, load it in a new process; its row."""
-    points = tuple(
-        FrontPoint(arch=str(c.arch), top1_pct=round(c.top1_pct, 3), latency_ms=round(latency_ms(c), 6), label=label)
-        for label, c in compared.items())
     model, record = finish(
         source, chosen.candidate, name=folder.name, found=found, measured=chosen.measurements,
-        training=training, references=points, profile=profile)
+        training=training, compared=compared, profile=profile)
     save_folder(folder, model, record)
     _load_in_new_process(folder)
     return row('chosen', chosen.candidate, record.top1_pct, chosen.measured, source, folder)
@@ -158,18 +155,12 @@ def compared_rows(source: Source, compared: Mapping[str, Candidate], timer: Time
             for label, c in compared.items()]
 
 
-def latency_ms(candidate: Candidate) -> float:
-    """The predicted latency; all candidates here have one."""
-    assert candidate.latency_ms is not None
-    return candidate.latency_ms
-
-
 def row(label: str, candidate: Candidate, top1_pct: float | None, measured: Mapping[str, Any], source: Source,
         folder: Path | None = None) -> dict[str, Any]:
     """What is known of a network, for tables and programs."""
     space, arch, num_classes = source.supernet.space, candidate.arch, source.data.num_classes
     return {
-        'network': label, 'top1_pct': top1_pct, 'predicted_ms': round(latency_ms(candidate), 4),
+        'network': label, 'top1_pct': top1_pct, 'predicted_ms': round(predicted_ms(candidate), 4),
         'measured_ms': round(measured['latency_ms'], 4) if measured else None,
         'macs_m': round(space.macs(arch, num_classes) / 1e6, 2),
         'params_k': round(space.params(arch, num_classes) / 1e3, 1), 'arch': str(arch), 'folder': str(folder or '')}

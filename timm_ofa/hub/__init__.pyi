@@ -20,6 +20,7 @@ from .folder import is_supernet as is_supernet
 from .fronts import FrontFile as FrontFile
 from .fronts import candidate_dict as candidate_dict
 from .fronts import load_front as load_front
+from .fronts import predicted_ms as predicted_ms
 from .fronts import save_front as save_front
 from .listing import find_supernets as find_supernets
 from .listing import model_rows as model_rows
@@ -35,7 +36,6 @@ from .profiles import publish_profile as publish_profile
 from .publishing import publish as publish
 from .publishing import publish_family as publish_family
 from .publishing import publish_page as publish_page
-from .record import FrontPoint as FrontPoint
 from .record import Record as Record
 from .record import Training as Training
 from .record import is_name as is_name

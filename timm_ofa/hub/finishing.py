@@ -1,7 +1,7 @@
 """From a search result to a finished network: its weights, its accuracy, and all that is known of it in one record."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -61,7 +61,8 @@ class Source:
 
 def finish(source: Source, candidate: Candidate, *, name: str | None = None, found: FrontFile | None = None,
            measured: Sequence[dict] = (), training: FinetuneConfig | None = None,
-           references: Sequence[FrontPoint] = (), profile: DeviceProfile | None = None) -> tuple[nn.Module, Record]:
+           compared: Mapping[str, Candidate] | None = None, profile: DeviceProfile | None = None,
+           ) -> tuple[nn.Module, Record]:
     """Make the weights of a candidate, evaluate them on the test images, and put all that is known into a record.
 
     Args:
@@ -69,7 +70,7 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
         found: The front that the candidate was chosen from, if there is one.
         measured: What `measure_network` gave on the device of the search.
         training: How the network is trained on; None: it keeps the weights of the supernet.
-        references: Further networks for the picture of the front.
+        compared: Further networks for the picture of the front, by their labels.
         profile: Of the search. If nothing was measured, its price becomes a predicted latency.
     """
     from .. import __version__
@@ -90,7 +91,7 @@ def finish(source: Source, candidate: Candidate, *, name: str | None = None, fou
             *([prediction(candidate, profile, data.num_classes)] if profile and found and not measured else [])),
         predicted_top1_pct=_predicted_pct(candidate.top1_pct) if found else None,
         front=(*(_front_point(c, c == candidate) for c in (found.front if found else ())),
-               *(replace(point, top1_pct=_predicted_pct(point.top1_pct)) for point in references)),
+               *(_front_point(c, label=label) for label, c in (compared or {}).items())),
         supernet=Supernet(id=supernet_id, revision=revision, sha256=supernet_digest(source.supernet)), license=license,
         dataset_id=_hub_id(data),
         search=None if found is None else Search(
@@ -202,7 +203,7 @@ def _predicted_pct(top1_pct: float) -> float:
     return round(min(max(top1_pct, 0.0), 100.0), 3)
 
 
-def _front_point(candidate: Candidate, chosen: bool) -> FrontPoint:
+def _front_point(candidate: Candidate, chosen: bool = False, label: str = '') -> FrontPoint:
     return FrontPoint(
         arch=str(candidate.arch), top1_pct=_predicted_pct(candidate.top1_pct),
-        latency_ms=round(predicted_ms(candidate), 6), chosen=chosen)
+        latency_ms=round(predicted_ms(candidate), 6), chosen=chosen, label=label)
