@@ -130,7 +130,7 @@ class Active:
 
     def _unseen(self, known: Set[Arch]) -> int:
         """How many networks of the space are left."""
-        return self.space.size() * len(self.space.resolutions) - len(known)
+        return self.space.count() - len(known)
 
     def _cost(self) -> CostTable:
         return self.profile.cost_table(self.space) if self.profile else MaxMacs(1).tabulate(self.space)

@@ -50,12 +50,12 @@ class AdditivePredictor(Predictor):
 
     def accuracy_table(self, space: SearchSpace) -> CostTable:
         """The sum as a table in percent, for the predictor's own space or a restriction of it."""
-        positions, most = len(space.positions), max(len(space.choices(p)) for p in range(len(space.positions)))
+        positions, counts = len(space.positions), space.choice_counts
         frames = np.zeros((len(space.frames), 1 + positions), dtype=np.int64)
         frames[:, 0] = np.arange(len(frames))
-        table = np.zeros((positions, 1 + most))
+        table = np.zeros((positions, 1 + counts.max()))
         for p in range(positions):
-            codes = np.zeros((len(space.choices(p)), 1 + positions), dtype=np.int64)
+            codes = np.zeros((counts[p], 1 + positions), dtype=np.int64)
             codes[:, 1 + p] = np.arange(1, 1 + len(codes))
             table[p, 1:1 + len(codes)] = self._sum_blocks(self.own_codes(codes, space))
         const = self.frames[self.own_codes(frames, space)[:, 0]]
@@ -94,7 +94,7 @@ class AdditivePredictor(Predictor):
             frames, blocks, seen = arrays['frames'], arrays['blocks'], tuple(about['seen'])
             kinds = {'kendall_tau': float, 'rmse_pct': float, 'n': int, 'folds': int}
             check = {key: kind(about['check'][key]) for key, kind in kinds.items()}
-            shape = len(space.positions), 1 + max(len(space.choices(p)) for p in range(len(space.positions)))
+            shape = len(space.positions), 1 + space.choice_counts.max()
             legal = frames.shape == (len(space.frames),) and blocks.shape == shape and set(seen) <= set(
                 space.resolutions) and np.isfinite([*frames, *blocks.ravel(), *check.values()]).all()
         if not legal:

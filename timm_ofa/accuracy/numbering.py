@@ -67,8 +67,7 @@ class _Numbering(NamedTuple):
         parts = [(f'{name} {listed(b)}', _places(a, b)[part]) for (name, a, b), part in zip(choices, space.frames.T)]
         frames = np.ravel_multi_index([place.clip(0) for _, place in parts], own.frame_sizes)
         column = {position: p for p, position in enumerate(own.positions, 1)}
-        most = max(len(space.choices(p)) for p in range(len(space.positions)))
-        blocks = np.zeros((len(space.positions), 1 + most), dtype=np.int64)
+        blocks = np.zeros((len(space.positions), 1 + space.choice_counts.max()), dtype=np.int64)
         for p, position in enumerate(space.positions):
             known = own.choices(column[position] - 1) if position in column else []
             blocks[p, 1:1 + len(space.choices(p))] = _places([None, *known], space.choices(p))

@@ -95,7 +95,7 @@ def _collect(judge: SubnetJudge, data: Data, num: int, path: Path, seed: int, pr
 
 def check_num(num: int, space: SearchSpace) -> None:
     """Raise `InputError` unless a space has so many networks to judge, or for fewer than two."""
-    most = space.size() * len(space.resolutions)
+    most = space.count()
     if not 2 <= num <= most:
         raise InputError(f'--num {num} is out of range; give 2 to {min(10**6, most)}')
 

@@ -114,10 +114,10 @@ class UpstreamPredictor(Predictor):
     def _weights_of(self, space: SearchSpace) -> np.ndarray:
         """Weights (P, C, H) of the first layer for each choice of each block of a restricted space."""
         if self._block_weights is None or self._block_weights[0] is not space:
-            sizes = [1 + len(space.choices(p)) for p in range(len(space.positions))]
-            own = np.zeros((len(sizes), max(sizes), 1 + len(self.space.positions)), dtype=np.int64)
-            for c in range(1, max(sizes)):
-                codes = np.diag(np.minimum(c, np.array(sizes) - 1))
+            sizes = 1 + space.choice_counts
+            own = np.zeros((len(sizes), sizes.max(), 1 + len(self.space.positions)), dtype=np.int64)
+            for c in range(1, sizes.max()):
+                codes = np.diag(np.minimum(c, sizes - 1))
                 own[:, c] = self.own_codes(np.concatenate([np.zeros_like(codes[:, :1]), codes], 1), space)
             inputs = self._block_inputs[np.arange(own.shape[2] - 1), own[..., 1:]]
             self._block_weights = space, self._table[inputs].sum((2, 3))

@@ -14,7 +14,7 @@ UNKNOWN_PCT = -1000.0  # for a choice that no judged network has, so that no sea
 def features(space: SearchSpace, codes: np.ndarray) -> np.ndarray:
     """The choices of networks (N, D): 1 for the choice of each part of the frame and of each active block, else 0."""
     sizes = np.array(space.frame_sizes)
-    width = 1 + max(len(space.choices(p)) for p in range(len(space.positions)))
+    width = 1 + space.choice_counts.max()
     x = np.zeros((len(codes), sizes.sum() + width * len(space.positions)), dtype=np.float32)
     row = np.arange(len(codes))[:, None]
     x[row, space.frames[codes[:, 0]] + np.cumsum([0, *sizes[:-1]])] = 1

@@ -108,7 +108,7 @@ def _moved_depths(pool: Pool, codes: np.ndarray, rng: np.random.Generator) -> np
         place = np.searchsorted(depths, (codes[rows][:, positions] > 0).sum(1))
         step = np.where(rng.random(len(rows)) < 0.5, 1, -1)
         step = np.where((place + step < 0) | (place + step >= len(depths)), -step, step)
-        counts = problem.counts[positions - 1]
+        counts = problem.space.choice_counts[positions - 1]
         blocks = 1 + rng.integers(0, counts.max(), (len(rows), len(positions))) % counts
         blocks = np.where(codes[rows][:, positions] > 0, codes[rows][:, positions], blocks)
         active = np.arange(len(positions)) < depths[place + step][:, None]

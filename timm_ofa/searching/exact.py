@@ -22,11 +22,6 @@ MAX_FRAMES = 100  # up to so many frames, each is solved for itself if it must b
 MAX_LABELS = 1_000_000  # with more labels, it is given up
 
 
-def count(space: SearchSpace) -> int:
-    """The number of networks of a space; each resolution counts."""
-    return space.size() * len(space.resolutions)
-
-
 def every_network(space: SearchSpace) -> np.ndarray:
     """The codes (N, 1 + P) of all networks of a space."""
     stages = []
@@ -137,7 +132,7 @@ def _ends_of_stage(problem: Problem, stage: int, labels: _Labels, costs: np.ndar
     """Labels with the blocks of a stage, for each of its depths; prices of the blocks are (positions, C)."""
     ends = []
     for j, p in enumerate(np.flatnonzero(problem.stage == stage)):
-        choices = slice(1, 1 + problem.counts[p])
+        choices = slice(1, 1 + problem.space.choice_counts[p])
         more, worth = costs[j, choices], values[j, choices]
         cost, value = ((a[:, None] + b).ravel() for a, b in ((labels.cost, more), (labels.value, worth)))
         kept = leading(cost, value)

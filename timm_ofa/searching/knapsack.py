@@ -20,8 +20,7 @@ def cheapest(space: SearchSpace, table: CostTable) -> tuple[np.ndarray, np.ndarr
     """The least cost in each frame: costs (F,), and the codes (F, 1 + P) of the networks that have them."""
     codes = np.zeros((len(table.const), 1 + len(space.positions)), dtype=np.int64)
     codes[:, 0] = np.arange(len(codes))
-    counts = np.array([len(space.choices(p)) for p in range(len(space.positions))])
-    known = np.where(np.arange(table.table.shape[2] - 1) < counts[:, None], table.table[..., 1:], np.inf)
+    known = np.where(np.arange(table.table.shape[2] - 1) < space.choice_counts[:, None], table.table[..., 1:], np.inf)
     for stage, positions in zip(space.stages, stage_positions(space)):
         blocks = known[:, positions]
         sums = blocks.min(2).cumsum(1)[:, np.array(stage.depths) - 1]

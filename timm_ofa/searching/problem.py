@@ -52,12 +52,11 @@ class Problem:
         self.strides = np.array([math.prod(space.frame_sizes[part + 1:]) for part in range(len(space.frame_sizes))])
         self.stage = np.array([stage for stage, _ in space.positions])
         self.index = np.array([index for _, index in space.positions])
-        self.counts = np.array([len(space.choices(p)) for p in range(len(space.positions))])
         most = max(len(s.depths) for s in space.stages)
         self.depths = np.array([[*s.depths, *[s.depths[-1]] * (most - len(s.depths))] for s in space.stages])
         self.sizes = np.array([  # choices of each gene
             *(space.frame_sizes[part] for part in self.parts), *(len(s.depths) for s in space.stages),
-            *self.counts])
+            *space.choice_counts])
         self.gaps = [i for i, s in enumerate(space.stages) if s.depths != tuple(range(s.depths[0], s.depths[-1] + 1))]
         self.allowed = self._allowed_choices()
         self.resolutions = self._feasible_resolutions()
@@ -67,7 +66,7 @@ class Problem:
         deepest = max(s.depths[-1] for s in self.space.stages)
         allowed = np.zeros((len(self.stage), 1 + deepest, self.axis.table.shape[2]), dtype=bool)
         for p, (s, j) in enumerate(self.space.positions):
-            depths, choices = self.space.stages[s].depths, slice(1, 1 + self.counts[p])
+            depths, choices = self.space.stages[s].depths, slice(1, 1 + self.space.choice_counts[p])
             for depth in depths:
                 allowed[p, depth, choices] = j < depth or (j == depth and j + 1 in depths)
                 allowed[p, depth, 0] = j >= depth or (j == depth - 1 and j in depths)

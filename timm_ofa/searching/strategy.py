@@ -26,7 +26,7 @@ from ..errors import InputError, listed
 from ..spaces import Arch, SearchSpace
 from .additive import UNKNOWN_PCT
 from .anneal import COLD, anneal
-from .exact import FEW, best_sums, count, every_network
+from .exact import FEW, best_sums, every_network
 from .limits import TOLERANCE, AnyLimit, Limit, Profile
 from .pool import Pool, Predictor
 from .problem import Problem
@@ -93,7 +93,7 @@ def search(space: SearchSpace, predictor: Predictor, profile: Profile | None = N
     exact = best_sums(problem, predictor.accuracy_table(space)) if hasattr(predictor, 'accuracy_table') else None
     if exact:
         pool.judge(exact[0])
-    elif count(space) <= FEW:
+    elif space.count() <= FEW:
         pool.judge(every_network(space))
     else:
         proven = False

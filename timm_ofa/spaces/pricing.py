@@ -47,8 +47,7 @@ def tabulate(space: SearchSpace, price: Callable[[Row], float], num_classes: int
     after = np.array([
         [total(map(price, walk.rows_after(space, r, w, num_classes))) for w in space.stages[-1].widths]
         for r in space.resolutions])
-    most = max(len(space.choices(p)) for p in range(len(space.positions)))
-    table = np.zeros((len(space.frames), len(space.positions), 1 + most))
+    table = np.zeros((len(space.frames), len(space.positions), 1 + space.choice_counts.max()))
     block_inputs = [walk.inputs(space, 0).index(walk.block_input(space, s)) for s in space.stem_widths]
     for p, (i, j) in enumerate(space.positions):
         if j > 1 and not space.stages[i].blocks:  # the same as the second block of the stage

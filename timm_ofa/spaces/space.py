@@ -125,6 +125,10 @@ class SearchSpace:
             len(s.widths) * sum(math.prod(len(s.choices(j)) for j in range(depth)) for depth in s.depths)
             for s in self.stages)
 
+    def count(self) -> int:
+        """The number of networks where each resolution counts."""
+        return self.size() * len(self.resolutions)
+
     def max_arch(self, resolution: int | None = None) -> Arch:
         """The largest network, at `resolution` px; default: the largest resolution."""
         return self._uniform_arch(max, resolution)
@@ -356,6 +360,11 @@ class SearchSpace:
         """(kernel_size, expand_ratio) of the codes 1, 2, ... of a block at this position."""
         stage, index = self.positions[position]
         return self.stages[stage].choices(index)
+
+    @cached_property
+    def choice_counts(self) -> np.ndarray:
+        """The number of choices of a block at each position (P,)."""
+        return np.array([len(self.choices(p)) for p in range(len(self.positions))])
 
     @cached_property
     def frame_sizes(self) -> tuple[int, ...]:
