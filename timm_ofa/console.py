@@ -45,7 +45,7 @@ def counted(items: Iterable[T], total: int, desc: str, unit: str) -> Iterator[T]
             bar.update()
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]], gap: int = 2) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A text table: text is aligned to the left, numbers to the right, and None is shown as '-'."""
     def show(value: object) -> str:
         return '-' if value is None else f'{value:.4g}' if isinstance(value, float) else str(value)
@@ -54,7 +54,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], gap: int = 2)
     numeric = [all(isinstance(row[i], (int, float, type(None))) for row in rows) for i in range(len(header))]
     widths = [max(len(line[i]) for line in [list(header), *texts]) for i in range(len(header))]
     lines = [
-        (' ' * gap).join(
+        '  '.join(
             text.rjust(width) if right else text.ljust(width)
             for text, width, right in zip(line, widths, numeric)).rstrip()
         for line in [list(header), *texts]]

@@ -21,7 +21,7 @@ IR_VERSION = 8  # version of the file format that came with this opset; old runt
 
 
 def to_onnx(rows: Sequence[Row], *, weights: Mapping[str, torch.Tensor] | None = None, bn_eps: float = BN_EPS,
-            seed: int = 0, batch_size: int | None = 1, opset: int = OPSET) -> bytes:
+            seed: int = 0, batch_size: int | None = 1) -> bytes:
     """An ONNX file of the rows: input 'x' (N, C, H, W), output 'y', which is (N, classes) after a head.
 
     Args:
@@ -33,7 +33,7 @@ def to_onnx(rows: Sequence[Row], *, weights: Mapping[str, torch.Tensor] | None =
     graph.network('x', rows, weights, bn_eps, seed)
     end, batch = rows[-1], 'N' if batch_size is None else batch_size
     size = () if end.kind in ('head', 'mean') else (end.out_size, end.out_size)
-    return graph.file((batch, *input_shape(rows)[1:]), (batch, end.out_chs, *size), opset)
+    return graph.file((batch, *input_shape(rows)[1:]), (batch, end.out_chs, *size))
 
 
 class _OnnxGraph(RowGraph):
@@ -86,14 +86,14 @@ class _OnnxGraph(RowGraph):
         assert bias is not None
         return self._node('Gemm', x, self._tensor(weight), self._tensor(bias), transB=1)
 
-    def file(self, in_shape: tuple, out_shape: tuple, opset: int) -> bytes:
+    def file(self, in_shape: tuple, out_shape: tuple) -> bytes:
         """The file; what the last node gives becomes its output 'y'."""
         self._nodes[-1].output[0] = 'y'
         graph = helper.make_graph(
             self._nodes, 'timm_ofa', [helper.make_tensor_value_info('x', TensorProto.FLOAT, in_shape)],
             [helper.make_tensor_value_info('y', TensorProto.FLOAT, out_shape)], self._tensors)
         model = helper.make_model(
-            graph, producer_name='timm_ofa', opset_imports=[helper.make_opsetid('', opset)], ir_version=IR_VERSION)
+            graph, producer_name='timm_ofa', opset_imports=[helper.make_opsetid('', OPSET)], ir_version=IR_VERSION)
         return model.SerializeToString()
 
     def _node(self, op: str, *inputs: str, **attributes: Any) -> str:

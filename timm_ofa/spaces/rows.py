@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
-def make_divisible(value: float, divisor: int = 8) -> int:
-    """Round to a multiple of `divisor`, never below 90 % of `value` (the MobileNet rule)."""
-    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * value else rounded
+def make_divisible(value: float) -> int:
+    """Round to a multiple of 8, never below 90 % of `value` (the MobileNet rule)."""
+    rounded = max(8, int(value + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * value else rounded
 
 
 def bottleneck_mid_chs(out_chs: int, expand_ratio: float) -> int:
