@@ -73,7 +73,7 @@ def work(monkeypatch, call):
     library.hub.find_config.return_value.subnet.space.name = 'space'
     library.networks.load_supernet.return_value.space.name = 'space'
     library.hub.Source.return_value.judge.return_value.memory_mb = 1.0
-    library.hub.PERF = 'perf.json'
+    library.hub.PERF, library.networks.CONFIG = 'perf.json', 'config.json'
     library.hub.is_supernet.return_value = False
     library.hub.hub_configs.return_value = {}
     library.hub.named_subnets.return_value = {}

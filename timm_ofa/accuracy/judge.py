@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..devices import peak_memory_mb
 from ..errors import InputError
 from ..images import (
     CALIBRATION_BATCH,
@@ -130,8 +131,6 @@ class SubnetJudge:
     @property
     def memory_mb(self) -> float:
         """About how much memory judging takes at most, MB (1e6 bytes), besides the images and the supernet."""
-        from ..devices import peak_memory_mb
-
         space = self.supernet.space
         largest = space.max_arch()
         batch_size = max(CALIBRATION_BATCH, _eval_batch_size(largest.resolution))

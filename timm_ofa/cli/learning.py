@@ -91,7 +91,7 @@ def train(*, config: str, data: str | None = None, test: str | None = None, outp
     """A training run from its beginning, or from its last checkpoint."""
     from ..accuracy import SubnetJudge, launched
     from ..images import check_data, load_data, stored_side
-    from ..training import check_run, load_config, subnet_table, train_supernet
+    from ..training import LOG, check_run, load_config, subnet_table, train_supernet
 
     settings = load_config(
         config_path(config, 'supernet'), overrides, data=data, test=test, skip_broken=skip_broken or None)
@@ -111,7 +111,7 @@ def train(*, config: str, data: str | None = None, test: str | None = None, outp
             supernet, images.train, images.test, augment=settings.augment, seed=settings.seed,
             repairs=not settings.trains_subnets)
         say_memory(judge)
-        rows.extend(subnet_table(judge, folder / 'log.jsonl'))
+        rows.extend(subnet_table(judge, folder / LOG))
 
     train_supernet(settings, images, folder, resume=resume, log_with=log_with, remarks=remarks, at_end=judge_some)
     if not launched().is_main_process:

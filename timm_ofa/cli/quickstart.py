@@ -91,4 +91,3 @@ def closing_words(rows: list[dict[str, Any]]) -> str:
         f'card, weights and front ({Path(chosen["folder"]) / "pareto.svg"}): {chosen["folder"]}\n\n'
         f'    import timm, timm_ofa\n'
         f"    model = timm.create_model('local-dir:{chosen['folder']}', pretrained=True)")
-

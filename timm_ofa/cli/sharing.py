@@ -53,6 +53,7 @@ def publish(*, folder: Sequence[str], repo: str | None = None, owner: str | None
     """One network or supernet, the networks of one search, or a device profile."""
     from ..hub import PERF, add_onnx, add_pt2, check_token, is_supernet, publish_family
     from ..hub import publish as publish_folder
+    from ..networks import CONFIG
 
     folders = [Path(path) for path in folder]
     if len(folders) == 1 and folders[0].suffix == '.json':
@@ -60,7 +61,7 @@ def publish(*, folder: Sequence[str], repo: str | None = None, owner: str | None
                                 collection=collection)
     for path in filter(Path.is_file, folders):
         raise InputError(f'{str(path)!r:.120} is a file; give folders of networks, or one device profile alone')
-    if len(folders) == 1 and not (folders[0] / 'config.json').exists():
+    if len(folders) == 1 and not (folders[0] / CONFIG).exists():
         folders = [path.parent for path in sorted(folders[0].glob(f'*/{PERF}'))] or folders
     supernets = [path for path in folders if is_supernet(path)]
     for name, given in (('onnx', onnx), ('pt2', pt2), ('collection', collection)):

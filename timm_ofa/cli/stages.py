@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..files import write_text
 from ..hub import Attempt, FrontFile, NotWithin, Source, Training, finish, predicted_ms, save_folder, training_cost
 from ..images import Data, check_data
-from ..networks import Supernet, load_supernet, read_json
+from ..networks import CONFIG, Supernet, load_supernet, read_json
 from ..searching import Candidate, rounded_up
 from ..spaces import Arch, SearchSpace
 from ..training import FinetuneConfig, TrainConfig, train_supernet
@@ -48,7 +48,7 @@ def trained(config: TrainConfig, data: Data, folder: Path) -> tuple[Supernet, Tr
 
     It is always that of the folder, so that whoever loads it there gets the same numbers.
     """
-    if not (folder / 'config.json').exists():  # written last
+    if not (folder / CONFIG).exists():  # written last
         train_supernet(config, data, folder, resume=(folder / 'train.yaml').exists())
     supernet = load_supernet(str(folder))
     cost = training_cost(folder)

@@ -23,9 +23,9 @@ from ..files import replacing_folder, write_text
 from ..runtimes import BN_EPS, DEFAULT, input_shape, load_runtime, quantize_on_noise, to_onnx, to_tflite
 from ..spaces import Row, SearchSpace, load_space, shelf_space
 from . import measuring
-from .fewshot import MIN_NETWORKS
+from .fewshot import MAX_MS, MIN_MS, MIN_NETWORKS
 from .plan import NETWORKS, Graph, Plan, graphs_digest, is_warm, make_plan, network_graphs, plan_networks
-from .profile import MAX_COUNT, MAX_MS, DeviceProfile
+from .profile import MAX_COUNT, DeviceProfile
 from .profiler import positive
 from .rowprices import make_profile, statistic
 
@@ -211,7 +211,7 @@ class Group:
     p50_ms: tuple[float, ...] = number(0, MAX_MS)
     n: int = number(measuring.MIN_SWEEPS, MAX_COUNT)
     noise_pct: float = number(0, 1e9)
-    reference_ms: tuple[float, float] = number(1e-6, MAX_MS)
+    reference_ms: tuple[float, float] = number(MIN_MS, MAX_MS)
 
 
 @dataclass(frozen=True, kw_only=True)

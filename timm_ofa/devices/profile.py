@@ -23,7 +23,7 @@ from ..fields import MAX_LONG_TEXT, check_slug, choice, number, read, read_value
 from ..files import write_text
 from ..spaces import Arch, CostTable, Row, SearchSpace
 from .conditions import PRECISIONS, UNKNOWN, Conditions
-from .fewshot import MIN_MS, checked_latencies, fit_prices, outliers, predict_held_out
+from .fewshot import MAX_MS, MIN_MS, checked_latencies, fit_prices, outliers, predict_held_out
 from .work import UNITS, network_work
 
 _logger = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ PROFILES_DIR = Path(__file__).parent / 'profiles'
 ON_HUB, PROFILE_FILE = 'hf-hub:', 'profile.json'  # how a profile of the Hub is named, and its file there
 HEAD = {'format': 1, 'unit': 'ms'}  # the first fields of a profile file
 ROW_KEY = re.compile(r'\d+x\d+x\d+/[a-z0-9_.]+(@\d+)?')
-MAX_MS = 1e7  # of one row or one overhead; more is nonsense
 MAX_COUNT = 2**31
 CHECK_FIELDS = {  # kind, least, most
     'mape_pct': (float, 0, 1e6), 'within_5_pct': (float, 0, 100), 'within_10_pct': (float, 0, 100),

@@ -259,4 +259,3 @@ def read_json(path: Path) -> dict:
     if not isinstance(data, dict):
         raise InputError(f'{str(path)!r} is not a JSON object; save the folder again')
     return data
-
