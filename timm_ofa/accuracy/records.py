@@ -114,7 +114,7 @@ def _check_meta(path: Path, meta_path: Path, meta: dict) -> None:
         before = _read_meta(meta_path)
         for name in {**meta, **before}:
             known, value = before.get(name), meta.get(name)
-            if known != value and (name != 'images_sha256' or known):  # older files do not have it
+            if known != value:
                 raise InputError(
                     f'{path.name} holds records of {name} {known!r:.80}, not {value!r:.80}; use another --out')
     elif path.exists() and path.stat().st_size:

@@ -35,8 +35,8 @@ SUPERNET_KEYS = (  # of its block
 PERF_KEYS = ('format', 'name', DIGEST, *PROGRAMS.values(), 'pt2_torch', *ELSEWHERE[PERF])
 EVENT_KEYS = (  # of log.jsonl and times.jsonl
     'event', 'processes', 'data', 'images', 'steps', 'versions', 'phase', 'epoch', 'step', 'at_step', 'loss',
-    'lr', 'images_per_s', 'seconds', 'session_s', 'date', 'device', 'device_name', 'changed', 'largest_top1_pct',
-    'smallest_top1_pct', 'subnet', 'top1_pct', 'macs_m', 'params_k', 'arch')
+    'lr', 'seconds', 'session_s', 'date', 'device', 'device_name', 'changed', 'largest_top1_pct', 'smallest_top1_pct',
+    'subnet', 'top1_pct', 'macs_m', 'params_k', 'arch')
 PROTOCOL_KEYS = (  # of a device profile; its other fields are checked ones, and all of them leave
     'statistic', 'method', 'sweeps', 'order', 'paced', 'calibration_nets', 'processor', 'host', 'noise_pct',
     'drift_pct', 'share_by_weights', 'corrected_pct', 'networks', 'left_out', *(f'ms per {unit}' for unit in UNITS))

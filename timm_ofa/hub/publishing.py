@@ -217,8 +217,7 @@ def _refuse_changed(api: HfApi, repo_id: str, kind: str = 'model') -> None:
     """Raise if the last commit is neither ours nor the first one, which the Hub makes."""
     commits = api.list_repo_commits(repo_id, repo_type=kind)
     last = commits[0]
-    ours = r'\(timm_ofa [\w.+-]+\)$' + ('|^Catalog$' if kind == 'space' else '')  # what 0.1 called those of a page
-    if len(commits) > 1 and not re.search(ours, last.title):
+    if len(commits) > 1 and not re.search(r'\(timm_ofa [\w.+-]+\)$', last.title):
         raise InputError(f'{repo_id} was changed on the Hub since ({last.commit_id[:8]}, {last.title!r:.60}); '
                          'bring the change here, or force it')
 
