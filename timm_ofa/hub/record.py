@@ -212,7 +212,7 @@ class Record:
 
     @property
     def searched_under(self) -> Conditions | None:
-        """The conditions of the limit. Older records have those of their only latency on the device instead."""
+        """The conditions of the limit; a named network notes none, and has those of its only latency on the device."""
         if self.limit_conditions or not self.device:
             return self.limit_conditions
         known = {self.conditions_of(m) for m in self.measurements
