@@ -125,10 +125,11 @@ def changed(data, *path, to):
 
 @pytest.mark.parametrize('path, to, naming', [
     (('network',), None, 'only the family timm has one'),
-    (('stages', 1, 'stride'), 1, 'stage 2 has not as many blocks'),
-    (('stages', 1, 'blocks', 0, 'expand_ratios'), [0.3], 'has choices that its stage has not'),
+    (('stages', 1, 'stride'), 1, 'stage 2 does not have as many blocks'),
+    (('stages', 1, 'blocks', 0, 'expand_ratios'), [0.3], 'has choices that its stage does not have'),
     (('stages', 1, 'blocks', 0, 'layers'), [], 'stage 2 has no blocks, or a block without layers'),
-    (('stages', 1, 'blocks'), [], 'stage 2 has no blocks'), (('stages', 1, 'depths'), [], 'stage 2 has not as many'),
+    (('stages', 1, 'blocks'), [], 'stage 2 has no blocks'),
+    (('stages', 1, 'depths'), [], 'stage 2 does not have as many blocks'),
     (('stages', 1, 'blocks', 0, 'layers', 0), {'kind': 'se'}, 'a layer has no channels'),
     (('stages', 1, 'blocks', 0, 'mid_chs'), 0, 'conv_pw has no channels'), (('stem_widths',), [[]], 'one width'),
     (('network', 'stem', 0, 'width'), 0, 'conv_stem has no channels'),

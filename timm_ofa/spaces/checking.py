@@ -139,7 +139,7 @@ def _check_read_off(space: SearchSpace, network: Network, where: str) -> None:
         if not stage.blocks or not all(block.layers for block in stage.blocks):
             refuse(f'stage {i}', 'has no blocks, or a block without layers')
         if stage.depths[-1:] != (len(stage.blocks),) or stage.blocks[0].stride != stage.stride:
-            refuse(f'stage {i}', 'has not as many blocks as its depth, or another stride')
+            refuse(f'stage {i}', 'does not have as many blocks as its depth, or has another stride')
         if {b.width for b in stage.blocks[stage.depths[0] - 1:]} != set(stage.widths):
             refuse(f'stage {i}', 'changes its width where it may end')
         for block in stage.blocks:
@@ -147,6 +147,6 @@ def _check_read_off(space: SearchSpace, network: Network, where: str) -> None:
             refuse_empty(block.shortcut)
             own = (block.kernel_sizes, stage.kernel_sizes), (block.expand_ratios, stage.expand_ratios)
             if any(not values or list(values) != sorted(set(values) & set(known)) for values, known in own):
-                refuse(block.place, 'has choices that its stage has not, or in another order')
+                refuse(block.place, 'has choices that its stage does not have, or has them in another order')
             if stage.blocks.index(block) and block.stride > 1:
                 refuse(block.place, 'has a stride inside its stage')
