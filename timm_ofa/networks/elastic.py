@@ -126,17 +126,17 @@ class ElasticInvertedResidual(ElasticKernel):
         move only between the borders of their expand ratios, so that the narrower blocks stay the same as well.
         """
         borders = [self.mid_chs(ratio) for stage in keep for ratio in stage.expand_ratios]
-        order = _descending(importance(self.conv_pwl), borders)
+        order = descending(importance(self.conv_pwl), borders)
         self.conv_pwl.weight.copy_(self.conv_pwl.weight[:, order])
         for layer in (self.bn2, self.conv_dw, self.bn1, self.conv_pw):
-            _permute_outputs(layer, order)
+            permute_outputs(layer, order)
         if self.se_ratio:
             reduce, expand = self.se.conv_reduce, self.se.conv_expand
-            _permute_outputs(expand, order)
+            permute_outputs(expand, order)
             reduce.weight.copy_(reduce.weight[:, order])
-            order = _descending(importance(expand), [self.hidden_chs(border) for border in borders])
+            order = descending(importance(expand), [self.hidden_chs(border) for border in borders])
             expand.weight.copy_(expand.weight[:, order])
-            _permute_outputs(reduce, order)
+            permute_outputs(reduce, order)
 
 
 class ElasticBottleneck(nn.Module):
@@ -185,21 +185,21 @@ class ElasticBottleneck(nn.Module):
         borders = [bottleneck_mid_chs(width, ratio) for stage in keep for width in stage.widths
                    for ratio in stage.expand_ratios]
         for writer, reader in ((self.conv2_kxk, self.conv3_1x1), (self.conv1_1x1, self.conv2_kxk)):
-            order = _descending(importance(reader.conv), borders)
+            order = descending(importance(reader.conv), borders)
             reader.conv.weight.copy_(reader.conv.weight[:, order])
-            _permute_outputs(writer.conv, order)
-            _permute_outputs(writer.bn, order)
+            permute_outputs(writer.conv, order)
+            permute_outputs(writer.bn, order)
 
 
-def _descending(importance: torch.Tensor, borders: Sequence[int]) -> torch.Tensor:
-    """Indices (C,) that sort importance (C,) downwards within each group between the borders."""
+def descending(importance: torch.Tensor, borders: Sequence[int]) -> torch.Tensor:
+    """Indices (C,) that sort importance (C,) downward within each group between the borders."""
     edges = [0, *sorted({border for border in borders if border < len(importance)}), len(importance)]
     return torch.cat([
         start + torch.argsort(importance[start:end], descending=True, stable=True)
         for start, end in pairwise(edges)])
 
 
-def _permute_outputs(layer: nn.Module, order: torch.Tensor) -> None:
+def permute_outputs(layer: nn.Module, order: torch.Tensor) -> None:
     """Reorder a layer's output channels: weights, biases and running statistics."""
     for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
         if tensor.ndim:  # not BatchNorm's count of batches

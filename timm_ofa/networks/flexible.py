@@ -20,7 +20,7 @@ from torch import fx, nn
 from ..spaces import Block
 from .chain import Chain, Link
 from .depthwise import ElasticKernel, depthwise_conv
-from .elastic import ElasticBottleneck, ElasticInvertedResidual, Importance, _descending, _permute_outputs, l1_norm
+from .elastic import ElasticBottleneck, ElasticInvertedResidual, Importance, descending, l1_norm, permute_outputs
 from .layers import dense_conv, first_channels_norm_act, squeeze_excite
 from .slices import first_channels
 
@@ -137,13 +137,13 @@ class ElasticBlock(ElasticKernel):
         dense = [i for i, link in enumerate(links) if not link.depthwise]
         for writer, reader in reversed(list(pairwise(dense))):
             conv = links[reader].conv
-            order = _descending(importance(conv), borders)
+            order = descending(importance(conv), borders)
             conv.weight.copy_(conv.weight[:, order])
             for link in links[writer:reader]:
-                _permute_outputs(link.conv, order)
-                _permute_outputs(link.norm, order)
+                permute_outputs(link.conv, order)
+                permute_outputs(link.norm, order)
                 for se in (layer for layer in link.then if isinstance(layer, mobile.SqueezeExcite)):
-                    _permute_outputs(se.conv_expand, order)
+                    permute_outputs(se.conv_expand, order)
                     se.conv_reduce.weight.copy_(se.conv_reduce.weight[:, order])
 
 
