@@ -39,7 +39,7 @@ def test_the_conditions_that_somebody_tells_are_kept_and_others_stay_unknown(tmp
     assert profile.name == 'my-phone-tflite-ofa-mbv3-tiny-gpu-fp16-4t-b8-c100'
     assert profile.conditions == Conditions(
         device='my-phone', runtime='tflite', provider='GPU', precision='fp16', threads=4, batch_size=8, num_classes=100)
-    assert imported(path, space, num_classes=100).conditions.untold() == ['provider', 'precision', 'threads']
+    assert imported(path, space, num_classes=100).conditions.unknown_fields() == ['provider', 'precision', 'threads']
     assert imported(path, space, num_classes=100, resolutions=[20]).resolutions(space) == (20,)
     with pytest.raises(InputError, match=r'at 24 px \d+ rows are missing'):
         imported(path, space, num_classes=100, resolutions=[20, 24])

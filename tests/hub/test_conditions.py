@@ -173,7 +173,8 @@ def test_a_network_is_timed_under_the_conditions_of_the_profile(monkeypatch):
 
 def test_conditions_in_words_leave_out_what_nobody_told():
     assert Conditions(device='a', runtime='tflite').setting() == ['tflite', 'batch 1']
-    assert Conditions(device='a', runtime='tflite').untold() == ['provider', 'precision', 'threads', 'num_classes']
+    unknown = Conditions(device='a', runtime='tflite').unknown_fields()
+    assert unknown == ['provider', 'precision', 'threads', 'num_classes']
     usual = Conditions(device='a', runtime='ncnn', runtime_version='1', provider='cuda', threads=2, num_classes=10)
     assert usual.setting(10) == ['ncnn 1', '2 threads', 'batch 1'] and usual.variant(10) == ['2t']
     assert usual.differences(replace(usual, runtime_version='2')) == []

@@ -32,8 +32,8 @@ class Conditions:
         return [f'{f.name} {_told(self, f.name)}, not {_told(other, f.name)}' for f in fields(self)
                 if f.name not in but and getattr(self, f.name) != getattr(other, f.name)]
 
-    def untold(self, but: Collection[str] = VERSION) -> list[str]:
-        """The fields, except `but`, that nobody told."""
+    def unknown_fields(self, but: Collection[str] = VERSION) -> list[str]:
+        """The fields, except `but`, that are not known."""
         return [f.name for f in fields(self) if f.name not in but and getattr(self, f.name) in (None, UNKNOWN)]
 
     def setting(self, num_classes: int | None = None) -> list[str]:

@@ -61,7 +61,7 @@ def beside_limit(record: Record, new: Measurement) -> str:
     if record.limit_ms is None or record.predicted_ms is None:
         return ''
     apart = ['conditions are not told'] if under is None else [
-        *(f'{name} is not told' for name in under.untold()), *mine.differences(under)]
+        *(f'{name} is not told' for name in under.unknown_fields()), *mine.differences(under)]
     if under is None or apart:
         words = '' if under is None else f' for {under.device}, {", ".join(under.setting(record.num_classes))}'
         return f'not compared with the limit of {record.limit_ms:g} ms{words}: {"; ".join(apart)}'

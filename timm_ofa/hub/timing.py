@@ -75,8 +75,8 @@ def arch_timer(space: SearchSpace, profile: DeviceProfile, num_classes: int | No
     cure = 'leave out measuring here (--no-measure)'
     if under.device != here:
         raise InputError(f'profile {profile.name!r} is of {under.device}, this machine is {here}; {cure}')
-    if untold := under.untold(('runtime_version', 'provider')):
-        raise InputError(f'profile {profile.name!r} does not tell its {", ".join(untold)}; make it again with what is '
+    if unknown := under.unknown_fields(('runtime_version', 'provider')):
+        raise InputError(f'profile {profile.name!r} does not tell its {", ".join(unknown)}; make it again with what is '
                          f'missing, or {cure}')
     if provider not in PROCESSORS:
         raise InputError(f'profile {profile.name!r} is of {provider}, which is not measured here; {cure}')
