@@ -49,6 +49,12 @@ def test_help_says_in_which_modes_an_option_is_read_and_its_default_holds(verb, 
     assert VERBS[verb].about(option) == f'{VERBS[verb].options[option].help} ({remarks})'
 
 
+def test_help_does_not_promise_known_resolutions_where_a_network_is_read_off():
+    assert 'that are known' in VERBS['search'].options['resolutions'].help
+    for verb in ('run', 'spaces'):
+        assert "by default multiples of the network's stride" in VERBS[verb].options['resolutions'].help
+
+
 START = """
 import sys
 from timm_ofa.cli import main

@@ -24,6 +24,11 @@ def refused(folder, name, line, wrong, said):
     assert path.name in str(error.value) and said in str(error.value) and '\n' not in str(error.value)
 
 
+def test_a_file_that_cannot_be_read_is_not_called_wrong_yaml(tmp_path):
+    with pytest.raises(InputError, match=r'hub config absent\.yaml cannot be read \(No such file or directory\)'):
+        read_hub_config(tmp_path / 'absent.yaml')
+
+
 @pytest.mark.parametrize('line, wrong, said', [
     ('family: mbv3', 'family: vit', 'family'),
     ('space: ofa_mbv3_w10', 'space: ofa_mbv3_w99', 'space'),
